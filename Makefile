@@ -1,0 +1,42 @@
+# Two commands on a fresh machine with Python and make: `make demo` and `make test`.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN_DEMO := runs/demo
+
+.PHONY: demo test test-slow check environment lock clean
+
+# The main job on the built-in network: images, fine-tuning, integers, ONNX Runtime, the gate, real accuracy.
+demo: $(READY)
+	$(BIN)/intraq-deploy quantize builtin:resnet20-cifar10 --bits 4 --eval builtin:cifar10-sample --out $(RUN_DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python benchmarks/typecheck.py
+
+environment: $(READY)
+
+# The locked environment of uv.lock, with this package in editable form. uv itself comes into the environment by pip.
+$(READY): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
+	  f"Python {sys.version.split()[0]} was found: 3.11 to 3.13 is needed, e.g. make PYTHON=python3.12 demo")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --extra dev
+	@touch $(READY)
+
+lock: $(READY)
+	$(BIN)/uv lock
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,55 @@
+"""What can go wrong, as one small tree.
+
+Every message is one sentence for a person: what happened, the value seen, and what to do. The command line prints it
+alone and exits with the class's `exit_code`; the traceback appears only with `--debug`.
+"""
+
+
+class IntraqError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(IntraqError):
+    """An option or argument is wrong in itself: nothing was started."""
+
+    exit_code = 2
+
+
+class CheckpointError(IntraqError):
+    """A checkpoint cannot be read, or does not fit its architecture."""
+
+
+class ArchitectureError(IntraqError):
+    """The architecture is unknown, ambiguous, or cannot be built."""
+
+
+class UnsupportedModelError(IntraqError):
+    """The network has a part that this package cannot synthesize from, trace or quantize."""
+
+
+class DataError(IntraqError):
+    """Labelled images, class names or synthetic images cannot be used."""
+
+
+class DivergedError(IntraqError):
+    """A loss became NaN or infinite."""
+
+
+class FreezeError(IntraqError):
+    """A trained network breaks the integer contract (an overflow, an unsettled grid)."""
+
+
+class TargetError(IntraqError):
+    """A target is unknown, its runtime is missing, or it refuses the program."""
+
+
+class RunError(IntraqError):
+    """A run directory is missing, unwritable, or was made by something else."""
+
+
+class GateError(IntraqError):
+    """Validation ran and found a difference beyond what the program declares."""
+
+    exit_code = 3

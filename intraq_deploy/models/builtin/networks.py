@@ -1,0 +1,60 @@
+"""The networks that ship with the package: one entry per network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from intraq_deploy.errors import ArchitectureError
+from intraq_deploy.models.builtin.resnet20 import ResNet20
+from intraq_deploy.models.model import Preprocessing
+from intraq_deploy.models.wording import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinNetwork:
+    """A network, its weights and what its inputs and outputs mean."""
+
+    build: Callable[[int, int], nn.Module]
+    """(classes, input channels) -> the network with random weights."""
+    weights: Path
+    """safetensors, the network's state_dict."""
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+NETWORKS = {
+    "resnet20-cifar10": BuiltinNetwork(
+        build=ResNet20,
+        weights=Path(__file__).with_name("resnet20_cifar10.safetensors"),
+        preprocessing=Preprocessing(
+            input_size=(32, 32),
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            source="builtin resnet20-cifar10",
+        ),
+        class_names=CIFAR10_CLASSES,
+    ),
+}
+"""Name, as in "builtin:resnet20-cifar10" -> network."""
+
+
+def builtin_network(name: str) -> BuiltinNetwork:
+    """Raises: ArchitectureError, for an unknown name."""
+    if name not in NETWORKS:
+        raise ArchitectureError(f"there is no built-in network {name!r}; {nearest(name, NETWORKS)}.")
+    return NETWORKS[name]

@@ -1,0 +1,199 @@
+"""A checkpoint, or a name, becomes a `Model`."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from intraq_deploy.errors import ArchitectureError, UnsupportedModelError, UsageError
+from intraq_deploy.models import timm_zoo, torchvision_zoo
+from intraq_deploy.models.architecture import Architecture, find_architecture
+from intraq_deploy.models.builtin import builtin_network
+from intraq_deploy.models.checkpoint import Checkpoint, read_checkpoint
+from intraq_deploy.models.class_names import read_class_names
+from intraq_deploy.models.convolutions import first_convolution
+from intraq_deploy.models.fingerprint import Candidate, find_candidates, nearest_architectures
+from intraq_deploy.models.logits import with_logits
+from intraq_deploy.models.model import Model, Source
+from intraq_deploy.models.preprocessing import resolve_preprocessing
+from intraq_deploy.models.shapes import Shapes, shapes_of
+from intraq_deploy.models.traits import tell_apart
+from intraq_deploy.models.weights import load_weights
+from intraq_deploy.models.wording import reason
+
+logger = logging.getLogger(__name__)
+
+PRETRAINED = {"torchvision": torchvision_zoo.pretrained, "timm": timm_zoo.pretrained}
+"""Libraries whose published weights can be the source."""
+
+USUAL_CLASSES = 1000
+
+SHOWN_CANDIDATES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A network with its trained weights, before anything is known about its inputs and outputs."""
+
+    module: nn.Module
+    architecture: Architecture
+    source: Source
+    classes: int | None = None
+    channels: int | None = None
+    """Both None where the checkpoint does not show them: the module does then."""
+
+
+def load_model(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Path | Sequence[str] | None = None,
+    output: str | int | None = None,
+    trust_pickle: bool = False,
+) -> Model:
+    """Load a trained classifier.
+
+    source: a checkpoint file (.pth/.pt, .safetensors, or .pt2 for its weights), or published weights as
+        "builtin:NAME", "torchvision:NAME" or "timm:NAME".
+    arch: "builtin:NAME", "torchvision:NAME", "timm:NAME", "package.module:callable" or
+        "path/to/file.py:callable". Without it the architecture is found from the checkpoint's names and
+        shapes.
+    input_size: pixels, one number or (height, width); the entry's resizing follows in proportion.
+    mean, std: per channel, or one value for all, of images scaled to [0, 1].
+    classes: class names, or a file with them.
+    output: which of a network's several outputs are the logits: a key, a name or an index.
+    trust_pickle: run the code in a pickle that holds more than tensors.
+
+    Returns: the model, in eval mode, float32, on the CPU.
+    Raises: CheckpointError, if the weights cannot be read or do not fit; ArchitectureError, if the
+        architecture is unknown, ambiguous or cannot be built; UsageError, for missing or wrong values;
+        UnsupportedModelError, if the network does not run or returns no logits; DataError, for class names
+        that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):  # weights that are overwritten must not move the caller's seed
+        loaded = _load(source, arch, trust_pickle)
+    module = loaded.module.eval().float().requires_grad_(False)
+    spec = loaded.architecture.spec
+
+    channels = loaded.channels or _channels_of(module, spec)
+    preprocessing = resolve_preprocessing(
+        loaded.architecture.preprocessing, channels, spec=spec, input_size=input_size, mean=mean, std=std
+    )
+    input_shape = (channels, *preprocessing.input_size)
+    module, count = with_logits(module, input_shape, classes=loaded.classes, output=output)
+
+    names = loaded.architecture.class_names
+    if classes is not None:
+        names = read_class_names(classes, count)
+    elif names is not None and len(names) != count:
+        names = None
+    return Model(module, spec, channels, count, preprocessing, loaded.source, names)
+
+
+def _load(source: str | Path, arch: str | None, trust_pickle: bool) -> Loaded:
+    library, colon, name = str(source).partition(":")
+    if isinstance(source, Path) or not colon:
+        return _from_file(Path(source), arch, trust_pickle)
+    if library == "builtin":
+        weights = read_checkpoint(builtin_network(name).weights)
+        origin = Source("builtin", str(source), weights.sha256)
+        return _fit(find_architecture(arch or str(source)), weights, origin)
+    if library in PRETRAINED:
+        return _from_library(library, name, arch)
+    return _from_file(Path(source), arch, trust_pickle)
+
+
+def _from_library(library: str, name: str, arch: str | None) -> Loaded:
+    """Published weights, through the library's own download and cache."""
+    spec = f"{library}:{name}"
+    if arch is not None and arch != spec:
+        raise UsageError(f"--arch is {arch}, but the weights of {spec} bring their own architecture; leave --arch out.")
+    architecture = find_architecture(spec)
+    try:
+        module = PRETRAINED[library](name)
+    except Exception as error:  # downloads fail in many ways, none of them ours
+        raise ArchitectureError(
+            f"the published weights of {spec} could not be downloaded ({reason(error)}); "
+            f"give a checkpoint file and --arch {spec}."
+        ) from error
+    return Loaded(module, architecture, Source(library, spec, None))
+
+
+def _from_file(path: Path, arch: str | None, trust_pickle: bool) -> Loaded:
+    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
+    origin = Source("file", str(path), checkpoint.sha256)
+    if arch is not None:
+        return _fit(find_architecture(arch), checkpoint, origin)
+    if checkpoint.module is not None:
+        return _whole_module(checkpoint.module, origin)
+
+    shapes = shapes_of(checkpoint.tensors)
+    candidate = _single(path, shapes, find_candidates(shapes))
+    logger.info("%s is a %s for %d classes", path, candidate.spec, candidate.classes)
+    return _fit(find_architecture(candidate.spec), checkpoint, origin, (candidate.classes, candidate.channels))
+
+
+def _fit(
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    origin: Source,
+    counts: tuple[int | None, int] | None = None,
+) -> Loaded:
+    """Build the architecture for the checkpoint's class and channel counts, and load the weights."""
+    classes, channels = counts or architecture.counts(shapes_of(checkpoint.tensors))
+    # Where the class count does not show, comparing the tensors says what differs.
+    module = architecture.make(classes or USUAL_CLASSES, channels)
+    load_weights(module, checkpoint, architecture.spec)
+    return Loaded(module, architecture, origin, classes, channels if architecture.any_channels else None)
+
+
+def _whole_module(module: nn.Module, origin: Source) -> Loaded:
+    """A pickled network is its own architecture."""
+    kind = type(module)
+    spec = f"{kind.__module__}:{kind.__qualname__}"
+    return Loaded(module, Architecture(spec, lambda _classes, _channels: module), origin)
+
+
+def _single(path: Path, shapes: Shapes, candidates: list[Candidate]) -> Candidate:
+    """The only candidate. Raises: ArchitectureError, for several or none."""
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise ArchitectureError(_unknown(path, shapes))
+
+    differences = tell_apart({candidate.spec: candidate.traits for candidate in candidates})
+    shown = [f"{spec} ({words})" if words else spec for spec, words in list(differences.items())[:SHOWN_CANDIDATES]]
+    more = f" and {len(candidates) - len(shown)} more" if len(candidates) > len(shown) else ""
+    alike = "" if any(differences.values()) else ", and nothing known tells them apart"
+    raise ArchitectureError(
+        f"{path} has exactly the tensors of {len(candidates)} architectures{alike}; give --arch one of: "
+        f"{'; '.join(shown)}{more}."
+    )
+
+
+def _unknown(path: Path, shapes: Shapes) -> str:
+    near = ", ".join(
+        f"{spec} (about {min(share, 0.99):.0%} of the tensors alike)" for spec, share in nearest_architectures(shapes)
+    )
+    first = next(iter(shapes), None)
+    example = f", the first {first} {list(shapes[first])}" if first is not None else ""
+    return (
+        f"{path} has the tensors of no known architecture ({len(shapes)} of them{example}); the nearest: "
+        f"{near or 'none'}; give --arch, for your own code path/to/file.py:callable."
+    )
+
+
+def _channels_of(module: nn.Module, spec: str) -> int:
+    found = first_convolution(module)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{spec} has no 2-d convolution, so the channels of its images are unknown; only convolutional "
+            "image classifiers are supported."
+        )
+    return found[1].in_channels

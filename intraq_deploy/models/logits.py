@@ -1,0 +1,160 @@
+"""The logits of a network, whatever it returns, found by running it once."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intraq_deploy.errors import UnsupportedModelError, UsageError
+from intraq_deploy.models.wording import reason
+
+BATCH = 2
+"""Images of the trial run: more than one, so that the batch dimension shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a network's output a tensor is: an attribute, or an item of a list or dictionary."""
+
+    key: str | int
+    attribute: bool = False
+
+    def take(self, output: Any) -> Any:
+        """The tensor at this place."""
+        return getattr(output, str(self.key)) if self.attribute else output[self.key]
+
+
+class LogitsOf(nn.Module):
+    """A network that returns more than its logits, returning only them: float32 [N, classes]."""
+
+    def __init__(self, network: nn.Module, place: Place) -> None:
+        super().__init__()
+        self.network = network
+        self.place = place
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.place.take(self.network(images))
+        return logits
+
+
+def with_logits(
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    classes: int | None = None,
+    output: str | int | None = None,
+) -> tuple[nn.Module, int]:
+    """Run a network once on random images, and make it return its logits only.
+
+    module: in eval mode. input_shape: channels, height, width.
+    classes: the class count, where the checkpoint shows it: tells logits from features.
+    output: the user's choice where there are several candidates: a key, an attribute's name or an index.
+    Returns: the network, wrapped if needed, and its class count.
+    Raises: UnsupportedModelError, if it does not run at this size or has no logits; UsageError, for a wrong
+        or missing choice.
+    """
+    result = _run(module, input_shape)
+    if isinstance(result, Tensor):
+        if output is not None:
+            raise UsageError(f"--output is {output}, but the network returns a single tensor; leave --output out.")
+        return module, _classes_of(result)
+
+    places = _places(result)
+    place = _only_candidate(places, classes) if output is None else _chosen(places, output)
+    return LogitsOf(module, place).eval(), _classes_of(places[place])
+
+
+def _run(module: nn.Module, input_shape: tuple[int, int, int]) -> Any:
+    images = torch.randn(BATCH, *input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            return module(images)
+    except Exception as error:  # a network's forward may fail in any way
+        channels, height, width = input_shape
+        raise UnsupportedModelError(
+            f"the network does not run on images of {channels} channels and {height}x{width} pixels "
+            f"({reason(error, length=240)}); give the --input-size that it was trained with."
+        ) from error
+
+
+def _places(result: Any) -> dict[Place, Any]:
+    """Everything in a network's output, one level deep, in order."""
+    if isinstance(result, Mapping):
+        return {Place(key): value for key, value in result.items()}
+    if isinstance(result, Sequence) and not isinstance(result, str) and not hasattr(result, "_fields"):
+        return {Place(index): value for index, value in enumerate(result)}
+
+    if hasattr(result, "_fields"):  # a named tuple
+        names = list(result._fields)
+    elif dataclasses.is_dataclass(result):
+        names = [item.name for item in dataclasses.fields(result)]
+    else:
+        names = list(vars(result)) if hasattr(result, "__dict__") else []
+    if hasattr(result, "logits") and "logits" not in names:
+        names.append("logits")
+    return {Place(name, attribute=True): getattr(result, name) for name in names}
+
+
+def _only_candidate(places: dict[Place, Any], classes: int | None) -> Place:
+    """The one place with logits' shape, or the one of several that is called "logits"."""
+    candidates = [place for place, value in places.items() if _like_logits(value, classes)]
+    named = [place for place in candidates if place.key == "logits"]
+    if len(named or candidates) == 1:
+        return (named or candidates)[0]
+
+    wanted = f"[N, {classes}]" if classes is not None else "[N, classes]"
+    if not candidates:
+        raise UnsupportedModelError(
+            f"the network returns no tensor of shape {wanted}, only {_listed(places)}; classifiers are "
+            "supported: wrap it so that it returns its logits."
+        )
+    raise UsageError(
+        f"the network returns {len(candidates)} tensors that could be its logits; choose one with --output: "
+        f"{_listed({place: places[place] for place in candidates})}."
+    )
+
+
+def _like_logits(value: Any, classes: int | None) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.dim() == 2
+        and value.shape[0] == BATCH
+        and value.is_floating_point()
+        and (value.shape[1] == classes if classes is not None else value.shape[1] > 1)
+    )
+
+
+def _chosen(places: dict[Place, Any], output: str | int) -> Place:
+    """The place with that name, or at that position."""
+    for index, (place, value) in enumerate(places.items()):
+        if str(output) in (str(place.key), str(index)) and isinstance(value, Tensor):
+            return place
+    raise UsageError(f"--output is {output}, but the network returns {_listed(places)}; choose one of them.")
+
+
+def _classes_of(logits: Tensor) -> int:
+    shape = list(logits.shape)
+    if logits.dim() != 2 or shape[0] != BATCH or not logits.is_floating_point():
+        raise UnsupportedModelError(
+            f"the network returns {logits.dtype} of shape {shape} for {BATCH} images, not logits of shape "
+            f"[{BATCH}, classes]; wrap it so that it returns its logits."
+        )
+    if shape[1] < 2:
+        raise UnsupportedModelError(
+            "the network has 1 output per image, and a classifier needs at least 2 classes; turn a sigmoid "
+            "output z into the two logits (0, z)."
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise UnsupportedModelError(
+            "the network's logits are NaN or infinite on random images of mean 0 and deviation 1; check the "
+            "checkpoint and the architecture."
+        )
+    return int(shape[1])
+
+
+def _listed(places: Mapping[Place, Any]) -> str:
+    shown = [f"{place.key} {list(value.shape)}" for place, value in places.items() if isinstance(value, Tensor)]
+    return ", ".join(shown) or "no tensors"

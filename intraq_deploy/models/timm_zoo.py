@@ -1,0 +1,86 @@
+"""timm's networks: their names, building them, and what their pretrained configurations say.
+
+timm is optional, and is imported at use.
+"""
+
+import importlib
+import math
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from intraq_deploy.errors import ArchitectureError
+from intraq_deploy.models.model import Preprocessing
+from intraq_deploy.models.wording import nearest
+
+
+def names() -> list[str]:
+    """Every architecture of the installed timm. Raises: ArchitectureError, if timm is not installed."""
+    return list(_timm().list_models())
+
+
+def build(name: str, classes: int, channels: int) -> nn.Module:
+    """The network with random weights.
+
+    name: "resnet18", or with a weights tag, which only chooses the preprocessing: "resnet18.a1_in1k".
+    Raises: ArchitectureError, for an unknown name or tag, or without timm.
+    """
+    _configuration(name)
+    # Not every network takes in_chans, and those that do take 3 as their default.
+    options: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
+    module: nn.Module = _timm().create_model(name, pretrained=False, num_classes=classes, **options)
+    return module
+
+
+def preprocessing(name: str) -> Preprocessing | None:
+    """What the pretrained configuration says, of the default tag where `name` has none.
+
+    Returns: None for a way of resizing that is not supported ("border").
+    Raises: ArchitectureError, for an unknown name or tag, or without timm.
+    """
+    config = _configuration(name)
+    if config.crop_mode == "border":
+        return None
+    _, height, width = config.input_size
+    tag = f".{config.tag}" if config.tag else ""
+    origin = "" if config.has_weights else " (default configuration, no published weights)"
+    return Preprocessing(
+        input_size=(height, width),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        resize=math.floor(min(height, width) / config.crop_pct),
+        squash=config.crop_mode == "squash",
+        interpolation=config.interpolation,
+        source=f"timm {name.partition('.')[0]}{tag}{origin}",
+    )
+
+
+def pretrained(name: str) -> nn.Module:
+    """The network with the library's weights, downloaded through the library if they are not in its cache.
+
+    Raises: ArchitectureError, for an unknown name or tag, or without timm; what the download raises.
+    """
+    _configuration(name)
+    module: nn.Module = _timm().create_model(name, pretrained=True)
+    return module
+
+
+def _timm() -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except ModuleNotFoundError as error:
+        raise ArchitectureError("timm is not installed: install it with: pip install 'intraq-deploy[timm]'.") from error
+
+
+def _configuration(name: str) -> Any:
+    """The pretrained configuration that `name` chooses, checked."""
+    models = _timm().models
+    base, _, tag = name.partition(".")
+    if not models.is_model(base):
+        raise ArchitectureError(f"timm has no network {base!r}; {nearest(base, names())}.")
+    try:
+        return models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = models.list_pretrained(f"{base}.*")
+        raise ArchitectureError(f"timm:{base} has no weights {tag!r}; {nearest(name, tags)}.") from error

@@ -1,0 +1,72 @@
+"""Putting a checkpoint's tensors into a network: strictly, and saying what does not fit."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from intraq_deploy.errors import CheckpointError
+from intraq_deploy.models.checkpoint import Checkpoint
+from intraq_deploy.models.shapes import AUXILIARY
+
+COUNTER = "num_batches_tracked"
+"""Absent from checkpoints of before PyTorch 0.4.1, and of no use in eval mode."""
+
+
+def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> None:
+    """Copy the checkpoint's tensors into `module`, every one of them and nothing else.
+
+    Auxiliary heads may be absent on either side, and counters of batches may be missing. Names are tried with
+    the wrappers' prefixes taken off, then as they are in the file.
+    Raises: CheckpointError, naming the first missing, unexpected and differently shaped tensors.
+    """
+    expected = module.state_dict()
+    tensors = _better_named(expected, checkpoint)
+    tensors = {name: tensor for name, tensor in tensors.items() if name in expected or not _optional(name)}
+
+    missing = [name for name in expected if name not in tensors and not _optional(name)]
+    unexpected = [name for name in tensors if name not in expected]
+    different = [name for name in tensors if name in expected and _differs(expected[name], tensors[name])]
+    if missing or unexpected or different:
+        problems = [
+            _problem(missing, "missing", lambda name: _words(expected[name])),
+            _problem(unexpected, "not in the network", lambda name: _words(tensors[name])),
+            _problem(
+                different,
+                "different",
+                lambda name: f"{_words(tensors[name])} in the file, {_words(expected[name])} in the network",
+            ),
+        ]
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit {spec}: of its {len(tensors)} tensors and the network's "
+            f"{len(expected)}, {'; '.join(filter(None, problems))}; give the --arch that it was trained with."
+        )
+    with torch.no_grad():
+        module.load_state_dict(tensors, strict=False)
+
+
+def _better_named(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The prefixes may belong to the user's own network: take the names that it knows more of."""
+    candidates = (checkpoint.tensors, checkpoint.original)
+    return max(candidates, key=lambda tensors: len(tensors.keys() & expected.keys()))
+
+
+def _optional(name: str) -> bool:
+    return name.endswith(COUNTER) or AUXILIARY.match(name) is not None
+
+
+def _differs(expected: Tensor, given: Tensor) -> bool:
+    return expected.shape != given.shape or expected.is_floating_point() != given.is_floating_point()
+
+
+def _words(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{list(tensor.shape)}{kind}"
+
+
+def _problem(names: list[str], what: str, describe: Callable[[str], str]) -> str:
+    """Returns: "3 are missing (the first: conv1.weight [16, 3, 3, 3])", or "" if there are none."""
+    if not names:
+        return ""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{len(names)} {verb} {what} (the first: {names[0]} {describe(names[0])})"

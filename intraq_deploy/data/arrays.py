@@ -1,0 +1,110 @@
+"""Labelled images in one .npz file."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from intraq_deploy.data.labelled import LabelledImages
+from intraq_deploy.data.resizing import to_network_size
+from intraq_deploy.errors import DataError
+from intraq_deploy.models.model import Model, Preprocessing
+from intraq_deploy.models.wording import reason
+
+RESIZABLE = (1, 3)
+"""Channel counts that PIL can resize."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayImages:
+    """Images in memory: uint8 [N, H, W, C]."""
+
+    images: NDArray[np.uint8]
+    preprocessing: Preprocessing
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """An image that has the network's size is taken as it is; others are resized and cropped."""
+        pixels: NDArray[np.uint8] = self.images[index]
+        if pixels.shape[:2] == self.preprocessing.input_size:
+            return pixels
+        return to_network_size(
+            Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), self.preprocessing
+        )
+
+
+def load_npz(path: Path, model: Model) -> LabelledImages:
+    """Read `images`, uint8 [N, H, W, C] (or [N, H, W] for one channel), and `labels`, integers [N].
+
+    Raises: DataError, if either is missing, of another type or shape, or does not fit the model.
+    """
+    content = _read(path)
+    images = _images(path, content["images"], model)
+    labels = _labels(path, content["labels"], model.classes)
+    if len(images) != len(labels):
+        raise DataError(f"{path} has {len(images)} images and {len(labels)} labels; give one label per image.")
+    if len(images) == 0:
+        raise DataError(f"{path} has no images (images is {list(images.shape)}); give at least one.")
+    return LabelledImages(
+        str(path), torch.from_numpy(labels), ArrayImages(images, model.preprocessing), model.preprocessing
+    )
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in ("images", "labels") if name not in file]
+            if missing:
+                raise DataError(
+                    f"{path} has no {' and no '.join(missing)} (it has {', '.join(file) or 'nothing'}); save "
+                    "it with numpy.savez(path, images=..., labels=...)."
+                )
+            return {name: file[name] for name in ("images", "labels")}
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({reason(error)}); save it again with numpy.savez(path, images=..., labels=...)."
+        ) from error
+
+
+def _images(path: Path, images: NDArray[Any], model: Model) -> NDArray[np.uint8]:
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"images in {path} are {images.dtype}; give uint8 pixels of 0..255, neither scaled nor normalised."
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4:
+        raise DataError(f"images in {path} have the shape {list(images.shape)}; give [N, height, width, channels].")
+
+    channels = images.shape[3]
+    if channels != model.channels:
+        hint = " (channels come last)" if images.shape[1] == model.channels else ""
+        raise DataError(
+            f"images in {path} have {channels} channels{hint}, and the network reads {model.channels}; give "
+            f"images of shape [N, height, width, {model.channels}]."
+        )
+    if channels not in RESIZABLE and images.shape[1:3] != model.preprocessing.input_size:
+        height, width = model.preprocessing.input_size
+        raise DataError(
+            f"images in {path} are {images.shape[1]}x{images.shape[2]}, and images of {channels} channels "
+            f"cannot be resized; give them at {height}x{width}."
+        )
+    return images
+
+
+def _labels(path: Path, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"labels in {path} are {labels.dtype}; give integers, 0 to {classes - 1}.")
+    if labels.ndim != 1:
+        raise DataError(f"labels in {path} have the shape {list(labels.shape)}; give one class index per image, [N].")
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if outside.size:
+        raise DataError(
+            f"labels in {path} contain {outside[0]}, and the network has {classes} classes; labels must be 0 "
+            f"to {classes - 1}."
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,147 @@
+"""Labelled images in folders: one folder per class."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from intraq_deploy.data.labelled import LabelledImages
+from intraq_deploy.data.resizing import to_network_size
+from intraq_deploy.errors import DataError
+from intraq_deploy.models.model import Model, Preprocessing
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+
+MODES = {1: "L", 3: "RGB"}
+"""Channels of the network -> how PIL names such images."""
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for files that are no whole image."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderImages:
+    """Image files, decoded when they are asked for."""
+
+    paths: Sequence[Path]
+    mode: str
+    preprocessing: Preprocessing
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Decode, turn upright as EXIF says, convert, resize and crop.
+
+        Returns: uint8 [H, W, C] at the network's size. Raises: DataError, if the file is unreadable.
+        """
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file).convert(self.mode)
+        except UNREADABLE as error:
+            raise DataError(_unreadable(path, error)) from error
+        return to_network_size(image, self.preprocessing)
+
+
+def load_folder(path: Path, model: Model) -> LabelledImages:
+    """Find the images of an ImageFolder, and check that each file begins as an image.
+
+    Raises: DataError, if there are no images, one is unreadable, or the folders do not fit the classes.
+    """
+    if model.channels not in MODES:
+        raise DataError(
+            f"the network reads {model.channels} channels, and image files have 1 or 3; give an .npz with "
+            f"images of shape [N, height, width, {model.channels}]."
+        )
+    folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not folders:
+        raise DataError(f"{path} contains no folders; give a folder with one folder of images per class.")
+
+    indices = class_indices([folder.name for folder in folders], model.classes, model.class_names, place=path)
+    found = [(file, index) for folder, index in zip(folders, indices, strict=True) for file in _image_files(folder)]
+    if not found:
+        raise DataError(f"{path} contains no images in its {len(folders)} folders; known are {' '.join(SUFFIXES)}.")
+    files = [file for file, _ in found]
+    _check_headers(files)
+
+    return LabelledImages(
+        str(path),
+        torch.tensor([index for _, index in found], dtype=torch.int64),
+        FolderImages(files, MODES[model.channels], model.preprocessing),
+        model.preprocessing,
+    )
+
+
+def class_indices(names: Sequence[str], classes: int, class_names: Sequence[str] | None, *, place: Path) -> list[int]:
+    """The class index of each folder.
+
+    By class name, if every folder is named like a class; by number, if every folder is named by one;
+    otherwise by sorted order, for which there must be exactly as many folders as classes.
+    names: sorted folder names. place: for messages.
+    Raises: DataError, if none of these applies, or only some folders are named like classes.
+    """
+    known = {name: index for index, name in enumerate(class_names or ())}
+    strangers = [name for name in names if name not in known]
+    if not strangers:
+        _refuse_doubles(names, class_names or (), place)
+        return [known[name] for name in names]
+    if len(strangers) < len(names):
+        raise DataError(
+            f"{place} has folders named like classes and others that are not ({strangers[0]!r}); name every "
+            "folder like a class, or give the names with --classes."
+        )
+
+    if all(name.isascii() and name.isdecimal() for name in names):
+        outside = [name for name in names if int(name) >= classes]
+        if outside:
+            raise DataError(
+                f"{place} has a folder {outside[0]}, and the network has {classes} classes: numbered folders "
+                f"must be 0 to {classes - 1}."
+            )
+        return [int(name) for name in names]
+
+    if len(names) != classes:
+        raise DataError(
+            f"{place} has {len(names)} folders ({names[0]!r} to {names[-1]!r}), and the network has "
+            f"{classes} classes; give the class names in the order of its outputs with --classes, or number "
+            "the folders."
+        )
+    logger.info("%s: folders are taken as classes 0 to %d in sorted order", place, classes - 1)
+    return list(range(classes))
+
+
+def _refuse_doubles(names: Sequence[str], class_names: Sequence[str], place: Path) -> None:
+    """ImageNet has two cranes: a name that two classes share cannot be a label."""
+    doubles = [name for name in names if list(class_names).count(name) > 1]
+    if doubles:
+        raise DataError(
+            f"{place} has a folder {doubles[0]!r}, and two classes have that name; number the folders by class index."
+        )
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+    )
+
+
+def _check_headers(files: Sequence[Path]) -> None:
+    """An unreadable file should be known now, not after the training: reading a header takes about 0.1 ms."""
+    for file in files:
+        try:
+            with Image.open(file):
+                pass
+        except UNREADABLE as error:
+            raise DataError(_unreadable(file, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    reason = str(error).replace(f" {str(path)!r}", "")[:120]
+    return f"the image {path} cannot be read ({reason}); remove or replace it."

@@ -1,0 +1,106 @@
+"""What each operator computes on real values: for tracing's check, fine-tuning and the reference's float parts."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from intraq_deploy.graph.graph import Clamp, Graph, Node
+from intraq_deploy.graph.ops import (
+    Add,
+    AveragePool2d,
+    Conv2d,
+    Flatten,
+    GlobalAveragePool,
+    Input,
+    Linear,
+    MaxPool2d,
+    Op,
+    Pad,
+    Slice,
+)
+
+
+def apply_layer(op: Conv2d | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution or linear layer: x [N, ...], weight [O, ...], bias [O] or None -> [N, O, ...], any float type."""
+    if isinstance(op, Linear):
+        return F.linear(x, weight, bias)
+    top, left, bottom, right = op.padding
+    if (top, left) == (bottom, right):
+        return F.conv2d(x, weight, bias, op.stride, (top, left), op.dilation, op.groups)
+    padded = F.pad(x, (left, right, top, bottom))
+    return F.conv2d(padded, weight, bias, op.stride, 0, op.dilation, op.groups)
+
+
+def apply(op: Op, *inputs: Tensor) -> Tensor:
+    """An operator without weights, on tensors [N, ...] of any float type."""
+    x = inputs[0]
+    match op:
+        case Add():
+            return x + inputs[1]
+        case Clamp():
+            return clamp(x, op)
+        case GlobalAveragePool():
+            return x.mean((2, 3), keepdim=True)
+        case AveragePool2d():
+            return F.avg_pool2d(x, op.kernel, op.stride)
+        case MaxPool2d():
+            return F.max_pool2d(x, op.kernel, op.stride, op.padding, op.dilation, op.ceil_mode)
+        case Flatten():
+            return x.flatten(1)
+        case Slice():
+            index = [slice(None)] * x.dim()
+            index[op.dim + 1] = slice(op.start, op.stop, op.step)
+            return x[tuple(index)]
+        case Pad():
+            (c0, h0, w0), (c1, h1, w1) = op.before, op.after
+            return F.pad(x, (w0, w1, h0, h1, c0, c1))
+    raise TypeError(f"{type(op).__name__} is not an operator without weights")
+
+
+def clamp(x: Tensor, activation: Clamp | None) -> Tensor:
+    """The activation behind a node, or x itself."""
+    if activation is None:
+        return x
+    if activation.low == 0 and activation.high == float("inf"):
+        return torch.relu(x)
+    return torch.clamp(x, activation.low, activation.high)
+
+
+Evaluate = Callable[[Node, Sequence[Tensor]], Tensor]
+
+
+def walk(graph: Graph, images: Tensor, evaluate: Evaluate) -> Tensor:
+    """Runs a graph: `evaluate` makes each node's tensor from its inputs' (the Input's is `images`).
+
+    Returns the output's tensor. A tensor is let go after its last reader.
+    """
+    remaining = Counter(name for node in graph.nodes for name in node.inputs)
+    remaining[graph.output] += 1
+    values: dict[str, Tensor] = {}
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs] or [images]
+        values[node.name] = evaluate(node, inputs)
+        for name in node.inputs:
+            remaining[name] -= 1
+            if not remaining[name]:
+                values.pop(name, None)
+    return values[graph.output]
+
+
+def evaluate_float(graph: Graph, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+    """One node of the float network, with its activation."""
+    if isinstance(node.op, Input):
+        return inputs[0]
+    if isinstance(node.op, Conv2d | Linear):
+        y = apply_layer(node.op, inputs[0], *graph.weights[node.name].folded())
+    else:
+        y = apply(node.op, *inputs)
+    return clamp(y, node.activation)
+
+
+def run_float(graph: Graph, images: Tensor) -> Tensor:
+    """The float network's logits. images: float32 [N, C, H, W], normalised."""
+    return walk(graph, images, lambda node, inputs: evaluate_float(graph, node, inputs))

@@ -1,0 +1,144 @@
+"""A network as a list of operators in the order they run: what tracing makes and everything after it shares."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intraq_deploy.graph import ops
+from intraq_deploy.graph.ops import HAS_WEIGHT, Clamp, Input, Op
+
+INPUT_NAME, OUTPUT_NAME = "image", "logits"
+"""What the network's input and output are called; no other node has these names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator. Its output tensor carries its name."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    """Of the output, without the batch."""
+    activation: Clamp | None = None
+    """A ReLU-like function applied to the output, where only that function reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """y = gamma (x - mean) / sqrt(variance + epsilon) + beta, per channel; each tensor float32 [C]."""
+
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor
+    variance: Tensor
+    epsilon: float
+
+    @property
+    def deviation(self) -> Tensor:
+        """sigma = sqrt(variance + epsilon), float32 [C]."""
+        return torch.sqrt(self.variance + self.epsilon)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a Conv2d or Linear holds: weight [O, ...], bias [O] or None, and the batch norm behind it, if any."""
+
+    weight: Tensor
+    bias: Tensor | None
+    batch_norm: BatchNorm | None
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """The layer and its batch norm as one weight [O, ...] and bias [O], float32."""
+        bias = self.bias if self.bias is not None else torch.zeros(self.weight.shape[0])
+        if self.batch_norm is None:
+            return self.weight, bias
+        norm = self.batch_norm
+        gain = norm.gamma / norm.deviation
+        weight = self.weight * gain.reshape(-1, *[1] * (self.weight.dim() - 1))
+        return weight, norm.beta + (bias - norm.mean) * gain
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in execution order, the first an Input, and the float weights of each Conv2d and Linear by node name."""
+
+    nodes: tuple[Node, ...]
+    output: str
+    """The node that makes the logits."""
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    @property
+    def input(self) -> Node:
+        return self.nodes[0]
+
+    def consumers(self, name: str) -> list[Node]:
+        return [node for node in self.nodes if name in node.inputs]
+
+    def layers(self) -> list[Node]:
+        """The nodes with weights, in execution order."""
+        return [node for node in self.nodes if isinstance(node.op, HAS_WEIGHT)]
+
+    def topology(self) -> "Graph":
+        """The same graph without its float weights."""
+        return replace(self, weights={})
+
+    def to_json(self) -> dict[str, Any]:
+        """Nodes and output as plain values; weights are not part of it."""
+        return {"output": self.output, "nodes": [_node_to_json(node) for node in self.nodes]}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Graph":
+        return Graph(tuple(_node_from_json(node) for node in data["nodes"]), data["output"])
+
+
+def _op_to_json(op: Op) -> dict[str, Any]:
+    if isinstance(op, Clamp):  # JSON has no infinity
+        return {"op": "Clamp", "low": _finite_or_none(op.low), "high": _finite_or_none(op.high)}
+    return {"op": type(op).__name__} | {name: getattr(op, name) for name in op.__slots__}
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _op_from_json(data: Mapping[str, Any]) -> Op:
+    if data["op"] == "Clamp":
+        low, high = data["low"], data["high"]
+        return Clamp(-math.inf if low is None else low, math.inf if high is None else high)
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key != "op"}
+    op: Op = getattr(ops, data["op"])(**values)
+    return op
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        **_op_to_json(node.op),
+        "inputs": node.inputs,
+        "shape": node.shape,
+        "activation": None if node.activation is None else _op_to_json(node.activation),
+    }
+
+
+def _node_from_json(data: Mapping[str, Any]) -> Node:
+    own = {"name", "inputs", "shape", "activation"}
+    activation = None if data["activation"] is None else _op_from_json(data["activation"])
+    assert activation is None or isinstance(activation, Clamp)
+    return Node(
+        name=data["name"],
+        op=_op_from_json({key: value for key, value in data.items() if key not in own}),
+        inputs=tuple(data["inputs"]),
+        shape=tuple(data["shape"]),
+        activation=activation,
+    )
+
+
+__all__ = ["BatchNorm", "Clamp", "Graph", "Input", "Node", "Op", "Weights"]

@@ -1,0 +1,51 @@
+"""IntraQ's five loss terms (Zhong et al., CVPR 2022), as pure functions of tensors to a scalar.
+
+    L = L_mean + L_var + L_SIL + L_lower + L_upper                          every weight 1
+
+with, for BN layer l with stored (m_l, s_l) and batch mean mu_l, biased batch variance v_l of its input,
+
+    L_mean = mean_l (1/C_l) |mu_l - m_l|^2        L_var = mean_l (1/C_l) |v_l - s_l|^2
+
+the soft inception loss, with a target t_i for the probability of the image's own class,
+
+    L_SIL = mean_i (softmax(F(x_i))_{y_i} - t_i)^2
+
+and the marginal distance constraint, with d_i = 1 - cos(phi(x_i), c_{y_i}),
+
+    L_lower = mean_i max(lambda_l - d_i, 0)       L_upper = mean_i max(d_i - lambda_u, 0)
+
+over the images whose class has a centre c (a mean of phi over finished images). Variances, not deviations, enter.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def statistics_distance(batch: Sequence[Tensor], stored: Sequence[Tensor]) -> Tensor:
+    """L_mean or L_var: mean over layers of the mean squared difference. batch, stored: float32 [C_l] per layer."""
+    return torch.stack([F.mse_loss(b, s) for b, s in zip(batch, stored, strict=True)]).mean()
+
+
+def soft_inception(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """L_SIL. logits: float32 [N, K]; labels: int64 [N]; targets: float32 [N], in (0, 1]."""
+    probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    return F.mse_loss(probability, targets)
+
+
+def marginal_distance(
+    features: Tensor, centres: Tensor, known: Tensor, labels: Tensor, lower: float, upper: float
+) -> tuple[Tensor, Tensor]:
+    """L_lower and L_upper.
+
+    features: float32 [N, D]; centres: float32 [K, D]; known: bool [K], classes with a centre; labels: int64 [N].
+    Both are 0 if no image's class is known. lower, upper: lambda_l and lambda_u, cosine distances in [0, 2].
+    """
+    mask = known[labels].float()
+    distance = 1 - F.cosine_similarity(features, centres[labels], dim=1)
+    count = mask.sum().clamp(min=1)
+    too_near = (mask * (lower - distance).clamp(min=0)).sum() / count
+    too_far = (mask * (distance - upper).clamp(min=0)).sum() / count
+    return too_near, too_far

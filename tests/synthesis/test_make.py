@@ -1,0 +1,154 @@
+"""Making sets: labels, reproducibility, resuming, divergence, quality."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support import SMALL_SHAPE, model_of, random_images, small_network
+
+from intraq_deploy.errors import DataError, DivergedError
+from intraq_deploy.synthesis import SynthesisRecipe, SyntheticSet
+from intraq_deploy.synthesis.batches import batch_sizes, draw_labels
+from intraq_deploy.synthesis.contact_sheet import contact_sheet
+from intraq_deploy.synthesis.loop import _Rate
+from intraq_deploy.synthesis.make import make_images, probe_of
+from intraq_deploy.synthesis.quality import intra_class_distance, measure
+from intraq_deploy.synthesis.recipe import CIFAR10, CIFAR100, IMAGENET, constants_for
+
+CPU = torch.device("cpu")
+RECIPE = SynthesisRecipe(images=24, iterations=12, batch=12, learning_rate=0.1, schedule="cosine")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of(small_network("resnet"), SMALL_SHAPE, 10)
+
+
+@pytest.fixture(scope="module")
+def probe(model):
+    return probe_of(model, CPU)
+
+
+def equal(a, b):
+    return torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and torch.equal(a.targets, b.targets)
+
+
+def test_the_loss_falls_and_images_match_the_statistics():
+    network = small_network("resnet")
+    network.train()  # statistics of images that noise is not like
+    with torch.no_grad():
+        network(3 * random_images(32) + 2)
+    model = model_of(network.eval(), SMALL_SHAPE, 10)
+    probe = probe_of(model, CPU)
+    losses = []
+    images = make_images(
+        model, probe, replace(RECIPE, iterations=60, images=12), 0, report=lambda b, i, loss: losses.append(loss)
+    )
+    assert losses[-1] < 0.5 * losses[0]
+    noise = SyntheticSet(torch.randn_like(images.images), images.labels, images.targets)
+    assert measure(probe, images).bn_distance < 0.5 * measure(probe, noise).bn_distance
+    assert measure(probe, images).confidence > measure(probe, noise).confidence
+
+
+def test_the_same_seed_gives_the_same_images_and_another_gives_others(model, probe):
+    first = make_images(model, probe, RECIPE, 0)
+    assert equal(first, make_images(model, probe, RECIPE, 0))
+    assert not torch.equal(first.images, make_images(model, probe, RECIPE, 1).images)
+
+
+def test_continuing_after_the_first_batch_gives_the_same_set(model, probe):
+    kept = []
+    whole = make_images(model, probe, RECIPE, 0, finished=lambda batch, part: kept.append(part))
+    assert [len(part) for part in kept] == [12, 12]
+    again = []
+    resumed = make_images(model, probe, RECIPE, 0, done=kept[:1], finished=lambda batch, part: again.append(batch))
+    assert again == [1]
+    assert equal(whole, resumed)
+
+
+def test_later_batches_know_the_class_centres_of_earlier_ones(model, probe):
+    """With impossible radii the marginal terms push the second batch, and only it, elsewhere."""
+    plain = make_images(model, probe, replace(RECIPE, lower=0.0, upper=2.0), 0)
+    pushed = make_images(model, probe, replace(RECIPE, lower=1.9, upper=2.0), 0)
+    assert torch.equal(plain.images[:12], pushed.images[:12])
+    assert not torch.equal(plain.images[12:], pushed.images[12:])
+
+
+@pytest.mark.parametrize(("images", "batch", "sizes"), [(10, 4, [4, 3, 3]), (8, 4, [4, 4]), (3, 256, [3])])
+def test_batches_are_as_equal_as_possible(images, batch, sizes):
+    assert batch_sizes(SynthesisRecipe(images, 1, batch)) == sizes
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_stratified_labels_are_even_over_the_whole_set(classes):
+    recipe = SynthesisRecipe(200, 1, 64)
+    labels = torch.cat([draw_labels(recipe, classes, batch, 5) for batch in range(4)])
+    counts = torch.bincount(labels, minlength=classes)
+    assert int(counts.max() - counts.min()) <= 1
+    assert len(labels) == 200
+
+
+def test_uniform_labels_are_drawn():
+    labels = draw_labels(SynthesisRecipe(5000, 1, 5000, labels="uniform"), 10, 0, 0)
+    counts = torch.bincount(labels, minlength=10)
+    assert 400 < int(counts.min()) < int(counts.max()) < 600
+
+
+def test_half_of_the_targets_are_soft(model, probe):
+    targets = make_images(model, probe, replace(RECIPE, iterations=1, softest_target=0.6), 0).targets
+    assert int((targets == 1).sum()) == 12
+    assert float(targets.min()) >= 0.6
+
+
+def test_the_plateau_schedule_lowers_the_rate_when_nothing_improves():
+    rate = _Rate(SynthesisRecipe(1, 1, learning_rate=0.5, schedule="plateau"), CPU)
+    for iteration in range(50):
+        rate.step(iteration, torch.tensor(1.0))
+    assert float(rate.value) == 0.5
+    for iteration in range(2):
+        rate.step(50 + iteration, torch.tensor(1.0))
+    assert float(rate.value) == pytest.approx(0.05)
+    for iteration in range(500):
+        rate.step(52 + iteration, torch.tensor(1.0))
+    assert float(rate.value) == pytest.approx(1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_term():
+    network = small_network("resnet")
+    network.bn1.running_var[0] = float("nan")
+    broken = model_of(network, SMALL_SHAPE, 10)
+    with pytest.raises(DivergedError, match=r"term 'mean' is nan at iteration 10"):
+        make_images(broken, probe_of(broken, CPU), RECIPE, 0)
+
+
+def test_sets_survive_storage(model, probe, tmp_path):
+    images = make_images(model, probe, replace(RECIPE, iterations=1), 0)
+    images.save(tmp_path / "set.safetensors")
+    assert equal(images, SyntheticSet.load(tmp_path / "set.safetensors"))
+    assert [file.name for file in tmp_path.iterdir()] == ["set.safetensors"]
+    (tmp_path / "set.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="holds no synthetic images"):
+        SyntheticSet.load(tmp_path / "set.safetensors")
+
+
+def test_intra_class_distance_is_the_mean_over_pairs():
+    features = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 1, 0])
+    distances = [
+        1 - float(torch.cosine_similarity(features[i], features[j], dim=0))
+        for i in range(12)
+        for j in range(i)
+        if labels[i] == labels[j]
+    ]
+    assert intra_class_distance(features, labels) == pytest.approx(sum(distances) / len(distances), rel=1e-5)
+    assert intra_class_distance(features[:2], torch.tensor([0, 1])) is None
+
+
+def test_constants_follow_the_class_count():
+    assert [constants_for(k) for k in (2, 10, 100, 1000)] == [CIFAR10, CIFAR10, CIFAR100, IMAGENET]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_contact_sheets_are_pngs(channels):
+    images = SyntheticSet(torch.randn(30, channels, 8, 8), torch.arange(30) % 3, torch.ones(30))
+    assert contact_sheet(images, (0.5,) * channels, (0.2,) * channels)[:8] == b"\x89PNG\r\n\x1a\n"

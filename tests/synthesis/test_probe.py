@@ -1,0 +1,63 @@
+"""What synthesis reads from a network."""
+
+import pytest
+import torch
+from support import SMALL_SHAPE, random_images, small_network
+from torch import nn
+
+from intraq_deploy.errors import UnsupportedModelError
+from intraq_deploy.synthesis.probe import Probe, batch_statistics
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batch_statistics_and_their_gradient(memory_format):
+    x = (3 + torch.randn(6, 5, 4, 3, generator=torch.Generator().manual_seed(0)).double()).requires_grad_()
+    mean, variance = batch_statistics(x.contiguous(memory_format=memory_format))
+    expected = torch.var_mean(x, (0, 2, 3), correction=0)
+    torch.testing.assert_close((variance, mean), expected)
+    weights = torch.arange(1.0, 6.0, dtype=torch.float64)
+    ((mean * weights).sum() + (variance * weights.flip(0)).sum()).backward()
+    gradient, x.grad = x.grad, None
+    ((expected[1] * weights).sum() + (expected[0] * weights.flip(0)).sum()).backward()
+    torch.testing.assert_close(gradient, x.grad)
+
+
+def test_a_reading_is_one_pass_with_everything():
+    network, images = small_network("resnet"), random_images(6)
+    probe = Probe(network, SMALL_SHAPE)
+    reading = probe.read(images)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert probe.layers == len(norms) == len(reading.means) == 8
+    torch.testing.assert_close(reading.logits, network(images))
+    assert reading.features.shape == (6, 32)
+    torch.testing.assert_close(network.fc(reading.features), reading.logits)
+    with torch.no_grad():
+        first = network.conv1(images)
+    torch.testing.assert_close(reading.means[0], first.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    assert probe.stored_means[0] is network.bn1.running_mean
+
+
+def test_no_hook_stays_behind():
+    network = small_network("resnet")
+    Probe(network, SMALL_SHAPE).read(random_images(2))
+    assert not any(layer._forward_pre_hooks for layer in network.modules())
+
+
+def test_the_head_is_the_first_linear_layer_behind_the_features():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3),
+    )  # fmt: skip
+    assert Probe(network.eval(), SMALL_SHAPE).read(random_images(2)).features.shape == (2, 16)
+
+
+def test_networks_without_a_linear_layer_have_no_features():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert Probe(network.eval(), SMALL_SHAPE).read(random_images(2)).features is None
+
+
+@pytest.mark.parametrize("norm", [None, nn.BatchNorm2d(4, track_running_stats=False)], ids=["none", "no statistics"])
+def test_a_network_without_statistics_is_refused_with_the_reason(norm):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), *([norm] if norm else []), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(UnsupportedModelError, match="no batch norm with stored statistics.*vgg11_bn"):
+        Probe(network.eval(), SMALL_SHAPE)

@@ -1,0 +1,107 @@
+"""Integer arithmetic as runtimes do it, and the enumerations that show where their forms agree.
+
+A runtime is free to compute a sum or a mean of quantized tensors in several ways that differ in the last bit, and so,
+near ties, in the code. Where the inputs' codes are few, all of them can be tried: `add_disagreements` runs every pair
+of codes, `average_disagreements` every possible sum. A grid for which all forms agree is safe on every runtime.
+Everything here is float32 on the CPU unless it says float64; torch rounds half to even and never fuses.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from intraq_deploy.program.program import Grid
+
+F32 = torch.float32
+_COMMON_TIE = 1 << 16
+
+
+def f32(value: float) -> float:
+    """`value` rounded to float32."""
+    return float(torch.tensor(value, dtype=F32))
+
+
+def quantize(x: Tensor, grid: Grid) -> Tensor:
+    """clip(rint(x / scale)): float32 values to codes, as float32 integers."""
+    return (x / torch.tensor(grid.scale, dtype=F32, device=x.device)).round_().clamp_(grid.code_min, grid.code_max)
+
+
+def dequantize(codes: Tensor, grid: Grid) -> Tensor:
+    """f32(scale * c)."""
+    return codes.to(F32) * torch.tensor(grid.scale, dtype=F32, device=codes.device)
+
+
+def accumulator_scale(input_scale: float, weight_scale: Tensor) -> Tensor:
+    """f32(s_x s_w), float32 [O]: the step of the accumulator and of the bias."""
+    return torch.tensor(input_scale, dtype=F32) * weight_scale
+
+
+def multiplier(input_scale: float, weight_scale: Tensor, output_scale: float) -> Tensor:
+    """f32(f32(s_x s_w) / s_y), float32 [O]."""
+    return accumulator_scale(input_scale, weight_scale) / torch.tensor(output_scale, dtype=F32)
+
+
+def add(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
+    """The reference's sum of codes: rint of f32(f32(s_a c_a) + f32(s_b c_b)) / s_y, clipped."""
+    return quantize(dequantize(a, grid_a) + dequantize(b, grid_b), grid_y)
+
+
+def _add_exactly(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
+    """The same in float64."""
+    y = (a.double() * grid_a.scale + b.double() * grid_b.scale) / grid_y.scale
+    return y.round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
+
+
+def _add_fused(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
+    """ONNX Runtime's QLinearAdd on x86: rint(fma(q_a, r_a, fma(q_b, r_b, k))) on stored unsigned bytes q, with
+    r_a = f32(s_a / s_y), r_b = f32(s_b / s_y), k = f32(z_y - (r_a z_a + r_b z_b))."""
+    ratio_a, ratio_b = f32(grid_a.scale / grid_y.scale), f32(grid_b.scale / grid_y.scale)
+    z_a, z_b, z_y = (float(grid.unsigned_zero_point) for grid in (grid_a, grid_b, grid_y))
+    offset = f32(z_y - f32(f32(ratio_a * z_a) + f32(ratio_b * z_b)))
+    inner = _fma(b + z_b, ratio_b, torch.tensor(offset))
+    stored = _fma(a + z_a, ratio_a, inner).round().clamp(0, 255)
+    return (stored - z_y).clamp(grid_y.code_min, grid_y.code_max)
+
+
+def _fma(x: Tensor, y: float, z: Tensor) -> Tensor:
+    """x y + z with one rounding: the product of two float32 is exact in float64."""
+    return (x.double() * y + z.double()).to(F32)
+
+
+def add_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
+    """For how many pairs of input codes the forms of a sum do not all give one code."""
+    a = torch.arange(grid_a.code_min, grid_a.code_max + 1, dtype=F32)[:, None]
+    b = torch.arange(grid_b.code_min, grid_b.code_max + 1, dtype=F32)[None, :]
+    a, b = torch.broadcast_tensors(a, b)
+    reference = add(a, b, grid_a, grid_b, grid_y)
+    forms = (_add_exactly(a, b, grid_a, grid_b, grid_y), _add_fused(a, b, grid_a, grid_b, grid_y))
+    return int(torch.stack([form != reference for form in forms]).any(0).sum())
+
+
+def average(total: Tensor, count: int, grid_x: Grid, grid_y: Grid) -> Tensor:
+    """The reference's mean of `count` codes with the sum `total`: rint(total * f32(s_x / f32(s_y count))), clipped."""
+    step = f32(grid_x.scale / f32(grid_y.scale * count))
+    return (total.to(F32) * step).round_().clamp_(grid_y.code_min, grid_y.code_max)
+
+
+def average_disagreements(count: int, grid_x: Grid, grid_y: Grid) -> int:
+    """For how many sums of `count` codes the forms of a mean do not all give one code."""
+    total = torch.arange(count * grid_x.code_min, count * grid_x.code_max + 1, dtype=torch.float64)
+    reference = average(total, count, grid_x, grid_y)
+    exact = (total * grid_x.scale / (count * grid_y.scale)).round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
+    unfused = quantize(dequantize(total, grid_x) / count, grid_y)
+    return int(((exact != reference) | (unfused != reference)).sum())
+
+
+def ties_are_common(multipliers: Tensor) -> Tensor:
+    """Per channel: whether more than one accumulator in 65,536 lies exactly between two codes.
+
+    With m = p / 2^e, p odd, acc * m ends in .5 only for multiples of 2^(e - 1). A random float32 has e far above 16;
+    a power of two does not.
+    """
+    mantissa, exponent = torch.frexp(multipliers.double())
+    integer = (mantissa * (1 << 24)).to(torch.int64)
+    trailing = torch.log2((integer & -integer).double())
+    halves = 24 - exponent - trailing - 1
+    return (halves < math.log2(_COMMON_TIE)) & (halves >= 0)

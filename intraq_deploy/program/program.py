@@ -1,0 +1,123 @@
+"""The Program: a network in integers, and the definition of what every runtime must compute.
+
+A quantized tensor holds codes c, its values are scale * c. An integer layer with input codes c_x computes
+
+    acc = conv(c_x, c_w) + bias_codes                       exact in int32 (proven when the program is frozen)
+    c_y = clip(rint(f32(acc) * f32(f32(s_x s_w) / s_y)), code_min, code_max)
+
+per output channel, in float32, in that order, rounding half to even; the logits of an integer classifier are
+f32(acc) * f32(s_x s_w). ReLU-like functions are part of code_min and code_max: quantization is monotone, so clipping
+codes is the same as clipping values. A program holds no float weight except in layers that run in float.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from intraq_deploy.graph.graph import Graph, Node
+from intraq_deploy.graph.ops import HAS_WEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What the codes of a tensor mean, and which of them occur."""
+
+    scale: float
+    """A float32 value, strictly positive."""
+    bits: int
+    code_min: int
+    code_max: int
+    """The quantizer's bounds, narrowed by the activation in front of it."""
+
+    @property
+    def unsigned_zero_point(self) -> int:
+        """The zero-point with which the codes are stored in unsigned bytes.
+
+        The lowest code is stored as 0, so that the unsigned type's own saturation is the lower clip. Stored values
+        then stay small behind a ReLU, which keeps 8-bit products of CPUs without VNNI from overflowing (they add two
+        in 16 bits: 2 max(stored) max|c_w| must not exceed 32,767).
+        """
+        return max(0, -self.code_min)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerWeights:
+    """A layer in integers."""
+
+    codes: Tensor
+    """int8 [O, ...]."""
+    scale: Tensor
+    """float32 [O], the batch norm's gain in it."""
+    bias_codes: Tensor
+    """int32 [O], on the grid f32(s_x * scale)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloatWeights:
+    """A layer that runs in float on quantized weights: its values are codes * scale."""
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+    """float32 [O]."""
+
+    def weight(self) -> Tensor:
+        """float32 [O, ...]."""
+        return self.codes.float() * self.scale.reshape(-1, *[1] * (self.codes.dim() - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class UnquantizedWeights:
+    """A layer of the float baseline: the batch norm folded into weight [O, ...] and bias [O], float32."""
+
+    values: Tensor
+    bias: Tensor
+
+    def weight(self) -> Tensor:
+        return self.values
+
+
+LayerWeights = IntegerWeights | FloatWeights | UnquantizedWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Why a tensor need not be equal, and how far it may differ."""
+
+    reason: str
+    mismatch_share: float
+    """The greatest share of its codes that may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """For programs that take uint8 images: x = (f32(pixel) - shift) / divisor per channel, float32."""
+
+    shift: tuple[float, ...]
+    divisor: tuple[float, ...]
+
+    @staticmethod
+    def of(mean: tuple[float, ...], std: tuple[float, ...]) -> "Normalization":
+        """From a mean and deviation of pixels scaled to [0, 1]."""
+        return Normalization(tuple(255 * m for m in mean), tuple(255 * s for s in std))
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """graph: without float weights. Tensors without a grid are float."""
+
+    graph: Graph
+    grids: Mapping[str, Grid]
+    """Of every quantized tensor, those that only move data included."""
+    layers: Mapping[str, LayerWeights]
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    """Of quantized tensors; those without one are exact."""
+    normalization: Normalization | None = None
+    """None: images are float32, already normalised. Else they are uint8."""
+
+    def is_integer(self, node: Node) -> bool:
+        """Whether a node computes on codes."""
+        if isinstance(node.op, HAS_WEIGHT):
+            return isinstance(self.layers[node.name], IntegerWeights)
+        return bool(node.inputs) and all(name in self.grids for name in (*node.inputs, node.name))

@@ -1,0 +1,122 @@
+"""The reference: runs a Program exactly as it is defined. Every runtime must equal it; it imports none.
+
+Integers are held in floating point where that is exact: float32 on the CPU while every partial sum stays below 2^24,
+else float64 (below 2^53, and always on a GPU, whose float32 convolutions may reorder into other number formats).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk
+from intraq_deploy.graph.graph import Node
+from intraq_deploy.graph.ops import MOVES_DATA, Add, Conv2d, GlobalAveragePool, Input, Linear, Pad
+from intraq_deploy.program import arithmetic
+from intraq_deploy.program.freeze import accumulator_bound
+from intraq_deploy.program.program import IntegerWeights, Program
+from intraq_deploy.quantization.quantizer import by_row
+
+Observe = Callable[[str, Tensor], None]
+_EXACT_FLOAT32 = 1 << 24
+
+
+class Reference:
+    """Executes a program on `device`."""
+
+    def __init__(self, program: Program, device: str = "cpu") -> None:
+        self.program = program
+        self.device = torch.device(device)
+        self._prepared = {
+            name: _Prepared(program, program.graph[name], weights, self.device)
+            for name, weights in program.layers.items()
+            if isinstance(weights, IntegerWeights)
+        }
+
+    def run(self, images: Tensor, observe: Observe | None = None) -> Tensor:
+        """Logits, float32 [N, classes].
+
+        images: float32 [N, C, H, W], normalised, or uint8 for a program with a normalization. observe: called with
+        the name and codes (float32 integers, [N, ...]) of every quantized tensor, in execution order.
+        """
+
+        def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+            value = self.evaluate(node, inputs)
+            if observe is not None and node.name in self.program.grids:
+                observe(node.name, value)
+            return value
+
+        with torch.no_grad():
+            return walk(self.program.graph, images.to(self.device), evaluate)
+
+    def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """One node: takes and gives codes for quantized tensors, values for float ones."""
+        grids = self.program.grids
+        if isinstance(node.op, Input):
+            return self._input(node, inputs[0])
+        if isinstance(node.op, MOVES_DATA) and node.name in grids:
+            return self._move(node, inputs[0])
+        if self.program.is_integer(node):
+            if isinstance(node.op, Conv2d | Linear):
+                return self._prepared[node.name].run(inputs[0])
+            if isinstance(node.op, Add):
+                (a, b), (grid_a, grid_b) = inputs, (grids[name] for name in node.inputs)
+                return arithmetic.add(a, b, grid_a, grid_b, grids[node.name])
+            if isinstance(node.op, GlobalAveragePool):
+                count = inputs[0].shape[2] * inputs[0].shape[3]
+                total = inputs[0].double().sum((2, 3), keepdim=True)
+                return arithmetic.average(total, count, grids[node.inputs[0]], grids[node.name])
+        return self._float(node, inputs)
+
+    def _input(self, node: Node, images: Tensor) -> Tensor:
+        normalization = self.program.normalization
+        if normalization is not None:
+            shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device)
+            divisor = torch.tensor(normalization.divisor, dtype=torch.float32, device=self.device)
+            images = (images.float() - shift.reshape(-1, 1, 1)) / divisor.reshape(-1, 1, 1)
+        grid = self.program.grids.get(node.name)
+        return images if grid is None else arithmetic.quantize(images, grid)
+
+    def _move(self, node: Node, codes: Tensor) -> Tensor:
+        # The code of zero is zero, so padding in codes is padding in values.
+        assert not isinstance(node.op, Pad) or self.program.grids[node.name].code_min <= 0
+        return apply(node.op, codes)
+
+    def _float(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """In float32: dequantize what is quantized, compute, quantize where the output is."""
+        grids = self.program.grids
+        values = [
+            arithmetic.dequantize(x, grids[name]) if name in grids else x
+            for name, x in zip(node.inputs, inputs, strict=True)
+        ]
+        if isinstance(node.op, Conv2d | Linear):
+            weights = self.program.layers[node.name]
+            assert not isinstance(weights, IntegerWeights)
+            y = apply_layer(node.op, values[0], weights.weight().to(self.device), weights.bias.to(self.device))
+        else:
+            y = apply(node.op, *values)
+        y = clamp(y, node.activation)
+        grid = grids.get(node.name)
+        return y if grid is None else arithmetic.quantize(y, grid)
+
+
+class _Prepared:
+    """An integer layer, ready to run."""
+
+    def __init__(self, program: Program, node: Node, weights: IntegerWeights, device: torch.device) -> None:
+        assert isinstance(node.op, Conv2d | Linear)
+        self._op = node.op
+        grid_x, self._grid = program.grids[node.inputs[0]], program.grids.get(node.name)
+        exact = int(accumulator_bound(weights, grid_x).max()) < _EXACT_FLOAT32 and device.type == "cpu"
+        self._dtype = torch.float32 if exact else torch.float64
+        self._codes = weights.codes.to(device, self._dtype)
+        self._bias = weights.bias_codes.to(device, self._dtype)
+        scale = arithmetic.accumulator_scale(grid_x.scale, weights.scale)
+        if self._grid is not None:
+            scale = arithmetic.multiplier(grid_x.scale, weights.scale, self._grid.scale)
+        self._scale = scale.to(device)
+
+    def run(self, codes: Tensor) -> Tensor:
+        accumulator = apply_layer(self._op, codes.to(self._dtype), self._codes, self._bias).to(torch.float32)
+        y = accumulator * by_row(self._scale, accumulator[0])
+        return y if self._grid is None else y.round_().clamp_(self._grid.code_min, self._grid.code_max)

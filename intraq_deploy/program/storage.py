@@ -1,0 +1,97 @@
+"""A Program as two files: `program.json` (structure, grids, tolerances) and `program.safetensors` (codes, scales,
+biases). The JSON holds the tensors' SHA-256, so that one hash stands for the whole program."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from intraq_deploy.errors import RunError
+from intraq_deploy.files import write_atomically
+from intraq_deploy.graph.graph import Graph
+from intraq_deploy.program.program import (
+    FloatWeights,
+    Grid,
+    IntegerWeights,
+    LayerWeights,
+    Normalization,
+    Program,
+    Tolerance,
+    UnquantizedWeights,
+)
+
+FORMAT = 1
+_KINDS: dict[str, type[LayerWeights]] = {
+    "integer": IntegerWeights,
+    "float": FloatWeights,
+    "unquantized": UnquantizedWeights,
+}
+
+
+def serialize(program: Program) -> tuple[str, bytes]:
+    """The contents of both files: the same program, the same bytes."""
+    tensors, kinds = {}, {}
+    for name, weights in program.layers.items():
+        kinds[name] = next(kind for kind, type_ in _KINDS.items() if isinstance(weights, type_))
+        for field in weights.__slots__:
+            tensors[f"{name}:{field}"] = getattr(weights, field).contiguous()
+    data = save_tensors(tensors)
+    structure = {
+        "format": FORMAT,
+        "tensors_sha256": hashlib.sha256(data).hexdigest(),
+        "graph": program.graph.to_json(),
+        "grids": {name: asdict(grid) for name, grid in program.grids.items()},
+        "layers": kinds,
+        "tolerances": {name: asdict(tolerance) for name, tolerance in program.tolerances.items()},
+        "normalization": None if program.normalization is None else asdict(program.normalization),
+    }
+    return json.dumps(structure, indent=1, allow_nan=False), data
+
+
+def program_sha256(program: Program) -> str:
+    """One hash for the whole program: of its JSON, which holds its tensors' hash."""
+    return hashlib.sha256(serialize(program)[0].encode()).hexdigest()
+
+
+def save_program(program: Program, folder: Path) -> None:
+    """Writes both files into `folder`, which exists."""
+    text, data = serialize(program)
+    write_atomically(folder / "program.safetensors", data)
+    write_atomically(folder / "program.json", text)
+
+
+def load_program(folder: Path) -> Program:
+    """Reads what `save_program` wrote. Raises RunError for missing, changed or newer files."""
+    try:
+        structure = json.loads((folder / "program.json").read_text())
+        data = (folder / "program.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} holds no readable program ({error}): run quantize again.") from error
+    if structure.get("format") != FORMAT:
+        raise RunError(f"{folder}/program.json has format {structure.get('format')}: this version reads {FORMAT}.")
+    if hashlib.sha256(data).hexdigest() != structure["tensors_sha256"]:
+        raise RunError(f"{folder}/program.safetensors is not the file that program.json describes: run quantize again.")
+    tensors = load_tensors(data)
+    normalization = structure["normalization"]
+    return Program(
+        graph=Graph.from_json(structure["graph"]),
+        grids={name: Grid(**values) for name, values in structure["grids"].items()},
+        layers={name: _layer(name, kind, tensors) for name, kind in structure["layers"].items()},
+        tolerances={name: Tolerance(**values) for name, values in structure["tolerances"].items()},
+        normalization=None if normalization is None else _normalization(normalization),
+    )
+
+
+def _layer(name: str, kind: str, tensors: dict[str, Tensor]) -> LayerWeights:
+    type_: Any = _KINDS[kind]
+    weights: LayerWeights = type_(*(tensors[f"{name}:{field}"] for field in type_.__slots__))
+    return weights
+
+
+def _normalization(values: dict[str, list[float]]) -> Normalization:
+    return Normalization(tuple(values["shift"]), tuple(values["divisor"]))

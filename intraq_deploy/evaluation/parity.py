@@ -1,0 +1,121 @@
+"""Integer parity: does a runtime compute the integers that the Program defines? No label is needed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from intraq_deploy.program.program import Grid, Program
+from intraq_deploy.program.reference import Reference
+
+Observed = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
+"""Images to a runtime's logits [N, classes] and codes by tensor, int16 [N, ...]."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParity:
+    """One quantized tensor, over all compared images."""
+
+    name: str
+    compared: int
+    mismatched: int
+    largest_difference: int
+    """In codes."""
+    tolerance: float | None
+    """The greatest share that may differ; None: the tensor is exact, none may."""
+    reason: str | None
+    """Why it is not exact."""
+    codes_used: int
+    """How many different codes occurred."""
+    codes_available: int
+
+    @property
+    def passes(self) -> bool:
+        if self.tolerance is None:
+            return self.mismatched == 0
+        return self.mismatched <= self.tolerance * self.compared
+
+    @property
+    def underused(self) -> bool:
+        """Less than half its codes occurred: its range is too wide, or its input is nearly constant."""
+        return 2 * self.codes_used < self.codes_available
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The whole program against one runtime."""
+
+    tensors: tuple[TensorParity, ...]
+    expected: Tensor
+    """The reference's logits, float32 [N, classes], for the images over which integers were compared."""
+    found: Tensor
+    """The runtime's."""
+
+    @property
+    def compared(self) -> int:
+        return sum(tensor.compared for tensor in self.tensors)
+
+    @property
+    def mismatched(self) -> int:
+        return sum(tensor.mismatched for tensor in self.tensors)
+
+    @property
+    def failures(self) -> list[TensorParity]:
+        return [tensor for tensor in self.tensors if not tensor.passes]
+
+
+class _Tally:
+    """Counts of one tensor, over batches."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._seen = torch.zeros(grid.code_max - grid.code_min + 1, dtype=torch.bool)
+        self.compared = self.mismatched = self.largest = 0
+
+    def add(self, expected: Tensor, found: Tensor) -> None:
+        if expected.shape != found.shape:  # a comparer that broadcasts would lie
+            raise ValueError(f"shapes {tuple(expected.shape)} and {tuple(found.shape)}")
+        difference = (expected.to(torch.int32) - found.to(torch.int32)).abs()
+        self.compared += difference.numel()
+        self.mismatched += int(torch.count_nonzero(difference))
+        self.largest = max(self.largest, int(difference.max()))
+        self._seen[expected.to(torch.int64).unique() - self._grid.code_min] = True
+
+    def result(self, program: Program, name: str) -> TensorParity:
+        tolerance = program.tolerances.get(name)
+        return TensorParity(
+            name=name,
+            compared=self.compared,
+            mismatched=self.mismatched,
+            largest_difference=self.largest,
+            tolerance=None if tolerance is None else tolerance.mismatch_share,
+            reason=None if tolerance is None else tolerance.reason,
+            codes_used=int(self._seen.sum()),
+            codes_available=len(self._seen),
+        )
+
+
+def compare(program: Program, observed: Observed, images: Tensor, batch: int) -> Parity:
+    """Every quantized tensor of `program`, from the reference and from a runtime, on the same images.
+
+    images: what the program takes, [N, C, H, W]. Raises KeyError if the runtime leaves a tensor out.
+    """
+    reference = Reference(program)
+    tallies = {name: _Tally(grid) for name, grid in program.grids.items()}
+    expected_logits, found_logits = [], []
+    for part in images.split(batch):
+        logits, found = observed(part)
+
+        def tally(name: str, codes: Tensor, found: Mapping[str, Tensor] = found) -> None:
+            tallies[name].add(codes, found[name])
+
+        expected_logits.append(reference.run(part, tally))
+        found_logits.append(logits)
+    tensors = tuple(counts.result(program, name) for name, counts in tallies.items())
+    return Parity(tensors, torch.cat(expected_logits), torch.cat(found_logits))
+
+
+def agreement(a: Tensor, b: Tensor) -> float:
+    """How often two networks have one top-1 answer, in percent. a, b: logits [N, classes]."""
+    return 100 * float((a.argmax(1) == b.argmax(1)).float().mean())

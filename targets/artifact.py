@@ -1,0 +1,51 @@
+"""What a target ships: a file, and a manifest beside it that says what it is."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from intraq_deploy.errors import RunError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file for one target."""
+
+    target: str
+    path: Path
+    bytes: int
+    sha256: str
+    program_sha256: str
+
+    def verify(self) -> None:
+        """Raises RunError if the file is missing or not the one that the manifest describes."""
+        if not self.path.is_file():
+            raise RunError(f"{self.path} is missing: run export again.")
+        if sha256_of(self.path) != self.sha256:
+            raise RunError(f"{self.path} is not the file that its manifest describes: run export again.")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(artifact: Artifact) -> None:
+    """Beside the artifact's file."""
+    values: dict[str, Any] = asdict(artifact) | {"path": artifact.path.name}
+    (artifact.path.parent / MANIFEST).write_text(json.dumps(values, indent=1))
+
+
+def read_manifest(folder: Path) -> Artifact:
+    """What `write_manifest` wrote. Raises RunError if there is none."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text())
+        values["path"] = folder / values["path"]
+        return Artifact(**values)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{folder} holds no readable artifact ({error}): run export again.") from error

@@ -1,0 +1,224 @@
+"""A Program as canonical Q/DQ ONNX: plain, complete, and not yet shaped for any runtime.
+
+Every quantized tensor is QuantizeLinear -> [Clip] -> DequantizeLinear, one DequantizeLinear per reader. It is stored
+as INT8 with zero-point 0, the stored value being the code itself (UINT8 where codes exceed a signed byte). The Clip
+works on integers and stands for a ReLU-like function and for widths below 8 bits. Weights are INT8 codes behind a
+per-channel DequantizeLinear, biases INT32 behind one on the accumulator's grid. Operators that move data stand between
+DequantizeLinear and QuantizeLinear of one grid.
+
+Values are named by the program's tensors: `T` (real), `T.codes` (what the program calls the codes of T).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from intraq_deploy.targets.onnx.builder import Builder, scalar
+
+from intraq_deploy.graph.graph import INPUT_NAME, OUTPUT_NAME, Node
+from intraq_deploy.graph.ops import (
+    MOVES_DATA,
+    Add,
+    AveragePool2d,
+    Clamp,
+    Conv2d,
+    Flatten,
+    GlobalAveragePool,
+    Input,
+    Linear,
+    MaxPool2d,
+    Op,
+    Pad,
+    Slice,
+)
+from intraq_deploy.program.arithmetic import accumulator_scale
+from intraq_deploy.program.program import Grid, IntegerWeights, Program, UnquantizedWeights
+
+INPUT, OUTPUT = INPUT_NAME, OUTPUT_NAME
+GRID = "grid"
+"""Key of `Value.meta`: the Grid of a value of codes."""
+IR_VERSION = 10
+
+
+def codes_name(tensor: str) -> str:
+    """The ONNX value that holds the codes of a program's tensor."""
+    return f"{tensor}.codes"
+
+
+def write(program: Program, opset: int, metadata: dict[str, str]) -> ir.Model:
+    """The program as an ONNX model with a dynamic batch. metadata goes into the model's properties, as it is."""
+    return _Writer(program, opset, metadata).model()
+
+
+@dataclass(slots=True)
+class _Tensor:
+    """How far a program's tensor has been written: as codes with a grid, or as a real value."""
+
+    codes: ir.Value | None
+    real: ir.Value | None
+    readers: int = 0
+
+
+class _Writer:
+    def __init__(self, program: Program, opset: int, metadata: dict[str, str]) -> None:
+        self._program, self._opset, self._metadata = program, opset, metadata
+        self._builder = Builder()
+        self._tensors: dict[str, _Tensor] = {}
+
+    def model(self) -> ir.Model:
+        program = self._program
+        classes = program.graph[program.graph.output].shape
+        dtype = ir.DataType.FLOAT if program.normalization is None else ir.DataType.UINT8
+        image = ir.val(INPUT, dtype, ["N", *program.graph.input.shape])
+        for node in program.graph.nodes:
+            real = self._image(image) if isinstance(node.op, Input) else self._node(node)
+            self._finish(node, real)
+        logits = self._read(program.graph.output)
+        logits.name, logits.dtype, logits.shape = OUTPUT, ir.DataType.FLOAT, ir.Shape(["N", *classes])
+        graph = ir.Graph(
+            [image],
+            [logits],
+            nodes=self._builder.nodes,
+            initializers=list(self._builder.initializers.values()),
+            opset_imports={"": self._opset},
+            name="intraq-deploy",
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="intraq-deploy", metadata_props=self._metadata)
+
+    def _image(self, image: ir.Value) -> ir.Value:
+        normalization = self._program.normalization
+        if normalization is None:
+            return image
+        build = self._builder
+        shift = np.array(normalization.shift, dtype=np.float32).reshape(-1, 1, 1)
+        divisor = np.array(normalization.divisor, dtype=np.float32).reshape(-1, 1, 1)
+        pixels = build.op("Cast", [image], f"{INPUT}.float", {"to": ir.DataType.FLOAT})
+        shifted = build.op("Sub", [pixels, build.constant(f"{INPUT}.shift", shift)], f"{INPUT}.shifted")
+        return build.op("Div", [shifted, build.constant(f"{INPUT}.divisor", divisor)], f"{INPUT}.normalized")
+
+    def _node(self, node: Node) -> ir.Value:
+        """The node's real output, before its quantizer."""
+        if isinstance(node.op, Conv2d | Linear):
+            return self._layer(node, node.op)
+        inputs = [self._read(name) for name in node.inputs]
+        return self._operator(node.name, node.op, inputs)
+
+    def _operator(self, name: str, op: Op, inputs: list[ir.Value]) -> ir.Value:
+        build = self._builder
+        match op:
+            case Add():
+                return build.op("Add", inputs, name)
+            case Clamp():
+                return self._clamp(inputs[0], op, name)
+            case GlobalAveragePool():
+                return build.op("GlobalAveragePool", inputs, name)
+            case AveragePool2d():
+                return build.op("AveragePool", inputs, name, {"kernel_shape": op.kernel, "strides": op.stride})
+            case MaxPool2d():
+                attributes = {
+                    "kernel_shape": op.kernel,
+                    "strides": op.stride,
+                    "pads": (*op.padding, *op.padding),
+                    "dilations": op.dilation,
+                    "ceil_mode": int(op.ceil_mode),
+                }
+                return build.op("MaxPool", inputs, name, attributes)
+            case Flatten():
+                return build.op("Flatten", inputs, name, {"axis": 1})
+            case Slice():
+                bounds = {"start": op.start, "stop": op.stop, "axis": op.dim + 1, "step": op.step}
+                constants = [build.constant(f"{name}.{k}", np.array([v], dtype=np.int64)) for k, v in bounds.items()]
+                return build.op("Slice", [*inputs, *constants], name)
+            case Pad():
+                pads = np.array([0, *op.before, 0, *op.after], dtype=np.int64)
+                return build.op("Pad", [*inputs, build.constant(f"{name}.pads", pads)], name)
+        raise TypeError(f"{name}: {type(op).__name__} has no ONNX form")
+
+    def _clamp(self, x: ir.Value, clamp: Clamp, name: str) -> ir.Value:
+        if (clamp.low, clamp.high) == (0, np.inf):
+            return self._builder.op("Relu", [x], name)
+        low, high = (
+            None if np.isinf(bound) else self._builder.constant(f"{name}.{key}", scalar(bound, np.float32))
+            for key, bound in (("low", clamp.low), ("high", clamp.high))
+        )
+        return self._builder.op("Clip", [x, low, high], name)
+
+    def _layer(self, node: Node, op: Conv2d | Linear) -> ir.Value:
+        inputs = [self._read(node.inputs[0]), self._weight(node), self._bias(node)]
+        if isinstance(op, Linear):
+            return self._builder.op("Gemm", inputs, node.name, {"transB": 1})
+        attributes = {"strides": op.stride, "pads": op.padding, "dilations": op.dilation, "group": op.groups}
+        return self._builder.op("Conv", inputs, node.name, attributes)
+
+    def _weight(self, node: Node) -> ir.Value:
+        build, weights = self._builder, self._program.layers[node.name]
+        name = f"{node.name}.weight"
+        if isinstance(weights, UnquantizedWeights):
+            return build.constant(name, weights.values.numpy())
+        codes = build.constant(f"{name}.codes", weights.codes.numpy())
+        scale = build.constant(f"{name}.scale", weights.scale.numpy())
+        zero_point = build.constant(f"{name}.zero_point", np.zeros(len(weights.scale), dtype=np.int8))
+        return build.op("DequantizeLinear", [codes, scale, zero_point], name, {"axis": 0})
+
+    def _bias(self, node: Node) -> ir.Value:
+        build, weights = self._builder, self._program.layers[node.name]
+        name = f"{node.name}.bias"
+        if not isinstance(weights, IntegerWeights):
+            return build.constant(name, weights.bias.numpy())
+        grid = self._program.grids[node.inputs[0]]
+        codes = build.constant(f"{name}.codes", weights.bias_codes.numpy())
+        scale = build.constant(f"{name}.scale", accumulator_scale(grid.scale, weights.scale).numpy())
+        zero_point = build.constant(f"{name}.zero_point", np.zeros(len(weights.scale), dtype=np.int32))
+        return build.op("DequantizeLinear", [codes, scale, zero_point], name, {"axis": 0})
+
+    def _finish(self, node: Node, real: ir.Value) -> None:
+        """Quantizes the tensor if it has a grid; else its activation stays a float operator."""
+        grid = self._program.grids.get(node.name)
+        if grid is not None:
+            codes = self._quantize(node.name, real, grid, clip=not isinstance(node.op, MOVES_DATA))
+            self._tensors[node.name] = _Tensor(codes, None)
+            return
+        if node.activation is not None:
+            real = self._clamp(real, node.activation, f"{node.name}.activation")
+        self._tensors[node.name] = _Tensor(None, real)
+
+    def _quantize(self, name: str, real: ir.Value, grid: Grid, *, clip: bool) -> ir.Value:
+        """Codes of `real`. clip is False where they are within the bounds already."""
+        build = self._builder
+        dtype, zero_point = _container(grid)
+        parameters = self._parameters(name, grid)
+        bounds = (grid.code_min + zero_point, grid.code_max + zero_point)
+        info = np.iinfo(dtype)
+        clip = clip and bounds != (info.min, info.max)
+        stored = build.op("QuantizeLinear", [real, *parameters], f"{name}.quantized" if clip else codes_name(name))
+        if clip:
+            low, high = (
+                build.constant(f"{name}.{k}", scalar(v, dtype)) for k, v in zip(("low", "high"), bounds, strict=True)
+            )
+            stored = build.op("Clip", [stored, low, high], codes_name(name))
+        stored.meta[GRID] = grid
+        return stored
+
+    def _parameters(self, name: str, grid: Grid) -> tuple[ir.Value, ir.Value]:
+        dtype, zero_point = _container(grid)
+        return (
+            self._builder.constant(f"{name}.scale", scalar(grid.scale, np.float32)),
+            self._builder.constant(f"{name}.zero_point", scalar(zero_point, dtype)),
+        )
+
+    def _read(self, name: str) -> ir.Value:
+        """The real value of a tensor; a DequantizeLinear of its own for every reader."""
+        tensor = self._tensors[name]
+        if tensor.codes is None:
+            assert tensor.real is not None
+            return tensor.real
+        tensor.readers += 1
+        parameters = self._parameters(name, self._program.grids[name])
+        return self._builder.op("DequantizeLinear", [tensor.codes, *parameters], f"{name}.dequantized.{tensor.readers}")
+
+
+def _container(grid: Grid) -> tuple[type[np.int8] | type[np.uint8], int]:
+    """The stored type and its zero-point."""
+    if grid.code_min >= -128 and grid.code_max <= 127:
+        return np.int8, 0
+    return np.uint8, grid.unsigned_zero_point

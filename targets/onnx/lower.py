@@ -1,0 +1,37 @@
+"""Program -> canonical ONNX -> the dialect that a profile names; and the same model with its integers in view."""
+
+import onnx
+import onnx_ir as ir
+from intraq_deploy.targets.onnx import canonical
+from intraq_deploy.targets.onnx.passes import PASSES, drop_unused
+from intraq_deploy.targets.profile import TargetProfile
+from onnx_ir.passes.common import CheckerPass
+
+from intraq_deploy.errors import TargetError
+from intraq_deploy.program.program import Program
+
+
+def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) -> ir.Model:
+    """The program in the profile's dialect. Raises TargetError if onnx's checker refuses the result."""
+    model = canonical.write(program, profile.opset, metadata)
+    for name in profile.passes:
+        PASSES[name](model)
+    drop_unused(model)
+    try:
+        CheckerPass(full_check=True)(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise TargetError(f"The ONNX model for {profile.name} is not valid: {error}.") from error
+    return model
+
+
+def instrument(model: ir.Model, program: Program) -> ir.Model:
+    """A copy whose outputs are the logits and the codes of every quantized tensor, in the program's order."""
+    copy = ir.serde.from_proto(ir.to_proto(model))
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    for tensor, grid in program.grids.items():
+        value = values[canonical.codes_name(tensor)]
+        value.dtype = ir.DataType.UINT8
+        value.shape = ir.Shape(["N", *program.graph[tensor].shape])
+        assert grid.unsigned_zero_point >= 0
+        copy.graph.outputs.append(value)
+    return copy

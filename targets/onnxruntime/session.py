@@ -1,0 +1,81 @@
+"""ONNX Runtime sessions: run a model, count its kernels, bring its integers into view."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from intraq_deploy.targets.onnx.canonical import INPUT, codes_name
+from intraq_deploy.targets.onnxruntime.imports import onnxruntime
+from torch import Tensor
+
+from intraq_deploy.errors import TargetError
+
+INTEGER_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
+_FLOAT_KERNELS = (
+    "Conv",
+    "FusedConv",
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    "Add",
+    "AveragePool",
+    "GlobalAveragePool",
+    "ReduceMean",
+)
+_ERRORS_ONLY = 3
+
+
+class Session:
+    """One model on the CPU."""
+
+    def __init__(self, model: bytes | Path, *, threads: int = 0) -> None:
+        """threads: 0 lets ONNX Runtime decide. Raises TargetError if ONNX Runtime refuses the model."""
+        runtime = onnxruntime()
+        settings = runtime.SessionOptions()
+        settings.log_severity_level = _ERRORS_ONLY
+        settings.intra_op_num_threads = threads
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            settings.optimized_model_filepath = str(optimized)
+            source = str(model) if isinstance(model, Path) else model
+            try:
+                self._session = runtime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+            except Exception as error:  # its exception types are not public
+                raise TargetError(f"ONNX Runtime {runtime.__version__} refuses the model: {error}") from error
+            self._operators = Counter(node.op_type for node in onnx.load(optimized).graph.node)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, images: Tensor) -> Tensor:
+        """images: what the model takes, [N, C, H, W] -> logits, float32 [N, classes]."""
+        (logits,) = self._session.run(self._outputs[:1], {INPUT: images.numpy()})
+        return torch.from_numpy(logits)
+
+    def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the codes of every tensor (int16 [N, ...]), on an instrumented model.
+
+        zero_points: of the stored bytes, by tensor.
+        """
+        logits, *stored = self._session.run(self._outputs, {INPUT: images.numpy()})
+        by_name = dict(zip(self._outputs[1:], stored, strict=True))
+        codes = {
+            name: torch.from_numpy(by_name[codes_name(name)]).to(torch.int16) - zero_point
+            for name, zero_point in zero_points.items()
+        }
+        return torch.from_numpy(logits), codes
+
+    def integer_kernels(self) -> dict[str, int]:
+        """Operators of the optimised graph that compute on integers, with their number."""
+        return {op: n for op, n in sorted(self._operators.items()) if op.startswith(INTEGER_KERNELS)}
+
+    def float_kernels(self) -> dict[str, int]:
+        """Operators of the optimised graph that compute sums and products in float, with their number."""
+        return {op: n for op, n in sorted(self._operators.items()) if op in _FLOAT_KERNELS}
+
+    def operators(self) -> dict[str, Any]:
+        """All operators of the optimised graph."""
+        return dict(self._operators)

@@ -1,0 +1,48 @@
+"""What a runtime and device can do, as a file: adding a device is adding a TOML file."""
+
+import difflib
+import tomllib
+from importlib import resources
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from intraq_deploy.errors import TargetError, UsageError
+
+
+class TargetProfile(BaseModel):
+    """One target. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    summary: str
+    """One line for people."""
+    runtime: Literal["onnxruntime"]
+    opset: int
+    passes: tuple[str, ...]
+    """Dialect passes, in order."""
+    stored_codes: Literal["unsigned"]
+    """How activations are stored: unsigned bytes, the lowest code at 0."""
+    computes: str
+    """What the kernels really compute with, for honest tables."""
+
+
+def profile_names() -> list[str]:
+    """The targets that ship with the package."""
+    folder = resources.files("intraq_deploy.targets.profiles")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_profile(name: str) -> TargetProfile:
+    """The profile `name`. Raises UsageError for an unknown one, TargetError for a broken file."""
+    names = profile_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
+        raise UsageError(f"The target {name!r} is unknown: {hint}")
+    text = (resources.files("intraq_deploy.targets.profiles") / f"{name}.toml").read_text()
+    try:
+        return TargetProfile.model_validate(tomllib.loads(text))
+    except (ValidationError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(f"The profile {name}.toml is not valid: {error}") from error

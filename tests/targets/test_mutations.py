@@ -1,0 +1,162 @@
+"""The gate is tested by breaking things: every single wrong integer must be found."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
+from support import random_images
+
+from intraq_deploy.evaluation.parity import Parity, TensorParity, compare
+from intraq_deploy.pipeline.validation import validate
+from intraq_deploy.program import Reference
+from intraq_deploy.program.arithmetic import f32
+
+LAYER = "layer2.conv1"
+
+
+def with_weights(program, **changes):
+    weights = replace(program.layers[LAYER], **changes)
+    return replace(program, layers={**program.layers, LAYER: weights})
+
+
+def bias(step):
+    def mutate(program):
+        codes = program.layers[LAYER].bias_codes.clone()
+        codes[3] += step
+        return with_weights(program, bias_codes=codes)
+
+    return mutate
+
+
+def scale(program):
+    return with_weights(program, scale=program.layers[LAYER].scale * 1.001)
+
+
+def activation_scale(program):
+    grid = program.grids["layer1.add"]
+    return replace(program, grids={**program.grids, "layer1.add": replace(grid, scale=f32(grid.scale * 1.001))})
+
+
+def code(step):
+    def mutate(program):
+        codes = program.layers[LAYER].codes.clone()
+        codes[5, 2, 1, 1] += step
+        return with_weights(program, codes=codes)
+
+    return mutate
+
+
+def swap(program):
+    order = torch.arange(len(program.layers[LAYER].scale))
+    order[[0, 1]] = order[[1, 0]]
+    weights = program.layers[LAYER]
+    return with_weights(
+        program, codes=weights.codes[order], scale=weights.scale[order], bias_codes=weights.bias_codes[order]
+    )
+
+
+def bound(program):
+    grid = program.grids["layer1.add"]
+    return replace(program, grids={**program.grids, "layer1.add": replace(grid, code_max=grid.code_max - 1)})
+
+
+MUTATIONS = {
+    "bias + 1": bias(1),
+    "bias - 1": bias(-1),
+    "weight scale x 1.001": scale,
+    "activation scale x 1.001": activation_scale,
+    "code + 1": code(1),
+    "code - 1": code(-1),
+    "two channels swapped": swap,
+    "a clip one code too low": bound,
+}
+
+
+@pytest.fixture(scope="module")
+def program(frozen):
+    return frozen()[1]
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTATIONS)
+def test_a_wrong_integer_is_caught(program, mutate, tmp_path):
+    artifact = export(mutate(program), load_profile("onnxruntime"), tmp_path, {})
+    result = validate(artifact, program, random_images(64, seed=3))
+    assert not result.passes
+    assert result.parity.mismatched > 0
+    assert result.instrumented_equal, "the runtime itself is sound"
+
+
+def test_without_a_mutation_nothing_is_caught(program, tmp_path):
+    artifact = export(program, load_profile("onnxruntime"), tmp_path, {})
+    assert validate(artifact, program, random_images(64, seed=3)).passes
+
+
+def observer(program, change=lambda codes: None):
+    """A runtime made of the reference, with a change to its codes."""
+
+    def observed(images):
+        codes = {}
+        logits = Reference(program).run(images, lambda name, tensor: codes.__setitem__(name, tensor.to(torch.int16)))
+        change(codes)
+        return logits, codes
+
+    return observed
+
+
+def test_every_declared_tensor_is_compared(program):
+    parity = compare(program, observer(program), random_images(5), batch=2)
+    assert [tensor.name for tensor in parity.tensors] == list(program.grids)
+    per_image = {name: torch.Size(program.graph[name].shape).numel() for name in program.grids}
+    assert {tensor.name: tensor.compared for tensor in parity.tensors} == {k: 5 * v for k, v in per_image.items()}
+
+
+def test_a_tensor_left_out_is_an_error(program):
+    with pytest.raises(KeyError, match="layer1.add"):
+        compare(program, observer(program, lambda codes: codes.pop("layer1.add")), random_images(2), batch=2)
+
+
+def test_another_layout_is_an_error(program):
+    def change(codes):
+        codes["layer1.add"] = codes["layer1.add"].permute(0, 2, 3, 1)
+
+    with pytest.raises(ValueError, match="shapes"):
+        compare(program, observer(program, change), random_images(2), batch=2)
+
+
+def test_one_integer_in_all_is_counted(program):
+    def change(codes):
+        codes["conv1"][1, 2, 3, 4] += 1
+
+    parity = compare(program, observer(program, change), random_images(2), batch=2)
+    assert parity.mismatched == 1
+    assert [tensor.name for tensor in parity.failures] == ["conv1"]
+
+
+def tensor_parity(**changes):
+    values = {
+        "name": "t", "compared": 1000, "mismatched": 0, "largest_difference": 0, "tolerance": None, "reason": None,
+        "codes_used": 16, "codes_available": 16,
+    }  # fmt: skip
+    return TensorParity(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, True),
+        ({"mismatched": 1}, False),
+        ({"mismatched": 10, "tolerance": 0.01}, True),
+        ({"mismatched": 11, "tolerance": 0.01}, False),
+    ],
+)
+def test_tolerances(changes, passes):
+    tensor = tensor_parity(**changes)
+    assert tensor.passes == passes
+    assert bool(Parity((tensor,), torch.zeros(1, 2), torch.zeros(1, 2)).failures) == (not passes)
+
+
+@pytest.mark.parametrize(("used", "flagged"), [(16, False), (8, False), (7, True), (1, True)])
+def test_tensors_that_use_less_than_half_of_their_codes_are_flagged(used, flagged):
+    assert tensor_parity(codes_used=used).underused == flagged

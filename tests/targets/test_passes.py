@@ -1,0 +1,175 @@
+"""Each dialect pass: one tiny model in, one out."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from intraq_deploy.targets.onnx import canonical
+from intraq_deploy.targets.onnx.lower import instrument, lower
+from intraq_deploy.targets.onnx.passes import integer_moves, register, unsigned_activations, unsigned_weights
+from intraq_deploy.targets.profile import load_profile
+
+from intraq_deploy.graph.graph import Graph, Node
+from intraq_deploy.graph.ops import Clamp, Conv2d, Flatten, Input, Linear, MaxPool2d, Pad, Slice
+from intraq_deploy.program.program import Grid, IntegerWeights, Normalization, Program
+
+IMAGE, SIGNED, NIBBLE = Grid(0.5, 8, -128, 127), Grid(0.25, 8, -128, 127), Grid(0.25, 4, 0, 15)
+
+
+def tiny(output=NIBBLE, move=None, weight=7, groups=1, **more):
+    """image -> conv -> [move] -> flatten -> fc."""
+    codes = torch.full((3, 3 // groups, 1, 1), weight, dtype=torch.int8)
+    conv = IntegerWeights(codes, torch.full((3,), 0.1), torch.tensor([1, -2, 3], dtype=torch.int32))
+    nodes = [
+        Node("image", Input(), (), (3, 4, 4)),
+        Node("conv", Conv2d((1, 1), (0, 0, 0, 0), (1, 1), groups), ("image",), (3, 4, 4), Clamp(0, float("inf"))),
+    ]
+    grids = {"image": IMAGE, "conv": output}
+    shape = (3, 4, 4)
+    if move is not None:
+        op, shape = move
+        nodes.append(Node("moved", op, ("conv",), shape))
+        grids["moved"] = output
+    features = int(np.prod(shape))
+    nodes += [Node("flat", Flatten(), (nodes[-1].name,), (features,)), Node("fc", Linear(), ("flat",), (2,))]
+    grids["flat"] = output
+    fc = IntegerWeights(torch.ones(2, features, dtype=torch.int8), torch.ones(2), torch.zeros(2, dtype=torch.int32))
+    return Program(Graph(tuple(nodes), "fc"), grids, {"conv": conv, "fc": fc}, **more)
+
+
+def written(program):
+    return canonical.write(program, 21, {})
+
+
+def constants(model):
+    return {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+
+
+def operators(model):
+    return [node.op_type for node in model.graph]
+
+
+def test_canonical_form_is_int8_with_an_integer_clip():
+    model = written(tiny())
+    assert operators(model) == [
+        "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv", "QuantizeLinear", "Clip",
+        "DequantizeLinear", "Flatten", "QuantizeLinear",
+        "DequantizeLinear", "DequantizeLinear", "DequantizeLinear", "Gemm",
+    ]  # fmt: skip
+    values = constants(model)
+    assert (values["conv.low"], values["conv.high"]) == (0, 15)
+    assert values["conv.low"].dtype == values["conv.zero_point"].dtype == np.int8
+    assert values["conv.bias.codes"].dtype == np.int32
+    assert values["conv.bias.scale"] == pytest.approx([0.05] * 3)
+    assert "image.low" not in values, "signed bytes saturate by themselves"
+
+
+def test_codes_beyond_a_signed_byte_are_written_unsigned():
+    values = constants(written(tiny(Grid(0.25, 8, 0, 255))))
+    assert values["conv.zero_point"].dtype == np.uint8
+    assert "conv.low" not in values
+
+
+@pytest.mark.parametrize(
+    ("grid", "zero_point", "low", "high"),
+    [
+        (NIBBLE, 0, None, 15),
+        (Grid(0.25, 4, -5, 10), 5, None, 15),
+        (Grid(0.25, 8, 0, 127), 0, None, 127),
+        (SIGNED, 128, None, None),
+        (Grid(0.25, 4, 2, 9), 0, 2, 9),
+    ],
+    ids=str,
+)
+def test_unsigned_activations(grid, zero_point, low, high):
+    model = written(tiny(grid))
+    assert unsigned_activations(model)
+    values = constants(model)
+    assert values["conv.zero_point"] == zero_point
+    assert values["conv.zero_point"].dtype == np.uint8
+    clips = [node for node in model.graph if node.op_type == "Clip"]
+    assert len(clips) == (0 if low is high is None else 1)
+    for clip in clips:
+        bounds = [None if value is None else int(value.const_value.numpy()) for value in clip.inputs[1:]]
+        assert bounds == [low, high]
+    assert "conv.codes" in {value.name for node in model.graph for value in node.outputs}
+
+
+MOVES = {
+    "max pooling": (MaxPool2d((2, 2), (2, 2), (1, 1), (1, 1), False), (3, 3, 3)),
+    "slicing": (Slice(1, 0, 4, 2), (3, 2, 4)),
+    "padding": (Pad((1, 0, 0), (2, 0, 0)), (6, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_integer_moves(move):
+    model = written(tiny(Grid(0.25, 4, -5, 10), move))
+    unsigned_activations(model)
+    assert integer_moves(model)
+    assert not integer_moves(model), "nothing is left to do"
+    operator = {MaxPool2d: "MaxPool", Slice: "Slice", Pad: "Pad"}[type(move[0])]
+    (node,) = [node for node in model.graph if node.op_type == operator]
+    assert node.inputs[0].name == "conv.codes"
+    assert node.outputs[0].name == "moved.codes"
+    assert [usage.node.op_type for usage in node.outputs[0].uses()] == ["Flatten"]
+    if operator == "Pad":
+        assert int(node.inputs[2].const_value.numpy()) == 5, "the stored value of zero"
+
+
+@pytest.mark.parametrize(
+    ("weight", "groups", "unsigned"), [(64, 1, False), (65, 1, True), (127, 1, True), (127, 3, False)],
+    ids=["just safe", "just unsafe", "full range", "depthwise"],
+)  # fmt: skip
+def test_unsigned_weights(weight, groups, unsigned):
+    """2 * 255 * 64 = 32,640 fits 16 bits; 2 * 255 * 65 does not."""
+    model = written(tiny(weight=weight, groups=groups))
+    unsigned_activations(model)
+    assert unsigned_weights(model) == unsigned
+    values = constants(model)
+    stored = values["conv.weight.codes"].astype(int) - values["conv.weight.zero_point"].astype(int).reshape(-1, 1, 1, 1)
+    assert (stored == weight).all()
+    assert values["conv.weight.codes"].dtype == (np.uint8 if unsigned else np.int8)
+
+
+def test_weights_behind_a_relu_stay_signed():
+    """Stored from 0 on, eight-bit activations reach 127 only: 2 * 127 * 127 fits."""
+    program = tiny(Grid(0.25, 8, 0, 127), weight=64)
+    program.layers["fc"].codes.fill_(127)
+    model = written(program)
+    unsigned_activations(model)
+    assert not unsigned_weights(model)
+
+
+def test_a_pass_has_one_name():
+    with pytest.raises(ValueError, match="two passes named integer-moves"):
+        register("integer-moves")(integer_moves)
+
+
+@pytest.mark.parametrize("normalization", [None, Normalization((127.5,) * 3, (64.0,) * 3)], ids=["float", "uint8"])
+def test_the_lowered_model_is_valid_and_describes_itself(normalization, tmp_path):
+    model = lower(tiny(normalization=normalization), load_profile("onnxruntime"), {"scheme": "integer"})
+    ir.save(model, tmp_path / "model.onnx")
+    loaded = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(loaded, full_check=True)
+    assert loaded.opset_import[0].version == 21
+    assert {p.key: p.value for p in loaded.metadata_props} == {"scheme": "integer"}
+    (image,) = loaded.graph.input
+    assert image.type.tensor_type.elem_type == (
+        onnx.TensorProto.FLOAT if normalization is None else onnx.TensorProto.UINT8
+    )
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["N", 3, 4, 4]
+    assert [d.dim_param or d.dim_value for d in loaded.graph.output[0].type.tensor_type.shape.dim] == ["N", 2]
+
+
+def test_the_same_program_gives_the_same_bytes():
+    profile = load_profile("onnxruntime")
+    first, second = (ir.to_proto(lower(tiny(), profile, {})).SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_the_instrumented_model_shows_every_quantized_tensor():
+    program = tiny(move=MOVES["padding"])
+    model = instrument(lower(program, load_profile("onnxruntime"), {}), program)
+    assert [value.name for value in model.graph.outputs] == ["logits", *(f"{name}.codes" for name in program.grids)]

@@ -1,0 +1,93 @@
+"""The Python face: five verbs over typed values. The command line's stages do the same with files in between.
+
+model = load_model("builtin:resnet20-cifar10")
+images = synthesize(model)
+student = quantize(model, images, weight_bits=4, activation_bits=4)
+program = freeze(student)
+artifact = export(program, Path("out"), model=model)
+result = validate(artifact, program, images)
+"""
+
+from pathlib import Path
+
+from intraq_deploy.graph import trace
+from intraq_deploy.models import Model, load_model
+from intraq_deploy.pipeline.devices import choose_device
+from intraq_deploy.pipeline.presets import recipes
+from intraq_deploy.pipeline.stages import model_metadata
+from intraq_deploy.pipeline.validation import Validation, program_input
+from intraq_deploy.pipeline.validation import validate as validate_images
+from intraq_deploy.program import Program, settle
+from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.synthesis.make import make_images, probe_of
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.onnxruntime.target import export as export_program
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.training.loop import Trainer
+
+__all__ = ["export", "load_model", "quantize", "synthesize", "validate"]
+
+
+def synthesize(
+    model: Model,
+    *,
+    preset: str = "quick",
+    images: int | None = None,
+    iterations: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> SyntheticSet:
+    """Images made from the network alone. images, iterations: override the preset.
+
+    Raises UnsupportedModelError for a network without batch norm, DivergedError for a loss that is not finite.
+    """
+    recipe, _ = recipes(preset, model.input_shape, model.classes, images=images, iterations=iterations)
+    return make_images(model, probe_of(model, choose_device(device)), recipe, seed)
+
+
+def quantize(
+    model: Model,
+    images: SyntheticSet,
+    *,
+    weight_bits: int = 4,
+    activation_bits: int = 4,
+    scheme: str = "integer",
+    preset: str = "quick",
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> FakeQuantNetwork:
+    """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the preset; 0: ranges only.
+
+    Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite.
+    """
+    chosen = make_scheme(scheme, weight_bits, activation_bits)
+    _, recipe = recipes(preset, model.input_shape, model.classes, steps=steps)
+    student = build_network(trace(model.module, model.input_shape), chosen, images.images, seed)
+    if recipe.steps:
+        where = choose_device(device)
+        Trainer(student, model.module_on(where), images, recipe, seed, where).run(recipe.steps)
+    student = student.cpu()
+    settle(student)
+    return student
+
+
+def export(
+    program: Program, folder: str | Path, *, target: str = "onnxruntime", model: Model | None = None
+) -> Artifact:
+    """Writes the program for `target` into `folder`, which is made. model: its class names and preprocessing go along.
+
+    Raises UsageError for an unknown target.
+    """
+    profile = load_profile(target)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    return export_program(program, profile, path, {} if model is None else model_metadata(model))
+
+
+def validate(artifact: Artifact, program: Program, images: SyntheticSet) -> Validation:
+    """Every quantized tensor of the artifact against the program, on synthetic images. `.passes` is the gate."""
+    return validate_images(artifact, program, program_input(program, images.images))

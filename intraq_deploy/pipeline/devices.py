@@ -1,0 +1,14 @@
+"""Where images are made and students are trained."""
+
+import torch
+
+from intraq_deploy.errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto", "cpu" or "cuda". Raises UsageError for cuda where there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device is cuda, but torch finds no CUDA device: use --device cpu, or mend the driver.")
+    return torch.device(name)

@@ -1,0 +1,77 @@
+"""How long a run will take, from a few timed steps of its own work on this machine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.quantization.build import empty_network
+from intraq_deploy.synthesis.loop import synthesize_batch
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training.loop import Trainer
+
+_TIMED = 2
+_SMALL, _LARGE = 64, 8
+"""Images per timed step, for small and for large networks' inputs."""
+LONG = 30 * 60
+"""Seconds above which a run is told what would be faster."""
+
+
+def estimate(run: Run) -> dict[str, float]:
+    """Seconds for each stage that has to run: synthesis and fine-tuning."""
+    images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
+    seconds: dict[str, float] = {}
+    synthesis, training = run.recipes
+    if not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
+        rate = _synthesis_rate(run, min(images, synthesis.batch))
+        seconds[stages.SYNTHESIS] = synthesis.images * synthesis.iterations / rate
+    if training.steps and not run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done:
+        rate = _training_rate(run, min(images, training.batch))
+        seconds[stages.FINE_TUNING] = training.steps * training.batch / rate
+    return seconds
+
+
+def _synthesis_rate(run: Run, images: int) -> float:
+    """Image-iterations per second."""
+    recipe = replace(run.recipes[0], images=images, batch=images)
+
+    def make(iterations: int) -> None:
+        short = replace(recipe, iterations=iterations)
+        synthesize_batch(run.probe, run.model.input_shape, short, None, run.model.classes, 0, run.options.seed)
+
+    make(1)
+    return images * _TIMED / _seconds(lambda: make(_TIMED))
+
+
+def _training_rate(run: Run, images: int) -> float:
+    """Images per second."""
+    recipe = replace(run.recipes[1], batch=images)
+    noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
+    samples = SyntheticSet(noise, torch.zeros(images, dtype=torch.int64), torch.ones(images))
+    teacher = run.model.module_on(run.device)
+    trainer = Trainer(empty_network(run.graph, run.scheme), teacher, samples, recipe, 0, run.device)
+    trainer.run(1)
+    return images * _TIMED / _seconds(lambda: trainer.run(1 + _TIMED))
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def faster(run: Run, seconds: dict[str, float]) -> str | None:
+    """What would make a long run shorter, or None if it is not long."""
+    total = sum(seconds.values())
+    if total < LONG:
+        return None
+    ways = []
+    if run.options.preset != "quick":
+        ways.append("--preset quick")
+    if run.device.type == "cpu":
+        ways.append("a CUDA device")
+    ways.append("fewer --images and --iterations" if seconds.get(stages.SYNTHESIS, 0) > total / 2 else "fewer --steps")
+    return f"This will take about {total / 60:.0f} minutes. Faster: {', or '.join(ways)}."

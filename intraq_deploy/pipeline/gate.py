@@ -1,0 +1,117 @@
+"""The gate, run: parity on synthetic images for every target, accuracy where labelled images are there, and what may
+not be shipped."""
+
+from collections.abc import Mapping
+
+import torch
+
+from intraq_deploy.data import LabelledImages
+from intraq_deploy.evaluation.accuracy import Accuracy
+from intraq_deploy.pipeline import records
+from intraq_deploy.pipeline.measurement import advice, baselines, measure
+from intraq_deploy.pipeline.report import RunReport
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.validation import Validation, normalised, parity_count, program_input, validate
+from intraq_deploy.program import Program
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.targets.artifact import Artifact
+
+_LEAST_POINTS, _LEAST_IMAGES = 0.1, 3
+"""A deployed network may fall below the fake-quant module by the greater of these."""
+
+
+def check(
+    run: Run,
+    report: RunReport,
+    student: FakeQuantNetwork,
+    program: Program,
+    artifacts: Mapping[str, Artifact],
+    images: SyntheticSet,
+    labelled: LabelledImages | None,
+) -> None:
+    """Fills in the report's parity, accuracy, comparison, advice, warnings, failures and status."""
+    report.failures, report.warnings = [], []
+    _check_parity(report, student, program, artifacts, images)
+    if labelled is not None:
+        _check_accuracy(run, report, student, program, artifacts, images, labelled)
+    report.status = "failed" if report.failures else "passed"
+    for warning in report.warnings:
+        run.progress.warn(warning)
+
+
+def _check_parity(
+    report: RunReport,
+    student: FakeQuantNetwork,
+    program: Program,
+    artifacts: Mapping[str, Artifact],
+    images: SyntheticSet,
+) -> None:
+    inputs = program_input(program, images.images[: parity_count(program, len(images))])
+    with torch.no_grad():
+        trained = torch.cat([student(part) for part in normalised(program, inputs).split(32)])
+    for target, artifact in artifacts.items():
+        validation = validate(artifact, program, inputs)
+        report.parity[target] = records.parity_record(validation, trained)
+        report.failures += _parity_failures(target, validation)
+        report.warnings += _warnings(target, validation)
+
+
+def _check_accuracy(
+    run: Run,
+    report: RunReport,
+    student: FakeQuantNetwork,
+    program: Program,
+    artifacts: Mapping[str, Artifact],
+    images: SyntheticSet,
+    labelled: LabelledImages,
+) -> None:
+    measured = measure(run, labelled, student, program, artifacts, baselines(run, images))
+    names = ["float", "fake_quant", "program", *artifacts]
+    report.accuracy = records.accuracy_record(measured.accuracy, names, "top1")
+    report.accuracy_top5 = records.accuracy_record(measured.accuracy, names, "top5")
+    report.comparison = measured.rows
+    for target in artifacts:
+        report.failures += _accuracy_failures(target, measured.accuracy)
+    bits = f"W{run.options.weight_bits}A{run.options.activation_bits}"
+    report.advice = advice(measured.rows, next(iter(artifacts)), bits)
+
+
+def _parity_failures(target: str, validation: Validation) -> list[str]:
+    """One sentence for everything that differs more than the program declares."""
+    failures = []
+    for tensor in validation.parity.failures:
+        allowed = "none may" if tensor.tolerance is None else f"{tensor.tolerance:.1%} may"
+        failures.append(
+            f"{target}: {tensor.mismatched:,} of {tensor.compared:,} integers of {tensor.name} differ ({allowed})."
+        )
+    if not validation.instrumented_equal:
+        failures.append(f"{target}: looking at its integers changes its logits; the comparison says nothing about it.")
+    return failures
+
+
+def _accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> list[str]:
+    """Whether the deployed network answers worse than the one that was trained."""
+    trained, deployed = accuracy["fake_quant"], accuracy[target]
+    allowed = max(_LEAST_POINTS, 100 * _LEAST_IMAGES / trained.images)
+    if trained.top1 - deployed.top1 <= allowed + 1e-9:
+        return []
+    return [
+        f"{target}: its top-1 is {deployed.top1:.2f}, below the fake-quant module's {trained.top1:.2f} by more than "
+        f"{allowed:.2f} points."
+    ]
+
+
+def _warnings(target: str, validation: Validation) -> list[str]:
+    """What a person should know although the gate passes."""
+    notes = []
+    floats = {op: n for op, n in validation.float_kernels.items() if "Conv" in op or "Gemm" in op or "MatMul" in op}
+    if floats:
+        listed = ", ".join(f"{n} {op}" for op, n in floats.items())
+        notes.append(f"{target}: {listed} run in float; `intraq-deploy inspect` says why.")
+    underused = [tensor.name for tensor in validation.parity.tensors if tensor.underused]
+    if underused:
+        notes.append(
+            f"{target}: {len(underused)} tensors use less than half of their codes ({', '.join(underused[:4])})."
+        )
+    return notes

@@ -1,0 +1,65 @@
+"""Looking at a network before anything is done to it."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from intraq_deploy.errors import UnsupportedModelError
+from intraq_deploy.graph import trace
+from intraq_deploy.models import Model
+from intraq_deploy.quantization.layers_report import LayerRow, layer_rows
+from intraq_deploy.quantization.placement import place
+from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.synthesis.probe import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What there is, what would be quantized, and what would stay float and why."""
+
+    architecture: str
+    classes: int
+    input_shape: tuple[int, int, int]
+    parameters: int
+    batch_norms: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    preprocessing_source: str
+    scheme: str
+    bits: str
+    rows: list[LayerRow]
+    problems: list[str]
+    """Why it cannot be synthesized from or quantized, one sentence each."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+def inspect_model(model: Model, scheme: str, weight_bits: int, activation_bits: int) -> Inspection:
+    """Raises UsageError for an unknown scheme or bits that are not supported."""
+    chosen = make_scheme(scheme, weight_bits, activation_bits)
+    problems: list[str] = []
+    rows: list[LayerRow] = []
+    batch_norms = 0
+    try:
+        batch_norms = Probe(model.module, model.input_shape).layers
+    except UnsupportedModelError as error:
+        problems.append(str(error))
+    try:
+        graph = trace(model.module, model.input_shape)
+        rows = layer_rows(graph, place(graph, chosen))
+    except UnsupportedModelError as error:
+        problems.append(str(error))
+    return Inspection(
+        architecture=model.architecture,
+        classes=model.classes,
+        input_shape=model.input_shape,
+        parameters=sum(parameter.numel() for parameter in model.module.parameters()),
+        batch_norms=batch_norms,
+        mean=model.preprocessing.mean,
+        std=model.preprocessing.std,
+        preprocessing_source=model.preprocessing.source,
+        scheme=scheme,
+        bits=f"W{weight_bits}A{activation_bits}",
+        rows=rows,
+        problems=problems,
+    )

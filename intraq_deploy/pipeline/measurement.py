@@ -1,0 +1,121 @@
+"""Accuracy on labelled images, with the float network and our own W8A8 beside: what the low-bit network costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from intraq_deploy.data import LabelledImages
+from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
+from intraq_deploy.evaluation.latency import paired_medians
+from intraq_deploy.pipeline.report import ComparisonRow
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.rundir import key_of
+from intraq_deploy.pipeline.stages import finished, normalization_of, running, synthesis_key
+from intraq_deploy.program import Program, Reference, float_program, freeze, settle
+from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.targets.artifact import Artifact, read_manifest
+from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.profile import load_profile
+
+FLOAT32, W8A8 = "float32", "w8a8"
+BASELINES = "baselines"
+_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """By name: "float", "fake_quant", "program", each target; and the baselines FLOAT32 and W8A8 as deployed."""
+
+    accuracy: dict[str, Accuracy]
+    rows: list[ComparisonRow]
+
+
+def baselines(run: Run, images: SyntheticSet) -> dict[str, Artifact]:
+    """The float network and W8A8 (ranges only, no fine-tuning) for ONNX Runtime."""
+    key = key_of(images=synthesis_key(run), input=run.options.input)
+    folder = finished(run, BASELINES, key)
+    if folder is None:
+        with running(run, BASELINES, key, 1, "") as (stage, _):
+            folder = stage.folder
+            _export_baselines(run, images, folder)
+    return {name: read_manifest(folder / name) for name in (FLOAT32, W8A8)}
+
+
+def _export_baselines(run: Run, images: SyntheticSet, folder: Path) -> None:
+    normalization = normalization_of(run)
+    eight = build_network(run.graph, make_scheme("integer", 8, 8), images.images, run.options.seed)
+    settle(eight)
+    programs = {FLOAT32: float_program(run.graph, normalization), W8A8: freeze(eight, normalization)}
+    for name, program in programs.items():
+        (folder / name).mkdir(exist_ok=True)
+        export(program, load_profile("onnxruntime"), folder / name, {})
+
+
+def measure(
+    run: Run,
+    labelled: LabelledImages,
+    student: FakeQuantNetwork,
+    program: Program,
+    artifacts: Mapping[str, Artifact],
+    compared: Mapping[str, Artifact],
+) -> Measurement:
+    """Top-1 and top-5 of every stage, and of every deployed model. compared: the baselines."""
+    takes_pixels = program.normalization is not None
+    deployed = {**compared, **artifacts}
+    sessions = {name: open_shipped(artifact) for name, artifact in deployed.items()}
+    normalised: dict[str, Predict] = {"float": run.model.module, "fake_quant": student}
+    as_program: dict[str, Predict] = {"program": Reference(program).run}
+    as_program |= {name: session.run for name, session in sessions.items()}
+    total = (len(normalised) + len(as_program)) * len(labelled)
+    run.progress.start("accuracy", total, "images")
+    accuracy: dict[str, Accuracy] = {}
+    for name, predict in (normalised | as_program).items():
+        pixels = takes_pixels and name in as_program
+        batches = labelled.uint8_batches(_BATCH) if pixels else labelled.batches(_BATCH)
+        accuracy[name] = evaluate(predict, batches)
+        run.progress.advance(len(accuracy) * len(labelled), name)
+    return Measurement(accuracy, _rows(run, accuracy, deployed, takes_pixels))
+
+
+def _rows(
+    run: Run, accuracy: Mapping[str, Accuracy], artifacts: Mapping[str, Artifact], pixels: bool
+) -> list[ComparisonRow]:
+    """One line for each deployed model, timed in turn on one thread."""
+    sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if pixels else torch.float32)
+    sessions = {name: open_shipped(artifact, threads=1) for name, artifact in artifacts.items()}
+    times = paired_medians({name: partial(session.run, sample) for name, session in sessions.items()})
+    return [
+        ComparisonRow(
+            name=name,
+            top1=accuracy[name].top1,
+            top5=accuracy[name].top5,
+            bytes=artifacts[name].bytes,
+            milliseconds=times[name],
+        )
+        for name in artifacts
+    ]
+
+
+def advice(rows: list[ComparisonRow], target: str, bits: str) -> str:
+    """One sentence on which of the models to ship."""
+    by_name = {row.name: row for row in rows}
+    plain, eight, ours = by_name[FLOAT32], by_name[W8A8], by_name[target]
+    lost, lost_eight = plain.top1 - ours.top1, plain.top1 - eight.top1
+    if bits == "W8A8":
+        return f"{bits} loses {lost:.1f} points against float."
+    speed = eight.milliseconds / ours.milliseconds
+    if speed > 1.1:
+        return f"{bits} is {speed:.1f}x as fast as W8A8 and loses {lost:.1f} points (W8A8: {lost_eight:.1f})."
+    pace = "as fast" if speed > 0.9 else f"{1 / speed:.1f}x as fast"
+    if lost_eight + 0.05 < lost:
+        return (
+            f"W8A8 is {pace} here and loses {lost_eight:.1f} points where {bits} loses {lost:.1f}: "
+            f"ship W8A8 unless you need {bits}'s values (4-bit values run in INT8 kernels)."
+        )
+    return f"{bits} is no less accurate than W8A8 here and as fast: it loses {lost:.1f} points against float."

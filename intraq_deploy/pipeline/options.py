@@ -1,0 +1,86 @@
+"""What was asked for, checked and kept: `RUN/config.json`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from intraq_deploy.errors import RunError, UsageError
+from intraq_deploy.models import Model, load_model
+from intraq_deploy.quantization.scheme import SCHEMES
+from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
+
+
+class ModelOptions(BaseModel):
+    """Which network, and what its checkpoint does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    arch: str | None = None
+    input_size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: str | None = None
+    output: str | None = None
+    trust_pickle: bool = False
+
+    def load(self) -> Model:
+        """The model. Raises what `load_model` raises."""
+        return load_model(
+            self.source,
+            arch=self.arch,
+            input_size=self.input_size,
+            mean=self.mean,
+            std=self.std,
+            classes=None if self.classes is None else Path(self.classes),
+            output=self.output,
+            trust_pickle=self.trust_pickle,
+        )
+
+
+class QuantizeOptions(BaseModel):
+    """Everything that decides what a run computes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelOptions
+    weight_bits: int = 4
+    activation_bits: int = 4
+    scheme: str = "integer"
+    preset: str = "quick"
+    images: int | None = None
+    iterations: int | None = None
+    steps: int | None = None
+    targets: tuple[str, ...] = ("onnxruntime",)
+    eval: str | None = None
+    input: Literal["float", "uint8"] = "float"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises UsageError for what no network could make right."""
+        for option, bits in (("--weight-bits", self.weight_bits), ("--activation-bits", self.activation_bits)):
+            if not MIN_BITS <= bits <= MAX_BITS:
+                raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
+        if self.scheme not in SCHEMES:
+            raise UsageError(f"The scheme {self.scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
+
+
+def make_options(model: ModelOptions, **values: Any) -> QuantizeOptions:
+    """Raises UsageError, naming the option, for a value of the wrong kind."""
+    try:
+        return QuantizeOptions(model=model, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise UsageError(f"{option} is {first['input']!r}: {first['msg'].lower()}.") from error
+
+
+def read_options(path: Path) -> QuantizeOptions:
+    """Raises RunError for a missing or foreign file."""
+    try:
+        return QuantizeOptions.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise RunError(f"{path.parent} is no run directory ({path.name}: {reason}): run quantize first.") from error

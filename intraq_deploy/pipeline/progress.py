@@ -1,0 +1,36 @@
+"""What a long run tells whoever watches it. The command line draws it; the stages only report."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A watcher of one run."""
+
+    def say(self, message: str) -> None:
+        """One line for people."""
+
+    def warn(self, message: str) -> None:
+        """One line that needs attention."""
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """A stage of `total` units of work begins: "image-iterations", "images"."""
+
+    def advance(self, done: int, detail: str, loss: float | None = None) -> None:
+        """So much of the current stage is done; `detail` says where in it: "batch 2/4, iteration 120/300"."""
+
+    def finish(self, seconds: float, *, cached: bool = False) -> None:
+        """The current stage is over; cached: it was not run again."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def say(self, message: str) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+    def start(self, stage: str, total: int, unit: str) -> None: ...
+
+    def advance(self, done: int, detail: str, loss: float | None = None) -> None: ...
+
+    def finish(self, seconds: float, *, cached: bool = False) -> None: ...

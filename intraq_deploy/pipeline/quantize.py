@@ -1,0 +1,170 @@
+"""The main job, in order: the only place that knows it."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from intraq_deploy.data import LabelledImages, load_labelled
+from intraq_deploy.errors import RunError
+from intraq_deploy.pipeline import gate, records, stages
+from intraq_deploy.pipeline.estimate import estimate, faster
+from intraq_deploy.pipeline.options import QuantizeOptions, read_options
+from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.report import Bits, RunReport, read_report
+from intraq_deploy.pipeline.run import Run, versions
+from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
+from intraq_deploy.program import load_program
+from intraq_deploy.program.storage import program_sha256
+from intraq_deploy.quantization.layers_report import layer_rows
+from intraq_deploy.quantization.placement import place
+from intraq_deploy.synthesis.quality import Quality
+from intraq_deploy.targets.artifact import Artifact, read_manifest
+from intraq_deploy.targets.onnxruntime.imports import onnxruntime
+from intraq_deploy.targets.profile import load_profile
+
+VALIDATION = "validation"
+PLACEMENT = "placement.json"
+
+
+def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
+    """Only the images. Leaves a run directory that `quantize_run` continues."""
+    run = _prepare(options, out, progress)
+    _begin(run)
+    _, quality = stages.synthesize(run)
+    return _keep(run, _report(run, quality, "synthesized"))
+
+
+def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
+    """Every stage; the report's status is "failed" if the gate is not passed.
+
+    What can be wrong with the input is found before the directory is made. Raises the package's errors.
+    """
+    for target in options.targets:
+        load_profile(target)
+    onnxruntime()
+    run = _prepare(options, out, progress)
+    labelled = None if options.eval is None else load_labelled(options.eval, run.model)
+    rows = layer_rows(run.graph, place(run.graph, run.scheme))
+    _begin(run)
+    run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
+    images, quality = stages.synthesize(run)
+    student, settled = stages.fine_tune(run, images)
+    program = stages.freeze_student(run, student)
+    artifacts = {target: stages.export(run, target, program) for target in options.targets}
+    report = _report(run, quality, "quantized")
+    report.settled = settled
+    report.artifacts = {target: records.artifact_record(run, artifact) for target, artifact in artifacts.items()}
+
+    key = _validation_key(program_sha256(program), artifacts, labelled)
+    folder = stages.finished(run, VALIDATION, key)
+    if folder is not None:
+        kept = read_report(folder / REPORT)
+        return _keep(run, kept.model_copy(update={"seconds": report.seconds | kept.seconds}))
+    with stages.running(run, VALIDATION, key, 1, "") as (stage, _):
+        gate.check(run, report, student, program, artifacts, images, labelled)
+    report.seconds = dict(run.seconds)
+    (stage.folder / REPORT).write_text(report.to_json())
+    return _keep(run, report)
+
+
+def export_run(path: Path, targets: tuple[str, ...], progress: Progress) -> RunReport:
+    """Writes a finished run's program for `targets`."""
+    for target in targets:
+        load_profile(target)
+    options, report = _finished(path)
+    run = _prepare(options, path, progress)
+    program = load_program(path / stages.FREEZING)
+    for target in targets:
+        artifact = stages.export(run, target, program)
+        report.artifacts[target] = records.artifact_record(run, artifact)
+    return _keep(run, report)
+
+
+def validate_run(path: Path, targets: tuple[str, ...], evaluate: str | None, progress: Progress) -> RunReport:
+    """Runs the gate again, on the files as they are. targets: empty for all that the run has."""
+    options, report = _finished(path)
+    onnxruntime()
+    for target in targets:
+        if target not in report.artifacts:
+            raise RunError(f"{path} has no artifact for {target}: run export {path} --target {target} first.")
+    run = _prepare(options, path, progress)
+    evaluate = evaluate or options.eval
+    labelled = None if evaluate is None else load_labelled(evaluate, run.model)
+    images, _ = stages.kept_images(path / stages.SYNTHESIS)
+    student, _ = stages.kept_student(run, path / stages.FINE_TUNING)
+    program = load_program(path / stages.FREEZING)
+    names = targets or tuple(report.artifacts)
+    artifacts = {name: read_manifest((path / report.artifacts[name].path).parent) for name in names}
+    gate.check(run, report, student, program, artifacts, images, labelled)
+    return _keep(run, report)
+
+
+def _prepare(options: QuantizeOptions, out: Path, progress: Progress) -> Run:
+    """The run, its network loaded, read and traced, so that what cannot work fails before anything is made."""
+    options.check()
+    run = Run(options, RunDirectory(out), options.model.load(), progress)
+    _ = run.device, run.recipes, run.probe, run.graph
+    return run
+
+
+def _begin(run: Run) -> None:
+    """Opens the directory, keeps the options, and says how long it will take."""
+    run.directory.open()
+    run.directory.write(CONFIG, run.options.model_dump_json(indent=2))
+    seconds = estimate(run)
+    if seconds:
+        parts = [f"{stage} {_duration(value)}" for stage, value in seconds.items()]
+        run.progress.say(f"Estimated on this machine: {', '.join(parts)}.")
+    hint = faster(run, seconds)
+    if hint is not None:
+        run.progress.warn(hint)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _report(run: Run, quality: Quality, status: Literal["synthesized", "quantized"]) -> RunReport:
+    options = run.options
+    return RunReport(
+        status=status,
+        model=records.model_record(run),
+        bits=Bits(weights=options.weight_bits, activations=options.activation_bits),
+        scheme=options.scheme,
+        preset=options.preset,
+        seed=options.seed,
+        device=run.device.type,
+        versions=versions(),
+        images=records.images_record(run, quality),
+        steps=run.recipes[1].steps,
+        seconds=dict(run.seconds),
+    )
+
+
+def _keep(run: Run, report: RunReport) -> RunReport:
+    run.directory.write(REPORT, report.to_json())
+    return report
+
+
+def _finished(path: Path) -> tuple[QuantizeOptions, RunReport]:
+    """Options and report of a run whose program is there."""
+    options, report = read_options(path / CONFIG), read_report(path / REPORT)
+    if report.status == "synthesized":
+        raise RunError(f"{path} holds images only: run quantize with --out {path} first.")
+    return options, report
+
+
+def _validation_key(program: str, artifacts: dict[str, Artifact], labelled: LabelledImages | None) -> str:
+    shas = {target: artifact.sha256 for target, artifact in artifacts.items()}
+    identity = None
+    if labelled is not None:
+        path = Path(labelled.name)
+        changed = path.stat().st_mtime_ns if path.exists() else 0
+        identity = [labelled.name, changed, hashlib.sha256(labelled.labels.numpy().tobytes()).hexdigest()]
+    runtime = onnxruntime().__version__
+    return key_of(program=program, artifacts=shas, images=identity, runtime=runtime, machine=platform.processor())

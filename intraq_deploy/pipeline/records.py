@@ -1,0 +1,96 @@
+"""From values in memory to the records of run.json."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from intraq_deploy.evaluation.accuracy import Accuracy
+from intraq_deploy.evaluation.parity import agreement
+from intraq_deploy.pipeline.report import (
+    ArtifactRecord,
+    ImagesRecord,
+    ModelRecord,
+    ParityRecord,
+    TolerancedRecord,
+)
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.validation import Validation
+from intraq_deploy.synthesis.quality import Quality
+from intraq_deploy.targets.artifact import Artifact
+
+
+def model_record(run: Run) -> ModelRecord:
+    model = run.model
+    return ModelRecord(
+        architecture=model.architecture,
+        source=model.source.location,
+        source_sha256=model.source.sha256,
+        weights_sha256=run.weights_sha256,
+        classes=model.classes,
+        input_shape=model.input_shape,
+        mean=model.preprocessing.mean,
+        std=model.preprocessing.std,
+        preprocessing_source=model.preprocessing.source,
+    )
+
+
+def images_record(run: Run, quality: Quality) -> ImagesRecord:
+    recipe = run.recipes[0]
+    return ImagesRecord(
+        count=recipe.images,
+        iterations=recipe.iterations,
+        bn_distance=round(quality.bn_distance, 4),
+        confidence=round(quality.confidence, 4),
+        agreement=round(quality.agreement, 2),
+        intra_class_distance=None if quality.intra_class_distance is None else round(quality.intra_class_distance, 4),
+    )
+
+
+def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRecord:
+    """fake_quant_logits: [N, classes], on the compared images."""
+    parity = validation.parity
+    return ParityRecord(
+        images=len(parity.expected),
+        tensors=len(parity.tensors),
+        integers_compared=parity.compared,
+        integers_mismatched=parity.mismatched,
+        exact_mismatched=sum(tensor.mismatched for tensor in parity.tensors if tensor.tolerance is None),
+        toleranced=[
+            TolerancedRecord(
+                tensor=tensor.name,
+                reason=tensor.reason or "",
+                allowed_share=tensor.tolerance,
+                mismatched=tensor.mismatched,
+                compared=tensor.compared,
+            )
+            for tensor in parity.tensors
+            if tensor.tolerance is not None
+        ],
+        mismatched_tensors={tensor.name: tensor.mismatched for tensor in parity.tensors if tensor.mismatched},
+        underused_tensors=[tensor.name for tensor in parity.tensors if tensor.underused],
+        top1_agreement=round(validation.top1_agreement, 2),
+        fake_quant_agreement=round(agreement(fake_quant_logits, parity.expected), 2),
+        logits_equal=validation.logits_equal,
+        instrumented_equal=validation.instrumented_equal,
+        integer_kernels=validation.integer_kernels,
+        float_kernels=validation.float_kernels,
+    )
+
+
+def artifact_record(run: Run, artifact: Artifact) -> ArtifactRecord:
+    return ArtifactRecord(
+        path=relative(run.directory.path, artifact.path),
+        bytes=artifact.bytes,
+        sha256=artifact.sha256,
+    )
+
+
+def relative(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def accuracy_record(accuracy: Mapping[str, Accuracy], names: list[str], figure: str) -> dict[str, int | float]:
+    """figure: "top1" or "top5"."""
+    images = next(iter(accuracy.values())).images
+    return {"images": images} | {name: round(getattr(accuracy[name], figure), 3) for name in names}

@@ -1,0 +1,136 @@
+"""What a run leaves for machines and people: `RUN/run.json`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from intraq_deploy.errors import RunError
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelRecord(_Record):
+    """Which network, and where its weights and preprocessing came from."""
+
+    architecture: str
+    source: str
+    source_sha256: str | None
+    weights_sha256: str
+    """Of the loaded tensors."""
+    classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    preprocessing_source: str
+
+
+class Bits(_Record):
+    weights: int
+    activations: int
+
+
+class ImagesRecord(_Record):
+    """The synthetic images and their quality (synthesis.quality)."""
+
+    count: int
+    iterations: int
+    bn_distance: float
+    confidence: float
+    agreement: float
+    intra_class_distance: float | None
+
+
+class TolerancedRecord(_Record):
+    """A tensor that need not be equal."""
+
+    tensor: str
+    reason: str
+    allowed_share: float
+    mismatched: int
+    compared: int
+
+
+class ParityRecord(_Record):
+    """One target against the Program, on synthetic images."""
+
+    images: int
+    tensors: int
+    integers_compared: int
+    integers_mismatched: int
+    exact_mismatched: int
+    """Of them in tensors that must be equal."""
+    toleranced: list[TolerancedRecord]
+    mismatched_tensors: dict[str, int]
+    """Mismatches by tensor, where there are any."""
+    underused_tensors: list[str]
+    """Less than half of their codes occurred."""
+    top1_agreement: float
+    fake_quant_agreement: float
+    """Percent of images on which the fake-quant module and the Program have one answer."""
+    logits_equal: bool
+    instrumented_equal: bool
+    integer_kernels: dict[str, int]
+    float_kernels: dict[str, int]
+
+
+class ComparisonRow(_Record):
+    """One line of the table for people."""
+
+    name: str
+    top1: float
+    top5: float
+    bytes: int
+    milliseconds: float
+    """Median at batch 1 on one thread, all rows timed in turn."""
+
+
+class ArtifactRecord(_Record):
+    path: str
+    """Relative to the run directory."""
+    bytes: int
+    sha256: str
+
+
+class RunReport(_Record):
+    """The whole run. `accuracy` and `accuracy_top5` are percent by stage: float, fake_quant, program and each target,
+    beside `images`."""
+
+    format: Literal[1] = 1
+    status: Literal["synthesized", "quantized", "passed", "failed"]
+    failures: list[str] = []
+    """Why the gate failed, one sentence each."""
+    warnings: list[str] = []
+    model: ModelRecord
+    bits: Bits
+    scheme: str
+    preset: str
+    seed: int
+    device: str
+    versions: dict[str, str]
+    images: ImagesRecord
+    steps: int
+    settled: list[str] = []
+    """What was adjusted before freezing."""
+    seconds: dict[str, float]
+    """By stage, over all sessions that worked on it."""
+    parity: dict[str, ParityRecord] = {}
+    accuracy: dict[str, int | float] | None = None
+    accuracy_top5: dict[str, int | float] | None = None
+    comparison: list[ComparisonRow] = []
+    advice: str | None = None
+    artifacts: dict[str, ArtifactRecord] = {}
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2)
+
+
+def read_report(path: Path) -> RunReport:
+    """Raises RunError for a missing or foreign file."""
+    try:
+        return RunReport.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason: Any = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise RunError(f"{path} is no report of a run ({reason}): run quantize first.") from error

@@ -1,0 +1,75 @@
+"""One run in memory: what every stage needs, made once."""
+
+import hashlib
+import platform
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx
+import torch
+
+from intraq_deploy import __version__
+from intraq_deploy.graph import Graph, trace
+from intraq_deploy.models import Model
+from intraq_deploy.pipeline.devices import choose_device
+from intraq_deploy.pipeline.options import QuantizeOptions
+from intraq_deploy.pipeline.presets import Recipes, recipes
+from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.rundir import RunDirectory
+from intraq_deploy.quantization.scheme import Scheme, make_scheme
+from intraq_deploy.synthesis.make import probe_of
+from intraq_deploy.synthesis.probe import Probe
+
+
+@dataclass
+class Run:
+    """Options, directory and watcher of one run, and what follows from them, made on first use."""
+
+    options: QuantizeOptions
+    directory: RunDirectory
+    model: Model
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage."""
+
+    @cached_property
+    def device(self) -> torch.device:
+        return choose_device(self.options.device)
+
+    @cached_property
+    def graph(self) -> Graph:
+        return trace(self.model.module, self.model.input_shape)
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        return make_scheme(self.options.scheme, self.options.weight_bits, self.options.activation_bits)
+
+    @cached_property
+    def probe(self) -> Probe:
+        return probe_of(self.model, self.device)
+
+    @cached_property
+    def recipes(self) -> Recipes:
+        o, m = self.options, self.model
+        return recipes(o.preset, m.input_shape, m.classes, images=o.images, iterations=o.iterations, steps=o.steps)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Of every tensor of the network, in order."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what computes a run."""
+    return {
+        "intraq-deploy": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,114 @@
+"""The run directory: stages are folders, each with the key of what made it.
+
+A stage's key hashes its inputs, its configuration and the versions that compute it. A folder whose `stage.json` holds
+the key is finished and is not made again; one without is unfinished and may hold parts to continue from, under the
+same key; one with another key is cleared. Files are written beside and renamed, `stage.json` last.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from intraq_deploy import __version__
+from intraq_deploy.errors import RunError
+from intraq_deploy.files import write_atomically
+
+CONFIG, REPORT = "config.json", "run.json"
+_STAGE, _PARTIAL = "stage.json", "unfinished.json"
+
+
+def key_of(**inputs: Any) -> str:
+    """The hash of named plain values, and of the versions of this package and torch."""
+    text = json.dumps({**inputs, "versions": [__version__, torch.__version__]}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Stage:
+    """One folder of a run."""
+
+    folder: Path
+    key: str
+    seconds: float
+    """Spent on it so far, earlier sessions included."""
+
+    @property
+    def done(self) -> bool:
+        return _read(self.folder / _STAGE).get("key") == self.key
+
+
+class RunDirectory:
+    """The directory of one run; nothing is made before `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> None:
+        """Makes it if needed. Raises RunError where it cannot be written, or holds something that is not a run."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            entries = sorted(entry.name for entry in self.path.iterdir())
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise RunError(
+                f"The run directory {self.path} cannot be written ({error.strerror}): choose another with --out."
+            ) from error
+        if entries and CONFIG not in entries:
+            raise RunError(f"{self.path} holds other files ({entries[0]}): choose an empty directory with --out.")
+
+    def stage(self, name: str, key: str) -> Stage:
+        """The folder of stage `name`, emptied unless it belongs to `key`."""
+        folder = self.path / name
+        kept = _read(folder / _STAGE) or _read(folder / _PARTIAL)
+        if folder.exists() and kept.get("key") != key:
+            shutil.rmtree(folder)
+            kept = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        return Stage(folder, key, float(kept.get("seconds", 0.0)))
+
+    @contextmanager
+    def running(self, stage: Stage) -> Iterator[Callable[[], None]]:
+        """Marks a stage unfinished, times the block, and marks it finished if the block ends well.
+
+        Yields what to call whenever a part has been saved, so that the time spent so far is kept with it.
+        """
+        before, start = stage.seconds, time.perf_counter()
+
+        def note(name: str = _PARTIAL) -> None:
+            stage.seconds = before + time.perf_counter() - start
+            values = {"key": stage.key, "seconds": round(stage.seconds, 3)}
+            write_atomically(stage.folder / name, json.dumps(values))
+
+        note()
+        yield note
+        note(_STAGE)
+        (stage.folder / _PARTIAL).unlink()
+
+    def write(self, name: str, text: str) -> None:
+        """A file at the top of the run directory."""
+        write_atomically(self.path / name, text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def default_directory(source: str, weight_bits: int, activation_bits: int) -> Path:
+    """`runs/NAME-wXaY` in the current folder."""
+    name = Path(source.partition(":")[2] or source).name
+    stem = name.rsplit(".", 1)[0] if name.endswith((".pth", ".pt", ".pt2", ".safetensors")) else name
+    return Path("runs") / f"{stem}-w{weight_bits}a{activation_bits}"

@@ -1,0 +1,206 @@
+"""The stages, each resumable: synthesis, fine-tuning, freezing, export."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from intraq_deploy.errors import RunError
+from intraq_deploy.files import write_atomically
+from intraq_deploy.models import Model
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.rundir import Stage, key_of
+from intraq_deploy.program import Normalization, Program, freeze, load_program, save_program, settle
+from intraq_deploy.program.storage import program_sha256
+from intraq_deploy.quantization.build import build_network, empty_network
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.synthesis.batches import batch_sizes
+from intraq_deploy.synthesis.contact_sheet import contact_sheet
+from intraq_deploy.synthesis.make import make_images
+from intraq_deploy.synthesis.quality import Quality, measure
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.targets.artifact import Artifact, read_manifest
+from intraq_deploy.targets.onnxruntime.target import export as export_program
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
+from intraq_deploy.training.loop import Trainer
+
+SYNTHESIS, FINE_TUNING, FREEZING = "synthesis", "fine-tuning", "program"
+_CHECKPOINT_STEPS = 50
+
+
+@contextmanager
+def running(run: Run, name: str, key: str, total: int, unit: str) -> Iterator[tuple[Stage, Callable[[], None]]]:
+    """Opens a stage that is not finished, and tells the watcher of its beginning and end."""
+    stage = run.directory.stage(name, key)
+    run.progress.start(name, total, unit)
+    with run.directory.running(stage) as note:
+        yield stage, note
+    run.seconds[name] = stage.seconds
+    run.progress.finish(stage.seconds)
+
+
+def finished(run: Run, name: str, key: str) -> Path | None:
+    """The folder of a stage that need not run again, or None."""
+    stage = run.directory.stage(name, key)
+    if not stage.done:
+        return None
+    run.progress.start(name, 0, "")
+    run.seconds[name] = stage.seconds
+    run.progress.finish(stage.seconds, cached=True)
+    return stage.folder
+
+
+def synthesis_key(run: Run) -> str:
+    """Of the images: the network, the recipe, the seed, the kind of device."""
+    recipe = asdict(run.recipes[0])
+    shape = run.model.input_shape
+    return key_of(weights=run.weights_sha256, shape=shape, recipe=recipe, seed=run.options.seed, device=run.device.type)
+
+
+def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
+    """The images, continued from the last finished batch, and their quality; `sheet.png` shows them."""
+    recipe, key = run.recipes[0], synthesis_key(run)
+    sizes = batch_sizes(recipe)
+    folder = finished(run, SYNTHESIS, key)
+    if folder is not None:
+        return kept_images(folder)
+    with running(run, SYNTHESIS, key, sum(sizes) * recipe.iterations, "image-iterations") as (stage, note):
+        done = _finished_batches(stage.folder, len(sizes))
+
+        def keep(batch: int, part: SyntheticSet) -> None:
+            part.save(_batch_file(stage.folder, batch))
+            note()
+
+        def report(batch: int, iteration: int, loss: float) -> None:
+            before = sum(sizes[:batch]) * recipe.iterations
+            where = f"batch {batch + 1}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
+            run.progress.advance(before + sizes[batch] * iteration, where, loss)
+
+        images = make_images(run.model, run.probe, recipe, run.options.seed, done=done, finished=keep, report=report)
+        quality = measure(run.probe, images)
+        preprocessing = run.model.preprocessing
+        write_atomically(stage.folder / "sheet.png", contact_sheet(images, preprocessing.mean, preprocessing.std))
+        write_atomically(stage.folder / "quality.json", json.dumps(asdict(quality)))
+    return images, quality
+
+
+def kept_images(folder: Path) -> tuple[SyntheticSet, Quality]:
+    """What a finished synthesis left. Raises DataError or RunError for a damaged folder."""
+    files = sorted(folder.glob("batch-*.safetensors"))
+    try:
+        quality = Quality(**json.loads((folder / "quality.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{folder} holds no finished synthesis ({error}): run quantize again.") from error
+    return SyntheticSet.concatenate([SyntheticSet.load(file) for file in files]), quality
+
+
+def _batch_file(folder: Path, batch: int) -> Path:
+    return folder / f"batch-{batch:04d}.safetensors"
+
+
+def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
+    """The batches before the first missing one."""
+    done = []
+    for batch in range(count):
+        if not _batch_file(folder, batch).exists():
+            break
+        done.append(SyntheticSet.load(_batch_file(folder, batch)))
+    return done
+
+
+def student_key(run: Run) -> str:
+    """Of the student: the images, the scheme, the recipe."""
+    return key_of(images=synthesis_key(run), scheme=asdict(run.scheme), recipe=asdict(run.recipes[1]))
+
+
+def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[str]]:
+    """The settled student, continued from the last checkpoint, and what settling adjusted."""
+    key, recipe = student_key(run), run.recipes[1]
+    folder = finished(run, FINE_TUNING, key)
+    if folder is not None:
+        return kept_student(run, folder)
+    with running(run, FINE_TUNING, key, max(recipe.steps, 1) * recipe.batch, "images") as (stage, note):
+        student = build_network(run.graph, run.scheme, images.images, run.options.seed)
+        if recipe.steps:
+            _train(run, student, images, stage.folder / "checkpoint.safetensors", note)
+        student = student.cpu()
+        settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in settle(student)]
+        save_student(stage.folder / "student.safetensors", student, settled=settled)
+        (stage.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return student, settled
+
+
+def kept_student(run: Run, folder: Path) -> tuple[FakeQuantNetwork, list[str]]:
+    """What a finished fine-tuning left. Raises RunError for a damaged folder."""
+    student = empty_network(run.graph, run.scheme)
+    try:
+        notes = load_student(folder / "student.safetensors", student)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise RunError(f"{folder} holds no finished student ({error}): run quantize again.") from error
+    return student, list(notes["settled"])
+
+
+def _train(
+    run: Run, student: FakeQuantNetwork, images: SyntheticSet, checkpoint: Path, note: Callable[[], None]
+) -> None:
+    recipe = run.recipes[1]
+    trainer = Trainer(student, run.model.module_on(run.device), images, recipe, run.options.seed, run.device)
+    if checkpoint.exists():
+        load_checkpoint(checkpoint, trainer)
+
+    def report(step: int, loss: float) -> None:
+        run.progress.advance(step * recipe.batch, f"step {step}/{recipe.steps}", loss)
+
+    while trainer.step < recipe.steps:
+        trainer.run(min(trainer.step + _CHECKPOINT_STEPS, recipe.steps), report)
+        save_checkpoint(checkpoint, trainer)
+        note()
+
+
+def freeze_student(run: Run, student: FakeQuantNetwork) -> Program:
+    """The program."""
+    key = key_of(student=student_key(run), input=run.options.input)
+    folder = finished(run, FREEZING, key)
+    if folder is not None:
+        return load_program(folder)
+    with running(run, FREEZING, key, 1, "") as (stage, _):
+        program = freeze(student, normalization_of(run))
+        save_program(program, stage.folder)
+    return program
+
+
+def normalization_of(run: Run) -> Normalization | None:
+    """What a program that takes uint8 images does to them first."""
+    preprocessing = run.model.preprocessing
+    return None if run.options.input == "float" else Normalization.of(preprocessing.mean, preprocessing.std)
+
+
+def export(run: Run, target: str, program: Program) -> Artifact:
+    """The artifact of one target."""
+    profile = load_profile(target)
+    name = f"targets/{target}"
+    bits = f"W{run.options.weight_bits}A{run.options.activation_bits}"
+    metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
+    key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata)
+    folder = finished(run, name, key)
+    if folder is not None:
+        return read_manifest(folder)
+    with running(run, name, key, 1, "") as (stage, _):
+        return export_program(program, profile, stage.folder, metadata)
+
+
+def model_metadata(model: Model) -> dict[str, str]:
+    """What a model file says of itself: enough to feed it and to name its answers."""
+    preprocessing = model.preprocessing
+    values = {
+        "architecture": model.architecture,
+        "mean": json.dumps(preprocessing.mean),
+        "std": json.dumps(preprocessing.std),
+        "resize": json.dumps(preprocessing.resize),
+        "interpolation": preprocessing.interpolation,
+    }
+    return values if model.class_names is None else values | {"classes": json.dumps(model.class_names)}

@@ -1,0 +1,82 @@
+"""One artifact against the Program: integers, kernels, and whether looking changed anything."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from intraq_deploy.evaluation.parity import Parity, agreement, compare
+from intraq_deploy.program.program import Program
+from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.onnxruntime.target import open_instrumented, open_shipped, stored_zero_points
+
+_INTEGERS = 60_000_000
+"""About how many integers are compared: enough to see a mismatch of one in ten million several times."""
+_LEAST_IMAGES, _MOST_IMAGES = 8, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What was found."""
+
+    parity: Parity
+    top1_agreement: float
+    """Percent of the compared images on which the artifact and the Program have one answer."""
+    logits_equal: bool
+    """Whether the artifact's logits are the reference's, bit for bit (integer classifiers only)."""
+    instrumented_equal: bool
+    """Whether the instrumented model's logits are the shipped one's, byte for byte."""
+    integer_kernels: dict[str, int]
+    float_kernels: dict[str, int]
+    """Of the shipped model, as the runtime optimised it."""
+
+    @property
+    def passes(self) -> bool:
+        return not self.parity.failures and self.instrumented_equal
+
+
+def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation:
+    """Compares every quantized tensor on `images`, what the program takes, [N, C, H, W]."""
+    count = parity_count(program, len(images))
+    images = images[:count]
+    batch = max(1, _INTEGERS // 8 // _integers_per_image(program))
+    shipped, instrumented = open_shipped(artifact), open_instrumented(artifact, program)
+    zero_points = stored_zero_points(program)
+    parity = compare(program, lambda part: instrumented.run_instrumented(part, zero_points), images, batch)
+    logits = torch.cat([shipped.run(part) for part in images.split(batch)])
+    return Validation(
+        parity=parity,
+        top1_agreement=agreement(logits, parity.expected),
+        logits_equal=torch.equal(logits, parity.expected),
+        instrumented_equal=torch.equal(logits, parity.found),
+        integer_kernels=shipped.integer_kernels(),
+        float_kernels=shipped.float_kernels(),
+    )
+
+
+def _integers_per_image(program: Program) -> int:
+    return max(1, sum(torch.Size(program.graph[name].shape).numel() for name in program.grids))
+
+
+def parity_count(program: Program, available: int) -> int:
+    """Over how many images integers are compared."""
+    wanted = max(_LEAST_IMAGES, min(_MOST_IMAGES, _INTEGERS // _integers_per_image(program)))
+    return min(available, wanted)
+
+
+def normalised(program: Program, images: Tensor) -> Tensor:
+    """The other way: what the program takes, as float32 images of the float network."""
+    normalization = program.normalization
+    if normalization is None:
+        return images
+    shift, divisor = (torch.tensor(v).reshape(-1, 1, 1) for v in (normalization.shift, normalization.divisor))
+    return (images.float() - shift) / divisor
+
+
+def program_input(program: Program, images: Tensor) -> Tensor:
+    """Normalised images, float32 [N, C, H, W], as the program takes them: themselves, or the nearest uint8 pixels."""
+    normalization = program.normalization
+    if normalization is None:
+        return images
+    shift, divisor = (torch.tensor(v).reshape(-1, 1, 1) for v in (normalization.shift, normalization.divisor))
+    return (images * divisor + shift).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,106 @@
+"""Run directories: stages are kept, continued or cleared by their keys."""
+
+import os
+
+import pytest
+
+from intraq_deploy.errors import RunError
+from intraq_deploy.files import write_atomically
+from intraq_deploy.pipeline.rundir import CONFIG, RunDirectory, default_directory, key_of
+
+
+@pytest.fixture
+def directory(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.open()
+    run.write(CONFIG, "{}")
+    return run
+
+
+def test_a_finished_stage_is_kept_and_an_unfinished_one_continues(directory):
+    stage = directory.stage("work", "key")
+    assert not stage.done
+    with pytest.raises(KeyboardInterrupt), directory.running(stage) as note:
+        (stage.folder / "part").write_text("1")
+        note()
+        raise KeyboardInterrupt
+    again = directory.stage("work", "key")
+    assert not again.done
+    assert (again.folder / "part").exists()
+    assert 0 < again.seconds < 5
+    with directory.running(again):
+        pass
+    assert directory.stage("work", "key").done
+    assert sorted(file.name for file in again.folder.iterdir()) == ["part", "stage.json"]
+
+
+def test_another_key_clears_the_stage(directory):
+    stage = directory.stage("work", "key")
+    with directory.running(stage):
+        (stage.folder / "part").write_text("1")
+    assert list(directory.stage("work", "other").folder.iterdir()) == []
+
+
+def test_time_adds_up_over_sessions(directory):
+    stage = directory.stage("work", "key")
+    write_atomically(stage.folder / "unfinished.json", '{"key": "key", "seconds": 100}')
+    stage = directory.stage("work", "key")
+    with directory.running(stage):
+        pass
+    assert 100 < directory.stage("work", "key").seconds < 101
+
+
+def test_keys_depend_on_every_input():
+    keys = {key_of(a=1, b="x"), key_of(a=2, b="x"), key_of(a=1, b="y"), key_of(a=1)}
+    assert len(keys) == 4
+    assert key_of(a=1, b="x") == key_of(b="x", a=1)
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match="holds other files \\(thesis.tex\\).*--out"):
+        RunDirectory(tmp_path).open()
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written.*--out"):
+        RunDirectory(tmp_path / "file" / "run").open()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="Permission denied"):
+        RunDirectory(tmp_path).open()
+
+
+def test_nothing_is_made_before_opening(tmp_path):
+    RunDirectory(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("builtin:resnet20-cifar10", "resnet20-cifar10-w4a8"),
+        ("models/net.v2.pth", "net.v2-w4a8"),
+        ("net.safetensors", "net-w4a8"),
+    ],
+)
+def test_default_names(source, name):
+    assert default_directory(source, 4, 8).as_posix() == f"runs/{name}"
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    write_atomically(file, "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,43 @@
+"""The command line: one file per command, each parse -> call -> render."""
+
+from typing import Annotated
+
+import typer
+from intraq_deploy.cli.export import export
+from intraq_deploy.cli.inspect import inspect
+from intraq_deploy.cli.quantize import quantize
+from intraq_deploy.cli.synthesize import synthesize
+from intraq_deploy.cli.validate import validate
+
+from intraq_deploy import __version__
+
+app = typer.Typer(
+    name="intraq-deploy",
+    help="Data-free low-bit quantization of image classifiers: "
+    "what was trained is what is shipped, integer for integer.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich for --help takes longer than all else together
+)
+for command in (quantize, synthesize, export, validate, inspect):
+    app.command()(command)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The `intraq-deploy` command."""
+    app()

@@ -1,0 +1,200 @@
+"""Options that several commands share, and how their text becomes values."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from intraq_deploy.cli.errors import set_debug
+
+from intraq_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from intraq_deploy.pipeline.options import ModelOptions
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A checkpoint (.pth, .pt, .safetensors, .pt2), or builtin:NAME, torchvision:NAME, timm:NAME.",
+        show_default=False,
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="The architecture: builtin:NAME, torchvision:NAME, timm:NAME, package.module:callable or "
+        "path/to/file.py:callable. Default: found from the checkpoint's tensors.",
+        show_default=False,
+    ),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|HxW",
+        help="Height and width in pixels. Default: the architecture's own.",
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Per channel, of pixels scaled to 0..1. Default: the architecture's own.",
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Per channel, of pixels scaled to 0..1. Default: the architecture's own.",
+        show_default=False,
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Class names, one per line, or as JSON. Default: the architecture's own, if known.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY|INDEX",
+        help="Which output of the network holds the logits, where it has several.",
+        show_default=False,
+    ),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Read a pickle that runs code. Only for files that you made yourself. Default: refused.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    int | None,
+    typer.Option(help="Synthetic images. Default: the preset's.", show_default=False),
+]
+Iterations = Annotated[
+    int | None,
+    typer.Option(
+        help="Optimisation steps per batch of images. Default: the preset's.",
+        show_default=False,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Fine-tuning steps; 0: ranges only. Default: the preset's.",
+        show_default=False,
+    ),
+]
+Preset = Annotated[str, typer.Option(help="quick, standard or paper.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The run directory. Default: runs/MODEL-wXaY. The same command continues an interrupted run.",
+        show_default=False,
+    ),
+]
+Eval = Annotated[
+    str | None,
+    typer.Option(
+        "--eval",
+        metavar="PATH",
+        help="Labelled images that measure accuracy: a folder of class folders, an .npz with images and labels, or "
+        "builtin:cifar10-sample. They never quantize or calibrate. Default: none.",
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", metavar="NAME", help="What to ship for; repeatable. Default: onnxruntime.", show_default=False
+    ),
+]
+Bits = Annotated[int, typer.Option(help="Bits of weights and activations, 2 to 8.")]
+WeightBits = Annotated[
+    int | None,
+    typer.Option(help="Bits of weights, 2 to 8. Default: --bits.", show_default=False),
+]
+ActivationBits = Annotated[
+    int | None,
+    typer.Option(help="Bits of activations, 2 to 8. Default: --bits.", show_default=False),
+]
+SchemeName = Annotated[
+    str,
+    typer.Option(
+        help="Who gets a quantizer. integer: every tensor, so that all runs on integers; paper: IntraQ's own, the rest "
+        "in float; ends8: first and last layer at 8 bits.",
+    ),
+]
+InputType = Annotated[
+    str,
+    typer.Option(
+        "--input", help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph."
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the report alone, as JSON. Default: a table.", show_default=False)
+]
+
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", callback=set_debug, help="Show tracebacks and log lines. Default: off.", show_default=False
+    ),
+]
+
+
+def model_options(
+    source: str,
+    arch: str | None,
+    input_size: str | None,
+    mean: str | None,
+    std: str | None,
+    classes: Path | None,
+    output: str | None,
+    trust_pickle: bool,
+) -> "ModelOptions":
+    """The model's options as one value. Raises UsageError for text that is no number."""
+    from intraq_deploy.pipeline.options import ModelOptions
+
+    return ModelOptions(
+        source=source,
+        arch=arch,
+        input_size=parse_size(input_size),
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+        classes=None if classes is None else str(classes),
+        output=output,
+        trust_pickle=trust_pickle,
+    )
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """ "0.485,0.456,0.406" as numbers. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} is {text!r}: give numbers separated by commas, as in 0.485,0.456,0.406.") from error
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """ "224" or "224x192" as height and width. Raises UsageError."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(f"--input-size is {text!r}: give pixels, as in 224 or 224x192.")
+    return int(parts[0]), int(parts[-1])

@@ -1,0 +1,113 @@
+"""Drawing a run: one progress display on a terminal, plain log lines elsewhere. All of it goes to standard error."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+_PLAIN_SECONDS = 10.0
+
+
+class _Speed(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        if not task.speed or not unit:
+            return Text("")
+        return Text(f"{task.speed:,.0f} {unit}/s", style="progress.data.speed")
+
+
+class TerminalProgress:
+    """Live, one line per stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description:<20}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[detail]}"),
+            _Speed(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._progress.stop()
+
+    def say(self, message: str) -> None:
+        self._progress.console.print(message, highlight=False)
+
+    def warn(self, message: str) -> None:
+        self._progress.console.print(f"Note: {message}", style="yellow", highlight=False, markup=False)
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._task = self._progress.add_task(stage, total=max(total, 1), detail="", unit=unit)
+
+    def advance(self, done: int, detail: str, loss: float | None = None) -> None:
+        text = detail if loss is None else f"{detail}, loss {loss:.4g}"
+        self._progress.update(self._task, completed=done, detail=text)
+
+    def finish(self, seconds: float, *, cached: bool = False) -> None:
+        detail = "kept from before" if cached else f"{seconds:.1f} s"
+        total = next(task.total for task in self._progress.tasks if task.id == self._task)
+        self._progress.update(self._task, completed=total, detail=detail, unit="")
+
+
+class PlainProgress:
+    """Log lines, at most one every ten seconds while a stage runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage, self._total, self._unit = "", 1, ""
+        self._started = self._last = 0.0
+        self._first = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None: ...
+
+    def say(self, message: str) -> None:
+        self._line(message)
+
+    def warn(self, message: str) -> None:
+        self._line(f"Note: {message}")
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._stage, self._total, self._unit = stage, max(total, 1), unit
+        self._started = self._last = time.monotonic()
+        self._first = -1
+
+    def advance(self, done: int, detail: str, loss: float | None = None) -> None:
+        now = time.monotonic()
+        if self._first < 0:  # what an earlier session did is no speed of this one
+            self._first, self._started = done, now
+        if now - self._last < _PLAIN_SECONDS:
+            return
+        self._last = now
+        speed = (done - self._first) / max(now - self._started, 1e-9)
+        left = f", {(self._total - done) / speed:.0f} s left" if speed > 0 else ""
+        shown = "" if loss is None else f", loss {loss:.4g}"
+        self._line(f"{self._stage}: {detail}{shown}, {speed:,.0f} {self._unit}/s{left}")
+
+    def finish(self, seconds: float, *, cached: bool = False) -> None:
+        self._line(f"{self._stage}: {'kept from before' if cached else f'done in {seconds:.1f} s'}")
+
+    def _line(self, message: str) -> None:
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def make_progress() -> TerminalProgress | PlainProgress:
+    """What suits standard error."""
+    console = Console(stderr=True)
+    return TerminalProgress(console) if console.is_terminal else PlainProgress(console)

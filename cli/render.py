@@ -1,0 +1,113 @@
+"""Reports as tables and sentences, on standard output."""
+
+from rich.console import Console
+from rich.table import Table
+
+from intraq_deploy.pipeline.inspection import Inspection
+from intraq_deploy.pipeline.report import ParityRecord, RunReport
+
+_MIB = 1 << 20
+_SHOWN_FAILURES = 3
+
+
+def print_json(text: str) -> None:
+    """Alone on standard output, untouched."""
+    print(text)
+
+
+def render_report(report: RunReport, directory: str) -> None:
+    """What a finished run has to say."""
+    console = Console()
+    bits = f"W{report.bits.weights}A{report.bits.activations}"
+    if report.comparison:
+        console.print(_comparison(report, bits))
+    for target, parity in report.parity.items():
+        console.print(_parity_sentence(target, parity), highlight=False)
+    render_artifacts(report, directory)
+    if report.advice:
+        console.print(report.advice, highlight=False)
+    # In execution order: the first tensor that differs is the cause, those behind it follow.
+    for failure in report.failures[:_SHOWN_FAILURES]:
+        console.print(f"Gate failed: {failure}", style="red", highlight=False, markup=False)
+    if len(report.failures) > _SHOWN_FAILURES:
+        console.print(
+            f"... and {len(report.failures) - _SHOWN_FAILURES} more in run.json.", style="red", highlight=False
+        )
+
+
+def render_artifacts(report: RunReport, directory: str) -> None:
+    """The files that were written."""
+    for target, artifact in report.artifacts.items():
+        size = f"{artifact.bytes / _MIB:.2f} MiB"
+        Console().print(f"{target}: {directory}/{artifact.path}, {size}", highlight=False, soft_wrap=True)
+
+
+def _comparison(report: RunReport, bits: str) -> Table:
+    accuracy = report.accuracy or {}
+    table = Table(title=f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime")
+    for heading in ("", "top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    names = {"float32": "float32", "w8a8": "W8A8, ranges only"}
+    for row in report.comparison:
+        name = names.get(row.name, f"{bits} {report.scheme}")
+        size, time = f"{row.bytes / _MIB:.2f}", f"{row.milliseconds:.3f}"
+        table.add_row(
+            name, f"{row.top1:.2f}", f"{row.top5:.2f}", size, time, style="bold" if row.name not in names else ""
+        )
+    table.caption = (
+        f"In PyTorch: float {accuracy.get('float', 0):.2f}, fake-quant {accuracy.get('fake_quant', 0):.2f}, "
+        f"integer reference {accuracy.get('program', 0):.2f}. Values of fewer than 8 bits run in INT8 kernels."
+    )
+    return table
+
+
+def _parity_sentence(target: str, parity: ParityRecord) -> str:
+    kernels = ", ".join(f"{count} {name}" for name, count in parity.integer_kernels.items()) or "none"
+    floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"
+    sentence = (
+        f"{target}: {parity.integers_mismatched:,} of {parity.integers_compared:,} integers differ from the reference "
+        f"({parity.tensors} tensors, {parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. "
+        f"Integer kernels: {kernels}; float: {floats}."
+    )
+    if parity.toleranced:
+        sentence += f" {len(parity.toleranced)} tensors are computed in float and may differ (run.json says why)."
+    return sentence
+
+
+def render_images(report: RunReport, directory: str) -> None:
+    """What a synthesis has to say."""
+    images = report.images
+    spread = (
+        ""
+        if images.intra_class_distance is None
+        else f", intra-class cosine distance {images.intra_class_distance:.2f}"
+    )
+    Console().print(
+        f"{images.count} images in {directory}/synthesis (sheet.png shows them): BN distance {images.bn_distance:.2f}, "
+        f"mean confidence {images.confidence:.2f}, teacher agrees with {images.agreement:.1f} % of the labels{spread}.",
+        highlight=False,
+    )
+
+
+def render_inspection(inspection: Inspection) -> None:
+    """A network, before anything is done to it."""
+    console = Console()
+    console.print(
+        f"{inspection.architecture}: {inspection.classes} classes, input {'x'.join(map(str, inspection.input_shape))}, "
+        f"{inspection.parameters:,} parameters, {inspection.batch_norms} batch norms.\n"
+        f"Preprocessing: mean {list(inspection.mean)}, std {list(inspection.std)} ({inspection.preprocessing_source}).",
+        highlight=False,
+    )
+    for problem in inspection.problems:
+        console.print(f"Cannot be quantized: {problem}", style="red", highlight=False, markup=False)
+    if not inspection.rows:
+        return
+    table = Table(title=f"{inspection.bits}, scheme {inspection.scheme}")
+    for heading in ("layer", "operator", "weight", "output", "runs on", "why"):
+        table.add_column(heading, overflow="fold")
+    for row in inspection.rows:
+        table.add_row(
+            row.name, row.operator, row.weight, row.output, "integers" if row.integer else "float", row.reason,
+            style="" if row.integer else "yellow",
+        )  # fmt: skip
+    console.print(table)

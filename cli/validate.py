@@ -1,0 +1,34 @@
+"""intraq-deploy validate: the gate, again."""
+
+import typer
+from intraq_deploy.cli import options as o
+from intraq_deploy.cli.errors import reports_errors
+
+from intraq_deploy.errors import GateError
+
+
+@reports_errors
+def validate(
+    run: o.RunArgument,
+    target: o.Target = None,
+    evaluate: o.Eval = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Check a finished run's files again.
+
+    Compares them with the integer reference, and measures accuracy with --eval. Exits 3 if the gate fails.
+    """
+    from intraq_deploy.cli.progress import make_progress
+    from intraq_deploy.cli.render import print_json, render_report
+
+    from intraq_deploy.pipeline.quantize import validate_run
+
+    with make_progress() as progress:
+        report = validate_run(run, tuple(target or ()), evaluate, progress)
+    if json:
+        print_json(report.to_json())
+    else:
+        render_report(report, str(run))
+    if report.status == "failed":
+        raise typer.Exit(GateError.exit_code)

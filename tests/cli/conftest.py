@@ -1,0 +1,40 @@
+"""The command line as a user meets it, in this process: importing torch for every command would take minutes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from intraq_deploy.cli.main import app
+from support import small_network
+from typer.testing import CliRunner
+
+SUPPORT = Path(__file__).parents[1] / "support.py"
+TINY = ["--images", "8", "--iterations", "3", "--steps", "2"]
+NETWORK = ["--arch", f"{SUPPORT}:SmallResNet", "--input-size", "32", "--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.3"]
+
+
+@pytest.fixture
+def run():
+    """Runs a command; the result has exit_code, stdout and stderr."""
+
+    def invoke(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A state_dict of a small residual network."""
+    file = tmp_path_factory.mktemp("checkpoint") / "small.pth"
+    torch.save(small_network("resnet").state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished(checkpoint, tmp_path_factory):
+    """A finished run directory; tests copy it before they change it."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    result = CliRunner().invoke(app, ["quantize", str(checkpoint), *NETWORK, *TINY, "--out", str(directory)])
+    assert result.exit_code == 0, result.output
+    return directory

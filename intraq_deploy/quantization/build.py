@@ -6,7 +6,8 @@ from intraq_deploy import seeds
 from intraq_deploy.graph.graph import Graph
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.placement import place
-from intraq_deploy.quantization.ranges import Range, calibrate
+from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
+from intraq_deploy.quantization.ranges import Range, calibrate, search_weight
 from intraq_deploy.quantization.scheme import Scheme
 
 
@@ -17,7 +18,12 @@ def build_network(graph: Graph, scheme: Scheme, images: Tensor, seed: int) -> Fa
     """
     placement = place(graph, scheme)
     ranges = calibrate(graph, placement, images, scheme.ranges, seeds.derive(seed, "ranges") % (1 << 31))
-    return FakeQuantNetwork(graph, placement, ranges, scheme.ranges)
+    network = FakeQuantNetwork(graph, placement, ranges, scheme.ranges)
+    for node in graph.layers():
+        layer = network.layer(node.name)
+        if isinstance(layer.quantizer, LearnedWeightQuantizer):
+            layer.quantizer.scale.data.copy_(search_weight(layer.weight, layer.quantizer.spec))
+    return network
 
 
 def empty_network(graph: Graph, scheme: Scheme) -> FakeQuantNetwork:

@@ -27,7 +27,7 @@ from intraq_deploy.quantization.quantizer import (
     by_row,
     round_through,
 )
-from intraq_deploy.quantization.ranges import Range, search_weight
+from intraq_deploy.quantization.ranges import Range
 from intraq_deploy.quantization.scheme import Ranges
 from intraq_deploy.quantization.spec import QuantSpec
 
@@ -60,7 +60,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("deviation", deviation.clone())
         self.quantizer: LearnedWeightQuantizer | MinMaxWeightQuantizer
         if ranges == "learned":
-            self.quantizer = LearnedWeightQuantizer(spec, search_weight(self.weight, spec))
+            self.quantizer = LearnedWeightQuantizer(spec, channels)
         else:
             self.quantizer = MinMaxWeightQuantizer(spec, channels)
 
@@ -97,7 +97,8 @@ class FakeQuantNetwork(nn.Module):
     """
 
     def __init__(self, graph: Graph, placement: Placement, ranges: Mapping[str, Range], method: Ranges) -> None:
-        """graph: with float weights, which are copied. ranges: where each activation quantizer starts."""
+        """graph: with float weights, which are copied. ranges: where each activation quantizer starts. Learned scales
+        of weights are 1: `build_network` searches for theirs."""
         super().__init__()
         self.graph = graph.topology()
         self.placement = placement

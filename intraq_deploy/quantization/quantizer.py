@@ -87,10 +87,10 @@ class ActivationQuantizer(nn.Module):
 class LearnedWeightQuantizer(nn.Module):
     """Symmetric, one learned scale per output channel, float32 [O]."""
 
-    def __init__(self, spec: QuantSpec, scale: Tensor) -> None:
+    def __init__(self, spec: QuantSpec, channels: int) -> None:
         super().__init__()
         self.spec = spec
-        self.scale = nn.Parameter(scale.clone())
+        self.scale = nn.Parameter(torch.ones(channels))
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """weight [O, ...] on its grid, and the grid's scales [O], float32."""

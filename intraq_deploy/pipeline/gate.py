@@ -16,6 +16,7 @@ from intraq_deploy.program import Program
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 _LEAST_POINTS, _LEAST_IMAGES = 0.1, 3
 """A deployed network may fall below the fake-quant module by the greater of these."""
@@ -32,6 +33,7 @@ def check(
 ) -> None:
     """Fills in the report's parity, accuracy, comparison, advice, warnings, failures and status."""
     report.failures, report.warnings = [], []
+    report.versions["onnxruntime"] = onnxruntime().__version__
     _check_parity(report, student, program, artifacts, images)
     if labelled is not None:
         _check_accuracy(run, report, student, program, artifacts, images, labelled)

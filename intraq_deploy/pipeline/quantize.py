@@ -164,7 +164,7 @@ def _validation_key(program: str, artifacts: dict[str, Artifact], labelled: Labe
     identity = None
     if labelled is not None:
         path = Path(labelled.name)
-        changed = path.stat().st_mtime_ns if path.exists() else 0
+        changed = max((file.stat().st_mtime_ns for file in (path, *path.rglob("*")) if file.exists()), default=0)
         identity = [labelled.name, changed, hashlib.sha256(labelled.labels.numpy().tobytes()).hexdigest()]
     runtime = onnxruntime().__version__
     return key_of(program=program, artifacts=shas, images=identity, runtime=runtime, machine=platform.processor())

@@ -1,0 +1,71 @@
+"""What the documentation tells people to type works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from intraq_deploy.cli.main import app
+
+from intraq_deploy.pipeline import presets
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
+from intraq_deploy.training.recipe import TrainingRecipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Every intraq-deploy command line of the README."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("intraq-deploy")]
+
+
+def test_the_python_example(tmp_path, monkeypatch, capsys):
+    """As it stands, with a smaller budget behind the name of its preset."""
+    small = SynthesisRecipe(images=8, iterations=2), TrainingRecipe(steps=2, batch=4, learning_rate=1e-4)
+    monkeypatch.setitem(presets.PRESETS, "quick", lambda _: small)
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.fullmatch(r"0 of [\d,]+ integers differ\n", capsys.readouterr().out)
+    assert (tmp_path / "shipped" / "model.onnx").is_file()
+
+
+def test_there_are_commands():
+    assert len(commands()) >= 4
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_parse(line):
+    command, *arguments = shlex.split(line, comments=True)[1:]
+    parser = typer.main.get_command(app).commands[command]
+    parser.make_context(command, arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_exist(page):
+    text = page.read_text()
+    linked = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:intraq_deploy|cli|targets|tests|docs|benchmarks)/[\w./]*)`", text)
+    for name in linked:
+        assert (page.parent / name).exists(), name
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_every_make_target_exists():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"\bmake ((?:test|demo|check|lock|env|clean)[\w-]*)", page.read_text())
+    }
+    assert named <= set(targets)
+    assert {"demo", "test", "check"} <= named

@@ -3,7 +3,6 @@
 import difflib
 import tomllib
 from importlib import resources
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,16 +15,9 @@ class TargetProfile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    summary: str
-    """One line for people."""
-    runtime: Literal["onnxruntime"]
     opset: int
     passes: tuple[str, ...]
     """Dialect passes, in order."""
-    stored_codes: Literal["unsigned"]
-    """How activations are stored: unsigned bytes, the lowest code at 0."""
-    computes: str
-    """What the kernels really compute with, for honest tables."""
 
 
 def profile_names() -> list[str]:

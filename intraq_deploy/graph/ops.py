@@ -91,3 +91,5 @@ class Pad:
 Op = Input | Conv2d | Linear | Add | Clamp | GlobalAveragePool | AveragePool2d | MaxPool2d | Flatten | Slice | Pad
 MOVES_DATA = (MaxPool2d, Flatten, Slice, Pad)
 HAS_WEIGHT = (Conv2d, Linear)
+ON_INTEGERS = (*HAS_WEIGHT, *MOVES_DATA, Add, GlobalAveragePool)
+"""Compute on codes where their inputs and their output have them; the others work on dequantized values."""

@@ -36,6 +36,7 @@ from intraq_deploy.graph.ops import (
 
 _TRACE_BATCH = 2
 _TOLERANCE = 1e-3
+_SMALLEST_LOGIT = 1e-6
 
 
 def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Graph:
@@ -67,12 +68,16 @@ def _export(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
 def _check_equal(module: nn.Module, graph: Graph, images: Tensor) -> None:
     with torch.no_grad():
         expected, found = module(images), run_float(graph, images)
+    if not isinstance(expected, Tensor):
+        raise UnsupportedModelError(
+            f"The network gives a {type(expected).__name__}: its output must be the logits, [N, classes]."
+        )
     if expected.shape != found.shape:
         raise UnsupportedModelError(
             f"The traced network gives {tuple(found.shape)} where the network gives {tuple(expected.shape)}: "
             "its output must be the logits, [N, classes]."
         )
-    scale = max(1.0, float(expected.abs().max()))
+    scale = max(_SMALLEST_LOGIT, float(expected.abs().max()))
     difference = float((expected - found).abs().max()) / scale
     if not difference <= _TOLERANCE:
         raise UnsupportedModelError(

@@ -83,9 +83,16 @@ def _parity_failures(target: str, validation: Validation) -> list[str]:
     """One sentence for everything that differs more than the program declares."""
     failures = []
     for tensor in validation.parity.failures:
-        allowed = "none may" if tensor.tolerance is None else f"{tensor.tolerance:.1%} may"
+        allowed = "none may" if tensor.tolerance is None else f"{tensor.tolerance:.1%} may, by 1"
         failures.append(
-            f"{target}: {tensor.mismatched:,} of {tensor.compared:,} integers of {tensor.name} differ ({allowed})."
+            f"{target}: {tensor.mismatched:,} of {tensor.compared:,} integers of {tensor.name} differ by up to "
+            f"{tensor.largest_difference} ({allowed})."
+        )
+    if not validation.parity.logits_pass:
+        bound = validation.parity.logits_tolerance
+        failures.append(
+            f"{target}: its logits differ from the reference's by {validation.parity.logits_difference:.1e} of the "
+            f"largest ({'they may not' if bound is None else f'{bound:.0e} is allowed'})."
         )
     if not validation.instrumented_equal:
         failures.append(f"{target}: looking at its integers changes its logits; the comparison says nothing about it.")
@@ -111,6 +118,11 @@ def _warnings(target: str, validation: Validation) -> list[str]:
     if floats:
         listed = ", ".join(f"{n} {op}" for op, n in floats.items())
         notes.append(f"{target}: {listed} run in float; `intraq-deploy inspect` says why.")
+    if validation.layers_left_in_float > 0:
+        notes.append(
+            f"{target}: {validation.layers_left_in_float} layers that could run on integers run in float: the results "
+            "are right, and slower than they could be."
+        )
     underused = [tensor.name for tensor in validation.parity.tensors if tensor.underused]
     if underused:
         notes.append(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.evaluation.parity import Parity, agreement, compare
-from intraq_deploy.program.program import Program
+from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import open_instrumented, open_shipped, stored_zero_points
 
@@ -23,16 +23,18 @@ class Validation:
     top1_agreement: float
     """Percent of the compared images on which the artifact and the Program have one answer."""
     logits_equal: bool
-    """Whether the artifact's logits are the reference's, bit for bit (integer classifiers only)."""
+    """Whether the artifact's logits are the reference's, bit for bit."""
     instrumented_equal: bool
     """Whether the instrumented model's logits are the shipped one's, byte for byte."""
     integer_kernels: dict[str, int]
     float_kernels: dict[str, int]
     """Of the shipped model, as the runtime optimised it."""
+    layers_left_in_float: int
+    """Convolutions and linear layers that the program computes on integers, and the runtime does not."""
 
     @property
     def passes(self) -> bool:
-        return not self.parity.failures and self.instrumented_equal
+        return not self.parity.failures and self.parity.logits_pass and self.instrumented_equal
 
 
 def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation:
@@ -44,6 +46,7 @@ def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation
     zero_points = stored_zero_points(program)
     parity = compare(program, lambda part: instrumented.run_instrumented(part, zero_points), images, batch)
     logits = torch.cat([shipped.run(part) for part in images.split(batch)])
+    layers = sum(isinstance(weights, IntegerWeights) for weights in program.layers.values())
     return Validation(
         parity=parity,
         top1_agreement=agreement(logits, parity.expected),
@@ -51,6 +54,7 @@ def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation
         instrumented_equal=torch.equal(logits, parity.found),
         integer_kernels=shipped.integer_kernels(),
         float_kernels=shipped.float_kernels(),
+        layers_left_in_float=layers - shipped.integer_layers(),
     )
 
 

@@ -18,13 +18,15 @@ from intraq_deploy.program.program import (
     Tolerance,
     UnquantizedWeights,
 )
-from intraq_deploy.program.settle import LARGEST_BIAS, unsettled
+from intraq_deploy.program.settle import unsettled
 from intraq_deploy.quantization.network import FakeQuantNetwork
 
 LARGEST_ACCUMULATOR = 1 << 31
-FLOAT_MISMATCH_SHARE = 0.01
-"""Codes behind an operator in float32 differ where the order of summation moves a value over a rounding boundary; one
-difference reaches many codes of later layers. Measured shares stand in docs/exactness.md."""
+FLOAT_CODES = 1e-3
+"""Behind a sum in float32, codes differ by one where the order of summation moves a value over a rounding boundary.
+Measured: a share of 7e-6 at most (docs/exactness.md)."""
+FLOAT_LOGITS = 1e-4
+"""Of the largest logit: what the order of summation in float32 changes, with room."""
 
 
 def freeze(network: FakeQuantNetwork, normalization: Normalization | None = None) -> Program:
@@ -64,7 +66,7 @@ def _freeze_layer(network: FakeQuantNetwork, node: Node, grids: dict[str, Grid])
     bias_codes = (bias / accumulator_scale(grid.scale, scale)).round().to(torch.int32)
     weights = IntegerWeights(stored, scale.detach().clone(), bias_codes)
     largest = int(accumulator_bound(weights, grid).max())
-    if largest >= LARGEST_ACCUMULATOR or int(bias_codes.abs().max()) >= LARGEST_BIAS:
+    if largest >= LARGEST_ACCUMULATOR:
         raise FreezeError(
             f"{node.name}: its accumulator can reach {largest}, beyond int32's {LARGEST_ACCUMULATOR - 1}: "
             "use fewer bits for its weights or its input."
@@ -81,26 +83,25 @@ def accumulator_bound(weights: IntegerWeights, grid_x: Grid) -> Tensor:
 
 
 def _tolerances(program: Program) -> dict[str, Tolerance]:
-    """A tensor is exact if integers make it from exact tensors; everything else says why not."""
+    """A tensor is exact if the codes that it is made from leave no choice; everything else says why not."""
     causes: dict[str, str] = {}
     for node in program.graph.nodes:
         cause = _cause(program, node, causes)
         if cause is not None:
             causes[node.name] = cause
-    return {name: Tolerance(cause, FLOAT_MISMATCH_SHARE) for name, cause in causes.items() if name in program.grids}
+    tolerances = {name: Tolerance(cause, FLOAT_CODES) for name, cause in causes.items() if name in program.grids}
+    output = program.graph.output
+    return tolerances | ({output: Tolerance(causes[output], FLOAT_LOGITS)} if output in causes else {})
 
 
 def _cause(program: Program, node: Node, causes: dict[str, str]) -> str | None:
     """Why the tensor of `node` is not exact, or None."""
     for name in node.inputs:
-        if name in causes:
+        if name in causes and name not in program.grids:
             return causes[name] if causes[name].startswith("behind") else f"behind {name}: {causes[name]}"
-    if isinstance(node.op, Input):
+    # One float32 operation per element is the same everywhere; a sum over many elements is not.
+    if program.is_integer(node) or isinstance(node.op, (Input, *MOVES_DATA, Add, Clamp)):
         return None
     if isinstance(node.op, AveragePool2d):
         return "windows are averaged in float32"
-    if isinstance(node.op, HAS_WEIGHT) and not program.is_integer(node):
-        return "computed in float32"
-    # One float32 operation per element is the same everywhere; a sum over many elements is not.
-    same_everywhere = isinstance(node.op, (*MOVES_DATA, Add, Clamp)) or program.is_integer(node)
-    return None if same_everywhere else "summed in float32"
+    return "computed in float32" if isinstance(node.op, HAS_WEIGHT) else "summed in float32"

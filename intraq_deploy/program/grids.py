@@ -24,12 +24,18 @@ def grid_of(network: FakeQuantNetwork, name: str) -> Grid | None:
     node = network.graph[owner]
     activation = node.op if isinstance(node.op, Clamp) else node.activation
     if activation is not None:
-        return _narrowed(grid, activation.low, activation.high)
+        narrowed = _narrowed(grid, activation.low, activation.high)
+        # What moves data may pad with zeros, which need not be among what the activation lets through.
+        return narrowed if name == owner else _with_zero(narrowed)
     if isinstance(node.op, GlobalAveragePool | AveragePool2d):
         source = grid_of(network, node.inputs[0])
         if source is not None:
             return _narrowed(grid, source.scale * source.code_min, source.scale * source.code_max)
     return grid
+
+
+def _with_zero(grid: Grid) -> Grid:
+    return replace(grid, code_min=min(grid.code_min, 0), code_max=max(grid.code_max, 0))
 
 
 def _narrowed(grid: Grid, low: float, high: float) -> Grid:

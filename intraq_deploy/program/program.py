@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from intraq_deploy.graph.graph import Graph, Node
-from intraq_deploy.graph.ops import HAS_WEIGHT
+from intraq_deploy.graph.ops import HAS_WEIGHT, ON_INTEGERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,12 @@ LayerWeights = IntegerWeights | FloatWeights | UnquantizedWeights
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Why a tensor need not be equal, and how far it may differ."""
+    """Why a tensor need not be equal, computed from the same codes, and how far it may differ."""
 
     reason: str
-    mismatch_share: float
-    """The greatest share of its codes that may differ."""
+    bound: float
+    """The greatest share of its codes that may differ, each by one. Of float logits: the greatest difference, as a
+    multiple of the largest logit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Program:
     """Of every quantized tensor, those that only move data included."""
     layers: Mapping[str, LayerWeights]
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    """Of quantized tensors; those without one are exact."""
+    """Of quantized tensors and the logits; those without one are exact."""
     normalization: Normalization | None = None
     """None: images are float32, already normalised. Else they are uint8."""
 
@@ -120,4 +121,4 @@ class Program:
         """Whether a node computes on codes."""
         if isinstance(node.op, HAS_WEIGHT):
             return isinstance(self.layers[node.name], IntegerWeights)
-        return bool(node.inputs) and all(name in self.grids for name in (*node.inputs, node.name))
+        return isinstance(node.op, ON_INTEGERS) and all(name in self.grids for name in (*node.inputs, node.name))

@@ -17,7 +17,7 @@ from intraq_deploy.program.freeze import accumulator_bound
 from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.quantization.quantizer import by_row
 
-Observe = Callable[[str, Tensor], None]
+Observe = Callable[[str, Tensor], Tensor | None]
 _EXACT_FLOAT32 = 1 << 24
 
 
@@ -37,14 +37,16 @@ class Reference:
         """Logits, float32 [N, classes].
 
         images: float32 [N, C, H, W], normalised, or uint8 for a program with a normalization. observe: called with
-        the name and codes (float32 integers, [N, ...]) of every quantized tensor, in execution order.
+        the name and codes (float32 integers, [N, ...]) of every quantized tensor, in execution order; it may return
+        other codes for what reads the tensor.
         """
 
         def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
             value = self.evaluate(node, inputs)
-            if observe is not None and node.name in self.program.grids:
-                observe(node.name, value)
-            return value
+            if observe is None or node.name not in self.program.grids:
+                return value
+            other = observe(node.name, value)
+            return value if other is None else other
 
         with torch.no_grad():
             return walk(self.program.graph, images.to(self.device), evaluate)
@@ -105,7 +107,7 @@ class _Prepared:
 
     def __init__(self, program: Program, node: Node, weights: IntegerWeights, device: torch.device) -> None:
         assert isinstance(node.op, Conv2d | Linear)
-        self._op = node.op
+        self._op, self._activation = node.op, node.activation
         grid_x, self._grid = program.grids[node.inputs[0]], program.grids.get(node.name)
         exact = int(accumulator_bound(weights, grid_x).max()) < _EXACT_FLOAT32 and device.type == "cpu"
         self._dtype = torch.float32 if exact else torch.float64
@@ -119,4 +121,6 @@ class _Prepared:
     def run(self, codes: Tensor) -> Tensor:
         accumulator = apply_layer(self._op, codes.to(self._dtype), self._codes, self._bias).to(torch.float32)
         y = accumulator * by_row(self._scale, accumulator[0])
-        return y if self._grid is None else y.round_().clamp_(self._grid.code_min, self._grid.code_max)
+        if self._grid is None:
+            return clamp(y, self._activation)
+        return y.round_().clamp_(self._grid.code_min, self._grid.code_max)

@@ -162,5 +162,5 @@ class FakeQuantNetwork(nn.Module):
 
 
 def _key(name: str) -> str:
-    """A node's name as a module's: dots would nest."""
-    return name.replace(".", "/")
+    """A node's name as a module's: dots would nest, and a plain name could be a method of the container."""
+    return f"/{name.replace('.', '/')}"

@@ -8,6 +8,7 @@ from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import (
     HAS_WEIGHT,
     MOVES_DATA,
+    ON_INTEGERS,
     AveragePool2d,
     Clamp,
     GlobalAveragePool,
@@ -128,8 +129,9 @@ def _place_layer(graph: Graph, node: Node, weight: QuantSpec, tensors: Mapping[s
 
 
 def is_integer(graph: Graph, node: Node, placement: Placement) -> bool:
-    """Whether a node computes on codes: all its inputs are quantized, and its output is or is the logits of a layer."""
+    """Whether a node computes on codes: it can, all its inputs are quantized, and its output is or is the logits of a
+    layer."""
     if isinstance(node.op, HAS_WEIGHT):
         return placement.layers[node.name].integer
-    inputs_quantized = all(placement.grid(name) is not None for name in node.inputs)
-    return inputs_quantized and placement.grid(node.name) is not None
+    quantized = all(placement.grid(name) is not None for name in (*node.inputs, node.name))
+    return isinstance(node.op, ON_INTEGERS) and quantized

@@ -16,7 +16,8 @@ from intraq_deploy.errors import UnsupportedModelError
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One pass: logits [N, K], features [N, D] or None, and per BN layer the batch mean and biased variance [C]."""
+    """One pass: logits [N, K], features [N, D] or None, and per call of a BN layer the batch mean and biased variance
+    [C]."""
 
     logits: Tensor
     features: Tensor | None
@@ -31,16 +32,18 @@ class Probe:
         """Raises UnsupportedModelError for a network without stored BN statistics."""
         self._module = module
         self.device = next(module.parameters()).device
-        order = _execution_order(module, input_shape)
-        self._norms = [layer for layer in order if _has_statistics(layer)]
-        if not self._norms:
+        calls = _calls(module, input_shape)
+        norms = [layer for layer in calls if _has_statistics(layer)]
+        self._norms = list(dict.fromkeys(norms))
+        if not norms:
             raise UnsupportedModelError(
                 "The network has no batch norm with stored statistics: images are made to match the statistics of its "
                 "training data, and it keeps none. Use a variant with batch norm (vgg11_bn instead of vgg11)."
             )
-        self._head = _head(order)
-        self.stored_means: list[Tensor] = [norm.running_mean for norm in self._norms]  # type: ignore[misc]
-        self.stored_variances: list[Tensor] = [norm.running_var for norm in self._norms]  # type: ignore[misc]
+        self._head = _head(calls)
+        # One entry per call: a batch norm that is used twice is read twice.
+        self.stored_means: list[Tensor] = [norm.running_mean for norm in norms]  # type: ignore[misc]
+        self.stored_variances: list[Tensor] = [norm.running_var for norm in norms]  # type: ignore[misc]
 
     @property
     def layers(self) -> int:
@@ -83,23 +86,23 @@ def _has_statistics(module: nn.Module) -> bool:
     return getattr(module, "running_mean", None) is not None and getattr(module, "running_var", None) is not None
 
 
-def _execution_order(module: nn.Module, input_shape: tuple[int, int, int]) -> list[nn.Module]:
-    """The modules that read something, each once, in the order in which they first do."""
-    order: dict[nn.Module, None] = {}
+def _calls(module: nn.Module, input_shape: tuple[int, int, int]) -> list[nn.Module]:
+    """The modules in the order in which they are called."""
+    calls: list[nn.Module] = []
 
     def note(layer: nn.Module, _: Any) -> None:
-        order.setdefault(layer)
+        calls.append(layer)
 
     device = next(module.parameters()).device
     with _hooked([(layer, note) for layer in module.modules()]), torch.no_grad():
         module(torch.zeros(1, *input_shape, device=device))
-    return list(order)
+    return calls
 
 
-def _head(order: list[nn.Module]) -> nn.Module | None:
+def _head(calls: list[nn.Module]) -> nn.Module | None:
     """The first linear layer behind the last convolution or batch norm: its input is phi, the pooled features."""
     head = None
-    for layer in order:
+    for layer in calls:
         if isinstance(layer, nn.Conv2d) or _has_statistics(layer):
             head = None
         elif isinstance(layer, nn.Linear) and head is None:

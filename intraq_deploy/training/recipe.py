@@ -27,6 +27,6 @@ class TrainingRecipe:
     cross_entropy: float = 0.0
     """Weights of the losses."""
     smallest_crop: float = 0.5
-    """Area fraction of the random crops; 1 with no flip switches augmentation off."""
+    """Area fraction of the random crops; 1 switches augmentation off, flips included."""
     mixup: bool = True
     """Mix each image with another by U(0, 1); the teacher sees the mixed image too."""

@@ -16,11 +16,14 @@ class Builder:
         self.initializers: dict[str, ir.Value] = {}
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """An initializer; asking again for a name gives the first one."""
-        if name not in self.initializers:
+        """An initializer; asking again for the same gives the first one. Raises ValueError if `name` has another."""
+        known = self.initializers.get(name)
+        if known is None:
             tensor = ir.tensor(array, name=name)
-            self.initializers[name] = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
-        return self.initializers[name]
+            self.initializers[name] = known = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
+        elif known.const_value is None or not np.array_equal(known.const_value.numpy(), array):
+            raise ValueError(f"two constants named {name}")
+        return known
 
     def op(
         self,
@@ -28,10 +31,9 @@ class Builder:
         inputs: Sequence[ir.Value | None],
         output: str,
         attributes: Mapping[str, Any] | None = None,
-        dtype: ir.DataType | None = None,
     ) -> ir.Value:
         """A node with one output of that name; its own name is the output's."""
-        value = ir.val(output, dtype)
+        value = ir.val(output)
         node = ir.node(op_type, inputs, attributes or {}, outputs=[value], name=output)
         self.nodes.append(node)
         return value

@@ -101,10 +101,10 @@ class _Writer:
         if isinstance(node.op, Conv2d | Linear):
             return self._layer(node, node.op)
         inputs = [self._read(name) for name in node.inputs]
-        return self._operator(node.name, node.op, inputs)
+        return self._operator(node, node.op, inputs)
 
-    def _operator(self, name: str, op: Op, inputs: list[ir.Value]) -> ir.Value:
-        build = self._builder
+    def _operator(self, node: Node, op: Op, inputs: list[ir.Value]) -> ir.Value:
+        build, name = self._builder, node.name
         match op:
             case Add():
                 return build.op("Add", inputs, name)
@@ -118,9 +118,8 @@ class _Writer:
                 attributes = {
                     "kernel_shape": op.kernel,
                     "strides": op.stride,
-                    "pads": (*op.padding, *op.padding),
+                    "pads": (*op.padding, *self._end_padding(node, op)),
                     "dilations": op.dilation,
-                    "ceil_mode": int(op.ceil_mode),
                 }
                 return build.op("MaxPool", inputs, name, attributes)
             case Flatten():
@@ -134,11 +133,30 @@ class _Writer:
                 return build.op("Pad", [*inputs, build.constant(f"{name}.pads", pads)], name)
         raise TypeError(f"{name}: {type(op).__name__} has no ONNX form")
 
+    def _end_padding(self, node: Node, op: MaxPool2d) -> tuple[int, ...]:
+        """Below and to the right. ONNX's shape inference has not torch's rule for ceil_mode, that the last window must
+        start inside the image or its padding: the padding that torch's shape implies says the same without it."""
+        if not op.ceil_mode:
+            return op.padding
+        sizes = zip(
+            self._program.graph[node.inputs[0]].shape[1:],
+            node.shape[1:],
+            op.kernel,
+            op.stride,
+            op.padding,
+            op.dilation,
+            strict=True,
+        )
+        return tuple(
+            max(0, (out - 1) * stride + dilation * (kernel - 1) + 1 - size - before)
+            for size, out, kernel, stride, before, dilation in sizes
+        )
+
     def _clamp(self, x: ir.Value, clamp: Clamp, name: str) -> ir.Value:
         if (clamp.low, clamp.high) == (0, np.inf):
             return self._builder.op("Relu", [x], name)
         low, high = (
-            None if np.isinf(bound) else self._builder.constant(f"{name}.{key}", scalar(bound, np.float32))
+            None if np.isinf(bound) else self._builder.constant(f"{name}.clamp.{key}", scalar(bound, np.float32))
             for key, bound in (("low", clamp.low), ("high", clamp.high))
         )
         return self._builder.op("Clip", [x, low, high], name)

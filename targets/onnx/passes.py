@@ -84,8 +84,8 @@ def unsigned_weights(model: ir.Model) -> bool:
     There, ONNX Runtime's kernels for unsigned inputs and signed weights add two products in 16 bits, on *stored*
     input values: exact only if 2 max(stored input) max|c_w| <= 32,767. Its kernels for unsigned weights are exact on
     every CPU and slower, so only layers that need them get them: 8-bit weights behind 8-bit inputs of both signs.
-    Depthwise convolutions have kernels of their own (measured: exact). Requires: unsigned activations. Ensures: the
-    inequality, for every layer with signed weights.
+    Depthwise convolutions with one filter per channel have kernels of their own (measured: exact). Requires: unsigned
+    activations. Ensures: the inequality, for every other layer with signed weights.
     """
     changed = False
     for node in model.graph:
@@ -101,7 +101,8 @@ def _can_overflow(layer: ir.Node) -> bool:
         return False
     grid = source.inputs[0].meta.get(GRID)
     codes = weight.inputs[0].const_value.numpy().astype(np.int32)  # type: ignore[union-attr]
-    depthwise = layer.attributes.get_int("group", 1) > 1 and codes.shape[1] == 1
+    groups = layer.attributes.get_int("group", 1)
+    depthwise = groups > 1 and codes.shape[:2] == (groups, 1)
     if not isinstance(grid, Grid) or depthwise:
         return False
     return 2 * (grid.code_max + grid.unsigned_zero_point) * int(np.abs(codes).max()) > _INT16_MAX

@@ -15,6 +15,7 @@ from torch import Tensor
 from intraq_deploy.errors import TargetError
 
 INTEGER_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
+_INTEGER_LAYERS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 _FLOAT_KERNELS = (
     "Conv",
     "FusedConv",
@@ -71,6 +72,10 @@ class Session:
     def integer_kernels(self) -> dict[str, int]:
         """Operators of the optimised graph that compute on integers, with their number."""
         return {op: n for op, n in sorted(self._operators.items()) if op.startswith(INTEGER_KERNELS)}
+
+    def integer_layers(self) -> int:
+        """How many convolutions and linear layers compute on integers."""
+        return sum(self._operators[op] for op in _INTEGER_LAYERS)
 
     def float_kernels(self) -> dict[str, int]:
         """Operators of the optimised graph that compute sums and products in float, with their number."""

@@ -206,3 +206,16 @@ def test_a_random_forward_is_refused():
 
     with pytest.raises(UnsupportedModelError, match="logits differ from the network's"):
         traced(Random())
+
+
+def test_several_outputs_are_refused():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(12, 5)
+
+        def forward(self, x):
+            return (self.fc(x.flatten(1)),)
+
+    with pytest.raises(UnsupportedModelError, match="gives a tuple: its output must be the logits"):
+        trace(Pair().eval(), (3, 2, 2))

@@ -68,7 +68,7 @@ def test_min_max_weights_cover_their_range(bits, seed, offset):
     assert float((values - weight).abs().max()) <= 1.01 * float(scale.max())
     rows = codes.flatten(1)
     assert int((rows.amax(1) - rows.amin(1)).max()) <= (2**bits - 1 if bits < 8 else 254)
-    assert int(codes.abs().max()) <= 127 or bits == 8, "fits a signed byte"
+    assert int(codes.abs().max()) <= 127, "fits a signed byte"
 
 
 def test_the_gradients_are_those_of_learned_step_sizes():

@@ -61,3 +61,18 @@ def test_a_network_without_statistics_is_refused_with_the_reason(norm):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), *([norm] if norm else []), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(UnsupportedModelError, match="no batch norm with stored statistics.*vgg11_bn"):
         Probe(network.eval(), SMALL_SHAPE)
+
+
+def test_a_batch_norm_used_twice_is_read_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.conv2(self.norm(self.conv1(x)))).mean((2, 3))
+
+    probe = Probe(Twice().eval(), SMALL_SHAPE)
+    assert probe.layers == 1
+    assert len(probe.read(random_images(2)).means) == len(probe.stored_means) == 2

@@ -13,65 +13,65 @@ from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import Reference
 from intraq_deploy.program.arithmetic import f32
 
-LAYER = "layer2.conv1"
+LAYERS = ("layer2.conv1", "fc")
+"""One in the middle, and the one whose output is not quantized."""
 
 
-def with_weights(program, **changes):
-    weights = replace(program.layers[LAYER], **changes)
-    return replace(program, layers={**program.layers, LAYER: weights})
+def with_weights(program, layer, **changes):
+    weights = replace(program.layers[layer], **changes)
+    return replace(program, layers={**program.layers, layer: weights})
 
 
 def bias(step):
-    def mutate(program):
-        codes = program.layers[LAYER].bias_codes.clone()
+    def mutate(program, layer):
+        codes = program.layers[layer].bias_codes.clone()
         codes[3] += step
-        return with_weights(program, bias_codes=codes)
+        return with_weights(program, layer, bias_codes=codes)
 
     return mutate
 
 
-def scale(program):
-    return with_weights(program, scale=program.layers[LAYER].scale * 1.001)
-
-
-def activation_scale(program):
-    grid = program.grids["layer1.add"]
-    return replace(program, grids={**program.grids, "layer1.add": replace(grid, scale=f32(grid.scale * 1.001))})
+def scale(program, layer):
+    return with_weights(program, layer, scale=program.layers[layer].scale * 1.001)
 
 
 def code(step):
-    def mutate(program):
-        codes = program.layers[LAYER].codes.clone()
-        codes[5, 2, 1, 1] += step
-        return with_weights(program, codes=codes)
+    def mutate(program, layer):
+        codes = program.layers[layer].codes.clone()
+        codes.flatten(1)[5, 2] += step
+        return with_weights(program, layer, codes=codes)
 
     return mutate
 
 
-def swap(program):
-    order = torch.arange(len(program.layers[LAYER].scale))
+def swap(program, layer):
+    order = torch.arange(len(program.layers[layer].scale))
     order[[0, 1]] = order[[1, 0]]
-    weights = program.layers[LAYER]
+    weights = program.layers[layer]
     return with_weights(
-        program, codes=weights.codes[order], scale=weights.scale[order], bias_codes=weights.bias_codes[order]
+        program, layer, codes=weights.codes[order], scale=weights.scale[order], bias_codes=weights.bias_codes[order]
     )
 
 
-def bound(program):
-    grid = program.grids["layer1.add"]
-    return replace(program, grids={**program.grids, "layer1.add": replace(grid, code_max=grid.code_max - 1)})
-
-
-MUTATIONS = {
+WEIGHT_MUTATIONS = {
     "bias + 1": bias(1),
     "bias - 1": bias(-1),
     "weight scale x 1.001": scale,
-    "activation scale x 1.001": activation_scale,
     "code + 1": code(1),
     "code - 1": code(-1),
     "two channels swapped": swap,
-    "a clip one code too low": bound,
 }
+
+
+def activation_scale(grid):
+    return replace(grid, scale=f32(grid.scale * 1.001))
+
+
+def bound(grid):
+    return replace(grid, code_max=grid.code_max - 1)
+
+
+GRID_MUTATIONS = {"activation scale x 1.001": activation_scale, "a clip one code too low": bound}
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +79,26 @@ def program(frozen):
     return frozen()[1]
 
 
-@pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTATIONS)
-def test_a_wrong_integer_is_caught(program, mutate, tmp_path):
-    artifact = export(mutate(program), load_profile("onnxruntime"), tmp_path, {})
+def assert_caught(mutated, program, folder):
+    artifact = export(mutated, load_profile("onnxruntime"), folder, {})
     result = validate(artifact, program, random_images(64, seed=3))
     assert not result.passes
-    assert result.parity.mismatched > 0
     assert result.instrumented_equal, "the runtime itself is sound"
+    return result
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("mutate", WEIGHT_MUTATIONS.values(), ids=WEIGHT_MUTATIONS)
+def test_a_wrong_weight_is_caught_where_it_is(program, mutate, layer, tmp_path):
+    result = assert_caught(mutate(program, layer), program, tmp_path)
+    assert [tensor.name for tensor in result.parity.failures] == ([] if layer == "fc" else [layer])
+    assert result.parity.logits_pass == (layer != "fc")
+
+
+@pytest.mark.parametrize("mutate", GRID_MUTATIONS.values(), ids=GRID_MUTATIONS)
+def test_a_wrong_grid_is_caught(program, mutate, tmp_path):
+    grids = {**program.grids, "layer1.add": mutate(program.grids["layer1.add"])}
+    assert_caught(replace(program, grids=grids), program, tmp_path)
 
 
 def test_without_a_mutation_nothing_is_caught(program, tmp_path):
@@ -130,8 +143,9 @@ def test_one_integer_in_all_is_counted(program):
         codes["conv1"][1, 2, 3, 4] += 1
 
     parity = compare(program, observer(program, change), random_images(2), batch=2)
-    assert parity.mismatched == 1
-    assert [tensor.name for tensor in parity.failures] == ["conv1"]
+    first = parity.failures[0]
+    assert (first.name, first.mismatched, first.largest_difference) == ("conv1", 1, 1)
+    assert torch.equal(parity.expected, parity.found)
 
 
 def tensor_parity(**changes):
@@ -147,14 +161,24 @@ def tensor_parity(**changes):
     [
         ({}, True),
         ({"mismatched": 1}, False),
-        ({"mismatched": 10, "tolerance": 0.01}, True),
-        ({"mismatched": 11, "tolerance": 0.01}, False),
+        ({"mismatched": 10, "largest_difference": 1, "tolerance": 0.01}, True),
+        ({"mismatched": 11, "largest_difference": 1, "tolerance": 0.01}, False),
+        ({"mismatched": 1, "largest_difference": 1, "tolerance": 1e-6}, True),
+        ({"mismatched": 1, "largest_difference": 2, "tolerance": 0.01}, False),
     ],
 )
 def test_tolerances(changes, passes):
     tensor = tensor_parity(**changes)
     assert tensor.passes == passes
-    assert bool(Parity((tensor,), torch.zeros(1, 2), torch.zeros(1, 2)).failures) == (not passes)
+    assert bool(Parity((tensor,), torch.zeros(1, 2), torch.zeros(1, 2), 0.0, None).failures) == (not passes)
+
+
+def test_logits_that_are_no_number_never_pass(program):
+    def broken(images):
+        logits, codes = observer(program)(images)
+        return logits * torch.nan, codes
+
+    assert not compare(program, broken, random_images(2), batch=2).logits_pass
 
 
 @pytest.mark.parametrize(("used", "flagged"), [(16, False), (8, False), (7, True), (1, True)])

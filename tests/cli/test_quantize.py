@@ -153,7 +153,7 @@ def test_a_gate_that_fails_exits_three(run, finished, tmp_path):
     data = (folder / "model.onnx").read_bytes()
     model = onnx.load_from_string(data)
     for tensor in model.graph.initializer:
-        if tensor.name == "layer1.conv1.bias.codes":
+        if tensor.name.endswith(".bias.codes"):
             codes = onnx.numpy_helper.to_array(tensor).copy()
             codes[0] += 1
             tensor.CopyFrom(onnx.numpy_helper.from_array(codes, tensor.name))
@@ -164,10 +164,18 @@ def test_a_gate_that_fails_exits_three(run, finished, tmp_path):
     result = run("validate", directory)
     assert result.exit_code == 3, result.output
     assert "Gate failed: onnxruntime:" in result.stdout
-    assert "integers of layer1.conv1 differ (none may)" in " ".join(result.stdout.split())
+    assert "integers of layer1.conv1 differ by up to" in " ".join(result.stdout.split())
     assert "more in run.json" in result.stdout
     assert report_of(directory)["status"] == "failed"
     assert run("validate", directory, "--json").exit_code == 3
+
+
+@pytest.fixture
+def interruptible():
+    """A process that a shell started in the background ignores Ctrl-C: not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt_when(file):
@@ -184,6 +192,7 @@ def interrupt_when(file):
     return thread
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_continues_to_the_same_integers(run, checkpoint, tmp_path):
     """Ctrl-C in the second batch of images and in fine-tuning; then the same command to the end. The program is the
     one of a run that was never interrupted."""

@@ -58,7 +58,7 @@ FORMS = {
     "channel multiplier": lambda: net(nn.Conv2d(4, 8, 3, groups=4), nn.BatchNorm2d(8), nn.ReLU()),
     "dilation": lambda: net(nn.Conv2d(4, 8, 3, dilation=2, padding=2), nn.ReLU()),
     "rectangular kernel": lambda: net(nn.Conv2d(4, 8, (1, 5), (2, 1), (0, 2)), nn.ReLU()),
-    "same padding, even kernel": lambda: net(nn.Conv2d(4, 8, 4, padding="same"), nn.ReLU()),
+    "same padding": lambda: net(nn.Conv2d(4, 8, (3, 5), padding="same"), nn.ReLU()),
     "ReLU6 behind a pooling": lambda: net(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.ReLU6()),
     "Hardtanh": lambda: net(nn.Conv2d(4, 8, 3), nn.Hardtanh(-0.5, 1.5), nn.Conv2d(8, 8, 1)),
     "max pooling with ceil_mode": lambda: nn.Sequential(

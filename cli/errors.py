@@ -44,6 +44,10 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(error.exit_code) from None
         except (typer.Exit, typer.Abort):
             raise
+        except OSError as error:
+            where = "" if error.filename is None else f" ({error.filename})"
+            _explain(f"the system refused{where}: {error.strerror or error}; make room or choose another place.")
+            raise typer.Exit(1) from None
         except Exception as error:
             _explain(f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the traceback.")
             raise typer.Exit(1) from None
@@ -54,4 +58,4 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
 def _explain(sentence: str) -> None:
     if os.environ.get(_DEBUG):
         traceback.print_exc()
-    typer.secho(f"Error: {sentence[:1].upper()}{sentence[1:]}", fg=typer.colors.RED, err=True)
+    typer.secho(f"Error: {sentence}", fg=typer.colors.RED, err=True)

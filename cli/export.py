@@ -5,7 +5,13 @@ from intraq_deploy.cli.errors import reports_errors
 
 
 @reports_errors
-def export(run: o.RunArgument, target: o.Target = None, json: o.Json = False, debug: o.Debug = False) -> None:
+def export(
+    run: o.RunArgument,
+    target: o.Target = None,
+    trust_pickle: o.TrustPickle = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
     """Write a finished run's integers for a target."""
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_artifacts
@@ -13,7 +19,7 @@ def export(run: o.RunArgument, target: o.Target = None, json: o.Json = False, de
     from intraq_deploy.pipeline.quantize import export_run
 
     with make_progress() as progress:
-        report = export_run(run, tuple(target or ("onnxruntime",)), progress)
+        report = export_run(run, tuple(target or ("onnxruntime",)), trust_pickle, progress)
     if json:
         print_json(report.to_json())
     else:

@@ -26,14 +26,16 @@ def inspect(
     Shows architecture, classes and batch norms, and, layer by layer, what would run on integers and what in float and
     why.
     """
+    from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_inspection
 
     from intraq_deploy.pipeline.inspection import inspect_model
 
-    loaded = o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle).load()
     weight_bits = bits if weight_bits is None else weight_bits
     activation_bits = bits if activation_bits is None else activation_bits
-    inspection = inspect_model(loaded, scheme, weight_bits, activation_bits)
+    with make_progress():
+        loaded = o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle).load()
+        inspection = inspect_model(loaded, scheme, weight_bits, activation_bits)
     if json:
         print_json(inspection.to_json())
     else:

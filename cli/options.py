@@ -195,6 +195,6 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--input-size is {text!r}: give pixels, as in 224 or 224x192.")
     return int(parts[0]), int(parts[-1])

@@ -1,6 +1,9 @@
 """Drawing a run: one progress display on a terminal, plain log lines elsewhere. All of it goes to standard error."""
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Self
 
@@ -35,7 +38,8 @@ class TerminalProgress:
             TimeRemainingColumn(compact=True),
             console=console,
         )
-        self._task = TaskID(0)
+        self._tasks: dict[str, TaskID] = {}
+        self._current = TaskID(0)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -45,22 +49,23 @@ class TerminalProgress:
         self._progress.stop()
 
     def say(self, message: str) -> None:
-        self._progress.console.print(message, highlight=False)
+        self._progress.console.print(message, highlight=False, markup=False)
 
     def warn(self, message: str) -> None:
         self._progress.console.print(f"Note: {message}", style="yellow", highlight=False, markup=False)
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        self._task = self._progress.add_task(stage, total=max(total, 1), detail="", unit=unit)
+        self._current = self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), detail="", unit=unit)
 
     def advance(self, done: int, detail: str, loss: float | None = None) -> None:
         text = detail if loss is None else f"{detail}, loss {loss:.4g}"
-        self._progress.update(self._task, completed=done, detail=text)
+        self._progress.update(self._current, completed=done, detail=text)
 
-    def finish(self, seconds: float, *, cached: bool = False) -> None:
+    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
         detail = "kept from before" if cached else f"{seconds:.1f} s"
-        total = next(task.total for task in self._progress.tasks if task.id == self._task)
-        self._progress.update(self._task, completed=total, detail=detail, unit="")
+        task = self._tasks[stage]
+        total = next(known.total for known in self._progress.tasks if known.id == task)
+        self._progress.update(task, completed=total, detail=detail, unit="")
 
 
 class PlainProgress:
@@ -100,14 +105,17 @@ class PlainProgress:
         shown = "" if loss is None else f", loss {loss:.4g}"
         self._line(f"{self._stage}: {detail}{shown}, {speed:,.0f} {self._unit}/s{left}")
 
-    def finish(self, seconds: float, *, cached: bool = False) -> None:
-        self._line(f"{self._stage}: {'kept from before' if cached else f'done in {seconds:.1f} s'}")
+    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
+        self._line(f"{stage}: {'kept from before' if cached else f'done in {seconds:.1f} s'}")
 
     def _line(self, message: str) -> None:
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def make_progress() -> TerminalProgress | PlainProgress:
-    """What suits standard error."""
+@contextmanager
+def make_progress() -> Iterator[TerminalProgress | PlainProgress]:
+    """What suits standard error. Whatever libraries and the user's own code print meanwhile goes there too: standard
+    output is for results."""
     console = Console(stderr=True)
-    return TerminalProgress(console) if console.is_terminal else PlainProgress(console)
+    with redirect_stdout(sys.stderr), TerminalProgress(console) if console.is_terminal else PlainProgress(console) as p:
+        yield p

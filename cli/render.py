@@ -1,6 +1,7 @@
 """Reports as tables and sentences, on standard output."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from intraq_deploy.pipeline.inspection import Inspection
@@ -39,12 +40,13 @@ def render_artifacts(report: RunReport, directory: str) -> None:
     """The files that were written."""
     for target, artifact in report.artifacts.items():
         size = f"{artifact.bytes / _MIB:.2f} MiB"
-        Console().print(f"{target}: {directory}/{artifact.path}, {size}", highlight=False, soft_wrap=True)
+        Console().print(f"{target}: {directory}/{artifact.path}, {size}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _comparison(report: RunReport, bits: str) -> Table:
     accuracy = report.accuracy or {}
-    table = Table(title=f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime")
+    title = f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime"
+    table = Table(title=escape(title))
     for heading in ("", "top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)"):
         table.add_column(heading, justify="left" if not heading else "right")
     names = {"float32": "float32", "w8a8": "W8A8, ranges only"}
@@ -86,6 +88,7 @@ def render_images(report: RunReport, directory: str) -> None:
         f"{images.count} images in {directory}/synthesis (sheet.png shows them): BN distance {images.bn_distance:.2f}, "
         f"mean confidence {images.confidence:.2f}, teacher agrees with {images.agreement:.1f} % of the labels{spread}.",
         highlight=False,
+        markup=False,
     )
 
 
@@ -97,6 +100,7 @@ def render_inspection(inspection: Inspection) -> None:
         f"{inspection.parameters:,} parameters, {inspection.batch_norms} batch norms.\n"
         f"Preprocessing: mean {list(inspection.mean)}, std {list(inspection.std)} ({inspection.preprocessing_source}).",
         highlight=False,
+        markup=False,
     )
     for problem in inspection.problems:
         console.print(f"Cannot be quantized: {problem}", style="red", highlight=False, markup=False)

@@ -42,7 +42,8 @@ def synthesize(
         device=device,
         seed=seed,
     )
-    directory = out or default_directory(model, options.weight_bits, options.activation_bits)
+    bits_of_both = (options.weight_bits, options.activation_bits)
+    directory = out or default_directory(model, bits_of_both, options.scheme, options.seed)
     with make_progress() as progress:
         report = synthesize_run(options, directory, progress)
     if json:

@@ -12,6 +12,7 @@ def validate(
     run: o.RunArgument,
     target: o.Target = None,
     evaluate: o.Eval = None,
+    trust_pickle: o.TrustPickle = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -25,7 +26,7 @@ def validate(
     from intraq_deploy.pipeline.quantize import validate_run
 
     with make_progress() as progress:
-        report = validate_run(run, tuple(target or ()), evaluate, progress)
+        report = validate_run(run, tuple(target or ()), evaluate, trust_pickle, progress)
     if json:
         print_json(report.to_json())
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from intraq_deploy.errors import RunError
+from intraq_deploy.files import write_atomically
 
 MANIFEST = "manifest.json"
 
@@ -38,7 +39,7 @@ def sha256_of(path: Path) -> str:
 def write_manifest(artifact: Artifact) -> None:
     """Beside the artifact's file."""
     values: dict[str, Any] = asdict(artifact) | {"path": artifact.path.name}
-    (artifact.path.parent / MANIFEST).write_text(json.dumps(values, indent=1))
+    write_atomically(artifact.path.parent / MANIFEST, json.dumps(values, indent=1))
 
 
 def read_manifest(folder: Path) -> Artifact:

@@ -108,6 +108,9 @@ class SmallMobileNet(nn.Module):
         return self.classifier(self.head(x).mean((2, 3)))
 
 
+# The smallest budget of a run, and the small residual network as the command line is told of it.
+TINY = ["--images", "8", "--iterations", "3", "--steps", "2"]
+NETWORK = ["--arch", f"{__file__}:SmallResNet", "--input-size", "32", "--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.3"]
 SMALL_NETWORKS = {"resnet": SmallResNet, "mobilenet": SmallMobileNet}
 SMALL_SHAPE = (3, 32, 32)
 

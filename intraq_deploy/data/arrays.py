@@ -1,6 +1,7 @@
 """Labelled images in one .npz file."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                     "it with numpy.savez(path, images=..., labels=...)."
                 )
             return {name: file[name] for name in ("images", "labels")}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, AttributeError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read ({reason(error)}); save it again with numpy.savez(path, images=..., labels=...)."
         ) from error

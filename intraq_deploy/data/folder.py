@@ -42,7 +42,7 @@ class FolderImages:
         path = self.paths[index]
         try:
             with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert(self.mode)
+                image = ImageOps.exif_transpose(_eight_bits(path, file)).convert(self.mode)
         except UNREADABLE as error:
             raise DataError(_unreadable(path, error)) from error
         return to_network_size(image, self.preprocessing)
@@ -136,10 +136,17 @@ def _check_headers(files: Sequence[Path]) -> None:
     """An unreadable file should be known now, not after the training: reading a header takes about 0.1 ms."""
     for file in files:
         try:
-            with Image.open(file):
-                pass
+            with Image.open(file) as image:
+                _eight_bits(file, image)
         except UNREADABLE as error:
             raise DataError(_unreadable(file, error)) from error
+
+
+def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
+    """The image itself. Raises DataError for more than 8 bits per pixel, which PIL would clip to white."""
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        raise DataError(f"the image {path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits.")
+    return image
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -6,9 +6,12 @@ moves into the convolution behind it, batch norms into the convolution before th
 node before them. The result is run against the network once: a graph that computes something else is refused.
 """
 
+import io
+import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,8 +57,9 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Graph:
 
 def _export(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     try:
-        # The empty table keeps every composite operator and only makes in-place operators functional.
-        exported: torch.export.ExportedProgram = torch.export.export(module, (images,)).run_decompositions({})
+        with _quiet():
+            # The empty table keeps every composite operator and only makes in-place operators functional.
+            exported: torch.export.ExportedProgram = torch.export.export(module, (images,)).run_decompositions({})
     except Exception as error:  # torch.export raises many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(
@@ -63,6 +67,18 @@ def _export(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
             "rewrite that part, or give the network without it through --arch."
         ) from error
     return exported
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch prints about a failure, which becomes one sentence."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _check_equal(module: nn.Module, graph: Graph, images: Tensor) -> None:

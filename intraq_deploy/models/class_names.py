@@ -33,7 +33,7 @@ def read_class_names(classes: Path | Sequence[str], count: int) -> tuple[str, ..
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"the class names in {path} cannot be read: {error.strerror}; give {FORMS}.") from error
     except UnicodeDecodeError as error:

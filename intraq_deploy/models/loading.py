@@ -147,6 +147,8 @@ def _fit(
 ) -> Loaded:
     """Build the architecture for the checkpoint's class and channel counts, and load the weights."""
     classes, channels = counts or architecture.counts(shapes_of(checkpoint.tensors))
+    if classes is None:  # a network with a part called "model" has the names that wrappers add
+        classes, channels = architecture.counts(shapes_of(checkpoint.original))
     # Where the class count does not show, comparing the tensors says what differs.
     module = architecture.make(classes or USUAL_CLASSES, channels)
     load_weights(module, checkpoint, architecture.spec)

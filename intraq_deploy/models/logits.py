@@ -68,10 +68,9 @@ def with_logits(
 
 
 def _run(module: nn.Module, input_shape: tuple[int, int, int]) -> Any:
-    images = torch.randn(BATCH, *input_shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            return module(images)
+            return module(torch.randn(BATCH, *input_shape, generator=torch.Generator().manual_seed(0)))
     except Exception as error:  # a network's forward may fail in any way
         channels, height, width = input_shape
         raise UnsupportedModelError(

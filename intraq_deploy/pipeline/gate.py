@@ -8,9 +8,9 @@ import torch
 from intraq_deploy.data import LabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.pipeline import records
-from intraq_deploy.pipeline.measurement import advice, baselines, measure
+from intraq_deploy.pipeline.measurement import advice, measure
 from intraq_deploy.pipeline.report import RunReport
-from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.run import Run, machine
 from intraq_deploy.pipeline.validation import Validation, normalised, parity_count, program_input, validate
 from intraq_deploy.program import Program
 from intraq_deploy.quantization.network import FakeQuantNetwork
@@ -30,13 +30,18 @@ def check(
     artifacts: Mapping[str, Artifact],
     images: SyntheticSet,
     labelled: LabelledImages | None,
+    compared: Mapping[str, Artifact],
 ) -> None:
-    """Fills in the report's parity, accuracy, comparison, advice, warnings, failures and status."""
+    """Fills in the report's parity, accuracy, comparison, advice, warnings, failures and status.
+
+    compared: the baselines; without labelled images they are not looked at.
+    """
+    report.machine = machine()
     report.failures, report.warnings = [], []
     report.versions["onnxruntime"] = onnxruntime().__version__
     _check_parity(report, student, program, artifacts, images)
     if labelled is not None:
-        _check_accuracy(run, report, student, program, artifacts, images, labelled)
+        _check_accuracy(run, report, student, program, artifacts, labelled, compared)
     report.status = "failed" if report.failures else "passed"
     for warning in report.warnings:
         run.progress.warn(warning)
@@ -65,10 +70,11 @@ def _check_accuracy(
     student: FakeQuantNetwork,
     program: Program,
     artifacts: Mapping[str, Artifact],
-    images: SyntheticSet,
     labelled: LabelledImages,
+    compared: Mapping[str, Artifact],
 ) -> None:
-    measured = measure(run, labelled, student, program, artifacts, baselines(run, images))
+    measured = measure(run, labelled, student, program, artifacts, compared)
+    report.eval = labelled.name
     names = ["float", "fake_quant", "program", *artifacts]
     report.accuracy = records.accuracy_record(measured.accuracy, names, "top1")
     report.accuracy_top5 = records.accuracy_record(measured.accuracy, names, "top5")

@@ -25,6 +25,20 @@ class ModelOptions(BaseModel):
     output: str | None = None
     trust_pickle: bool = False
 
+    def located(self, folder: Path) -> "ModelOptions":
+        """With the files that were named relative to `folder` named by their whole paths."""
+
+        def under(name: str) -> str:
+            return str(folder / name) if (folder / name).exists() else name
+
+        file, colon, attribute = (self.arch or "").rpartition(":")
+        changes = {
+            "source": under(self.source),
+            "arch": f"{under(file)}{colon}{attribute}" if file else self.arch,
+            "classes": None if self.classes is None else under(self.classes),
+        }
+        return self.model_copy(update=changes)
+
     def load(self) -> Model:
         """The model. Raises what `load_model` raises."""
         return load_model(
@@ -77,10 +91,31 @@ def make_options(model: ModelOptions, **values: Any) -> QuantizeOptions:
         raise UsageError(f"{option} is {first['input']!r}: {first['msg'].lower()}.") from error
 
 
-def read_options(path: Path) -> QuantizeOptions:
+class RunConfig(BaseModel):
+    """What a run directory keeps, so that the run can be looked at again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights_sha256: str
+    """Of the network."""
+    folder: str
+    """Where the command was given: relative paths start there."""
+    options: QuantizeOptions
+
+    def to_json(self) -> str:
+        """Without the consent to run a pickle's code, which is given per command."""
+        return self.model_dump_json(indent=2, exclude={"options": {"model": {"trust_pickle"}}})
+
+
+def read_config(path: Path) -> RunConfig:
     """Raises RunError for a missing or foreign file."""
     try:
-        return QuantizeOptions.model_validate_json(path.read_bytes())
+        return RunConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise RunError(f"{path.parent} is no run directory (it has no {path.name}): run quantize first.") from error
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise RunError(f"{path.parent} is no run directory ({path.name}: {reason}): run quantize first.") from error
+        raise RunError(
+            f"{path} is damaged or of another version ({reason}): remove {path.parent} and run quantize again, or "
+            "choose another directory with --out."
+        ) from error

@@ -18,8 +18,8 @@ class Progress(Protocol):
     def advance(self, done: int, detail: str, loss: float | None = None) -> None:
         """So much of the current stage is done; `detail` says where in it: "batch 2/4, iteration 120/300"."""
 
-    def finish(self, seconds: float, *, cached: bool = False) -> None:
-        """The current stage is over; cached: it was not run again."""
+    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
+        """A stage is over; cached: it was not run again."""
 
 
 class Silent:
@@ -33,4 +33,4 @@ class Silent:
 
     def advance(self, done: int, detail: str, loss: float | None = None) -> None: ...
 
-    def finish(self, seconds: float, *, cached: bool = False) -> None: ...
+    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None: ...

@@ -2,21 +2,22 @@
 
 import hashlib
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.errors import RunError
+from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.estimate import estimate, faster
-from intraq_deploy.pipeline.options import QuantizeOptions, read_options
+from intraq_deploy.pipeline.measurement import baselines
+from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import Bits, RunReport, read_report
-from intraq_deploy.pipeline.run import Run, versions
+from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
-from intraq_deploy.program import load_program
+from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
@@ -31,10 +32,11 @@ PLACEMENT = "placement.json"
 
 def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
     """Only the images. Leaves a run directory that `quantize_run` continues."""
-    run = _prepare(options, out, progress)
-    _begin(run)
-    _, quality = stages.synthesize(run)
-    return _keep(run, _report(run, quality, "synthesized"))
+    run = _prepare(options, RunDirectory(out), progress)
+    with run.directory.opened():
+        _begin(run)
+        _, quality = stages.synthesize(run)
+        return _keep(run, _report(run, quality, "synthesized"))
 
 
 def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
@@ -45,75 +47,115 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
     for target in options.targets:
         load_profile(target)
     onnxruntime()
-    run = _prepare(options, out, progress)
+    run = _prepare(options, RunDirectory(out), progress)
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
     rows = layer_rows(run.graph, place(run.graph, run.scheme))
-    _begin(run)
-    run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
+    with run.directory.opened():
+        _begin(run)
+        run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
+        return _keep(run, _stages(run, labelled))
+
+
+def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
+    """From the images to the gate."""
     images, quality = stages.synthesize(run)
     student, settled = stages.fine_tune(run, images)
     program = stages.freeze_student(run, student)
-    artifacts = {target: stages.export(run, target, program) for target in options.targets}
+    artifacts = {target: stages.export(run, target, program) for target in run.options.targets}
+    compared = {} if labelled is None else baselines(run, images)
     report = _report(run, quality, "quantized")
     report.settled = settled
     report.artifacts = {target: records.artifact_record(run, artifact) for target, artifact in artifacts.items()}
 
-    key = _validation_key(program_sha256(program), artifacts, labelled)
-    folder = stages.finished(run, VALIDATION, key)
-    if folder is not None:
-        kept = read_report(folder / REPORT)
-        return _keep(run, kept.model_copy(update={"seconds": report.seconds | kept.seconds}))
+    key = _validation_key(run, program, artifacts, labelled)
+    before = stages.kept(run, VALIDATION, key, lambda folder: read_report(folder / REPORT))
+    if before is not None:
+        return before.model_copy(update={"seconds": dict(run.seconds)})
     with stages.running(run, VALIDATION, key, 1, "") as (stage, _):
-        gate.check(run, report, student, program, artifacts, images, labelled)
+        gate.check(run, report, student, program, artifacts, images, labelled, compared)
+        write_atomically(stage.folder / REPORT, report.to_json())
     report.seconds = dict(run.seconds)
-    (stage.folder / REPORT).write_text(report.to_json())
-    return _keep(run, report)
+    return report
 
 
-def export_run(path: Path, targets: tuple[str, ...], progress: Progress) -> RunReport:
+def export_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress: Progress) -> RunReport:
     """Writes a finished run's program for `targets`."""
     for target in targets:
         load_profile(target)
-    options, report = _finished(path)
-    run = _prepare(options, path, progress)
+    run, report = _finished(path, trust_pickle, progress)
     program = load_program(path / stages.FREEZING)
-    for target in targets:
-        artifact = stages.export(run, target, program)
-        report.artifacts[target] = records.artifact_record(run, artifact)
-    return _keep(run, report)
+    with run.directory.opened():
+        for target in targets:
+            artifact = stages.export(run, target, program)
+            report.artifacts[target] = records.artifact_record(run, artifact)
+        return _keep(run, report)
 
 
-def validate_run(path: Path, targets: tuple[str, ...], evaluate: str | None, progress: Progress) -> RunReport:
+def validate_run(
+    path: Path, targets: tuple[str, ...], evaluate: str | None, trust_pickle: bool, progress: Progress
+) -> RunReport:
     """Runs the gate again, on the files as they are. targets: empty for all that the run has."""
-    options, report = _finished(path)
     onnxruntime()
+    run, report = _finished(path, trust_pickle, progress)
     for target in targets:
         if target not in report.artifacts:
             raise RunError(f"{path} has no artifact for {target}: run export {path} --target {target} first.")
-    run = _prepare(options, path, progress)
-    evaluate = evaluate or options.eval
+    evaluate = evaluate or run.options.eval
     labelled = None if evaluate is None else load_labelled(evaluate, run.model)
     images, _ = stages.kept_images(path / stages.SYNTHESIS)
     student, _ = stages.kept_student(run, path / stages.FINE_TUNING)
     program = load_program(path / stages.FREEZING)
     names = targets or tuple(report.artifacts)
     artifacts = {name: read_manifest((path / report.artifacts[name].path).parent) for name in names}
-    gate.check(run, report, student, program, artifacts, images, labelled)
-    return _keep(run, report)
+    with run.directory.opened():
+        compared = {} if labelled is None else baselines(run, images)
+        gate.check(run, report, student, program, artifacts, images, labelled, compared)
+        return _keep(run, report)
 
 
-def _prepare(options: QuantizeOptions, out: Path, progress: Progress) -> Run:
+def _prepare(options: QuantizeOptions, directory: RunDirectory, progress: Progress) -> Run:
     """The run, its network loaded, read and traced, so that what cannot work fails before anything is made."""
     options.check()
-    run = Run(options, RunDirectory(out), options.model.load(), progress)
+    run = Run(options, directory, options.model.load(), progress)
     _ = run.device, run.recipes, run.probe, run.graph
     return run
 
 
+def _finished(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Run, RunReport]:
+    """A run whose program is there, as it was, on the CPU, and its report."""
+    config, report = read_config(path / CONFIG), read_report(path / REPORT)
+    if report.status == "synthesized":
+        raise RunError(f"{path} holds images only: run quantize with --out {path} first.")
+    folder = Path(config.folder)
+    model = config.options.model.located(folder).model_copy(update={"trust_pickle": trust_pickle})
+    labelled = config.options.eval
+    if labelled is not None and (folder / labelled).exists():
+        labelled = str(folder / labelled)
+    options = config.options.model_copy(update={"model": model, "eval": labelled, "device": "cpu"})
+    run = _prepare(options, RunDirectory(path), progress)
+    if run.weights_sha256 != config.weights_sha256:
+        raise RunError(
+            f"{model.source} is not the network that {path} was made from: put that one back, or run quantize again "
+            "into another directory."
+        )
+    return run, report
+
+
 def _begin(run: Run) -> None:
-    """Opens the directory, keeps the options, and says how long it will take."""
-    run.directory.open()
-    run.directory.write(CONFIG, run.options.model_dump_json(indent=2))
+    """Keeps what was asked for, and says how long it will take. The directory is open.
+
+    Raises RunError for a directory that holds another network's run.
+    """
+    path = run.directory.path / CONFIG
+    if path.exists() and read_config(path).weights_sha256 != run.weights_sha256:
+        raise RunError(
+            f"{run.directory.path} holds the run of another network ({read_config(path).options.model.source}): choose "
+            "another directory with --out, or remove it."
+        )
+    # A report vouches for the files beside it, which may change from here on.
+    (run.directory.path / REPORT).unlink(missing_ok=True)
+    config = RunConfig(weights_sha256=run.weights_sha256, folder=str(Path.cwd()), options=run.options)
+    run.directory.write(CONFIG, config.to_json())
     seconds = estimate(run)
     if seconds:
         parts = [f"{stage} {_duration(value)}" for stage, value in seconds.items()]
@@ -140,6 +182,8 @@ def _report(run: Run, quality: Quality, status: Literal["synthesized", "quantize
         seed=options.seed,
         device=run.device.type,
         versions=versions(),
+        machine=machine(),
+        input=options.input,
         images=records.images_record(run, quality),
         steps=run.recipes[1].steps,
         seconds=dict(run.seconds),
@@ -151,20 +195,18 @@ def _keep(run: Run, report: RunReport) -> RunReport:
     return report
 
 
-def _finished(path: Path) -> tuple[QuantizeOptions, RunReport]:
-    """Options and report of a run whose program is there."""
-    options, report = read_options(path / CONFIG), read_report(path / REPORT)
-    if report.status == "synthesized":
-        raise RunError(f"{path} holds images only: run quantize with --out {path} first.")
-    return options, report
-
-
-def _validation_key(program: str, artifacts: dict[str, Artifact], labelled: LabelledImages | None) -> str:
+def _validation_key(run: Run, program: Program, artifacts: dict[str, Artifact], labelled: LabelledImages | None) -> str:
     shas = {target: artifact.sha256 for target, artifact in artifacts.items()}
     identity = None
     if labelled is not None:
         path = Path(labelled.name)
         changed = max((file.stat().st_mtime_ns for file in (path, *path.rglob("*")) if file.exists()), default=0)
-        identity = [labelled.name, changed, hashlib.sha256(labelled.labels.numpy().tobytes()).hexdigest()]
-    runtime = onnxruntime().__version__
-    return key_of(program=program, artifacts=shas, images=identity, runtime=runtime, machine=platform.processor())
+        labels = hashlib.sha256(labelled.labels.numpy().tobytes()).hexdigest()
+        identity = [labelled.name, changed, labels, asdict(labelled.preprocessing)]
+    return key_of(
+        program=program_sha256(program),
+        artifacts=shas,
+        images=identity,
+        runtime=onnxruntime().__version__,
+        machine=machine(),
+    )

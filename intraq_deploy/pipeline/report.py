@@ -110,6 +110,10 @@ class RunReport(_Record):
     seed: int
     device: str
     versions: dict[str, str]
+    machine: str
+    """The CPU of the validation."""
+    input: str
+    """What the artifacts take: "float" or "uint8"."""
     images: ImagesRecord
     steps: int
     settled: list[str] = []
@@ -117,6 +121,8 @@ class RunReport(_Record):
     seconds: dict[str, float]
     """By stage, over all sessions that worked on it."""
     parity: dict[str, ParityRecord] = {}
+    eval: str | None = None
+    """The labelled images behind `accuracy`."""
     accuracy: dict[str, int | float] | None = None
     accuracy_top5: dict[str, int | float] | None = None
     comparison: list[ComparisonRow] = []

@@ -4,6 +4,7 @@ import hashlib
 import platform
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.presets import Recipes, recipes
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.rundir import RunDirectory
+from intraq_deploy.program import float_program
+from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.scheme import Scheme, make_scheme
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
@@ -55,6 +58,13 @@ class Run:
         return recipes(o.preset, m.input_shape, m.classes, images=o.images, iterations=o.iterations, steps=o.steps)
 
     @cached_property
+    def network_sha256(self) -> str:
+        """Of what the network computes and of its stored statistics: other code around the same tensors is another
+        network."""
+        computes = program_sha256(float_program(self.graph))
+        return hashlib.sha256(f"{computes} {self.weights_sha256}".encode()).hexdigest()
+
+    @cached_property
     def weights_sha256(self) -> str:
         """Of every tensor of the network, in order."""
         digest = hashlib.sha256()
@@ -62,6 +72,16 @@ class Run:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
         return digest.hexdigest()
+
+
+def machine() -> str:
+    """The CPU, for people and because runtimes choose their kernels by it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} threads" if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

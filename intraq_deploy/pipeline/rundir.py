@@ -5,8 +5,10 @@ the key is finished and is not made again; one without is unfinished and may hol
 same key; one with another key is cleared. Files are written beside and renamed, `stage.json` last.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -45,6 +47,12 @@ class Stage:
     def done(self) -> bool:
         return _read(self.folder / _STAGE).get("key") == self.key
 
+    def clear(self) -> None:
+        """Forgets what was made."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        self.seconds = 0.0
+
 
 class RunDirectory:
     """The directory of one run; nothing is made before `open`."""
@@ -52,19 +60,35 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def open(self) -> None:
-        """Makes it if needed. Raises RunError where it cannot be written, or holds something that is not a run."""
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes it if needed, and keeps others out of it.
+
+        Raises RunError where it cannot be written, holds something that is not a run, or is in use.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            entries = sorted(entry.name for entry in self.path.iterdir())
+            # Hidden files are not ours to judge; a killed process may have left a temporary one.
+            entries = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
             with tempfile.TemporaryFile(dir=self.path):
                 pass
+            handle = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise RunError(
                 f"The run directory {self.path} cannot be written ({error.strerror}): choose another with --out."
             ) from error
-        if entries and CONFIG not in entries:
-            raise RunError(f"{self.path} holds other files ({entries[0]}): choose an empty directory with --out.")
+        try:
+            if entries and CONFIG not in entries:
+                raise RunError(f"{self.path} holds other files ({entries[0]}): choose an empty directory with --out.")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"Another intraq-deploy works in {self.path}: wait for it, or choose another directory with --out."
+                ) from error
+            yield
+        finally:
+            os.close(handle)
 
     def stage(self, name: str, key: str) -> Stage:
         """The folder of stage `name`, emptied unless it belongs to `key`."""
@@ -74,7 +98,7 @@ class RunDirectory:
             shutil.rmtree(folder)
             kept = {}
         folder.mkdir(parents=True, exist_ok=True)
-        return Stage(folder, key, float(kept.get("seconds", 0.0)))
+        return Stage(folder, key, float(kept.get("seconds") or 0.0))
 
     @contextmanager
     def running(self, stage: Stage) -> Iterator[Callable[[], None]]:
@@ -85,8 +109,8 @@ class RunDirectory:
         before, start = stage.seconds, time.perf_counter()
 
         def note(name: str = _PARTIAL) -> None:
-            stage.seconds = before + time.perf_counter() - start
-            values = {"key": stage.key, "seconds": round(stage.seconds, 3)}
+            stage.seconds = round(before + time.perf_counter() - start, 3)
+            values = {"key": stage.key, "seconds": stage.seconds}
             write_atomically(stage.folder / name, json.dumps(values))
 
         note()
@@ -107,8 +131,9 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def default_directory(source: str, weight_bits: int, activation_bits: int) -> Path:
-    """`runs/NAME-wXaY` in the current folder."""
+def default_directory(source: str, bits: tuple[int, int], scheme: str, seed: int) -> Path:
+    """`runs/NAME-wXaY` in the current folder, with the scheme and the seed where they are not the usual ones."""
     name = Path(source.partition(":")[2] or source).name
     stem = name.rsplit(".", 1)[0] if name.endswith((".pth", ".pt", ".pt2", ".safetensors")) else name
-    return Path("runs") / f"{stem}-w{weight_bits}a{activation_bits}"
+    unusual = f"-{scheme}" * (scheme != "integer") + f"-seed{seed}" * (seed != 0)
+    return Path("runs") / f"{stem}-w{bits[0]}a{bits[1]}{unusual}"

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 
-from intraq_deploy.errors import RunError
+from intraq_deploy.errors import DataError, RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.models import Model
+from intraq_deploy.models.wording import reason
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import Stage, key_of
 from intraq_deploy.program import Normalization, Program, freeze, load_program, save_program, settle
@@ -30,6 +32,7 @@ from intraq_deploy.training.loop import Trainer
 
 SYNTHESIS, FINE_TUNING, FREEZING = "synthesis", "fine-tuning", "program"
 _CHECKPOINT_STEPS = 50
+T = TypeVar("T")
 
 
 @contextmanager
@@ -40,34 +43,39 @@ def running(run: Run, name: str, key: str, total: int, unit: str) -> Iterator[tu
     with run.directory.running(stage) as note:
         yield stage, note
     run.seconds[name] = stage.seconds
-    run.progress.finish(stage.seconds)
+    run.progress.finish(name, stage.seconds)
 
 
-def finished(run: Run, name: str, key: str) -> Path | None:
-    """The folder of a stage that need not run again, or None."""
+def kept(run: Run, name: str, key: str, load: Callable[[Path], T]) -> T | None:
+    """What a finished stage left, as `load` reads it from its folder; None if it has to run (again)."""
     stage = run.directory.stage(name, key)
     if not stage.done:
         return None
+    try:
+        value = load(stage.folder)
+    except (RunError, DataError) as damage:
+        run.progress.warn(f"{name} is made again, because {damage}")
+        stage.clear()
+        return None
     run.progress.start(name, 0, "")
     run.seconds[name] = stage.seconds
-    run.progress.finish(stage.seconds, cached=True)
-    return stage.folder
+    run.progress.finish(name, stage.seconds, cached=True)
+    return value
 
 
 def synthesis_key(run: Run) -> str:
     """Of the images: the network, the recipe, the seed, the kind of device."""
-    recipe = asdict(run.recipes[0])
-    shape = run.model.input_shape
-    return key_of(weights=run.weights_sha256, shape=shape, recipe=recipe, seed=run.options.seed, device=run.device.type)
+    recipe, shape = asdict(run.recipes[0]), run.model.input_shape
+    return key_of(network=run.network_sha256, shape=shape, recipe=recipe, seed=run.options.seed, device=run.device.type)
 
 
 def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
     """The images, continued from the last finished batch, and their quality; `sheet.png` shows them."""
     recipe, key = run.recipes[0], synthesis_key(run)
     sizes = batch_sizes(recipe)
-    folder = finished(run, SYNTHESIS, key)
-    if folder is not None:
-        return kept_images(folder)
+    before = kept(run, SYNTHESIS, key, kept_images)
+    if before is not None:
+        return before
     with running(run, SYNTHESIS, key, sum(sizes) * recipe.iterations, "image-iterations") as (stage, note):
         done = _finished_batches(stage.folder, len(sizes))
 
@@ -84,17 +92,18 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
         quality = measure(run.probe, images)
         preprocessing = run.model.preprocessing
         write_atomically(stage.folder / "sheet.png", contact_sheet(images, preprocessing.mean, preprocessing.std))
-        write_atomically(stage.folder / "quality.json", json.dumps(asdict(quality)))
+        write_atomically(stage.folder / "quality.json", json.dumps({**asdict(quality), "batches": len(sizes)}))
     return images, quality
 
 
 def kept_images(folder: Path) -> tuple[SyntheticSet, Quality]:
     """What a finished synthesis left. Raises DataError or RunError for a damaged folder."""
-    files = sorted(folder.glob("batch-*.safetensors"))
     try:
-        quality = Quality(**json.loads((folder / "quality.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{folder} holds no finished synthesis ({error}): run quantize again.") from error
+        values = json.loads((folder / "quality.json").read_text())
+        files = [_batch_file(folder, batch) for batch in range(values.pop("batches"))]
+        quality = Quality(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{folder} holds no finished synthesis ({reason(error)}): run quantize again.") from error
     return SyntheticSet.concatenate([SyntheticSet.load(file) for file in files]), quality
 
 
@@ -120,9 +129,9 @@ def student_key(run: Run) -> str:
 def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[str]]:
     """The settled student, continued from the last checkpoint, and what settling adjusted."""
     key, recipe = student_key(run), run.recipes[1]
-    folder = finished(run, FINE_TUNING, key)
-    if folder is not None:
-        return kept_student(run, folder)
+    before = kept(run, FINE_TUNING, key, lambda folder: kept_student(run, folder))
+    if before is not None:
+        return before
     with running(run, FINE_TUNING, key, max(recipe.steps, 1) * recipe.batch, "images") as (stage, note):
         student = build_network(run.graph, run.scheme, images.images, run.options.seed)
         if recipe.steps:
@@ -140,7 +149,7 @@ def kept_student(run: Run, folder: Path) -> tuple[FakeQuantNetwork, list[str]]:
     try:
         notes = load_student(folder / "student.safetensors", student)
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise RunError(f"{folder} holds no finished student ({error}): run quantize again.") from error
+        raise RunError(f"{folder} holds no finished student ({reason(error)}): run quantize again.") from error
     return student, list(notes["settled"])
 
 
@@ -163,12 +172,13 @@ def _train(
 
 def freeze_student(run: Run, student: FakeQuantNetwork) -> Program:
     """The program."""
-    key = key_of(student=student_key(run), input=run.options.input)
-    folder = finished(run, FREEZING, key)
-    if folder is not None:
-        return load_program(folder)
+    normalization = normalization_of(run)
+    key = key_of(student=student_key(run), normalization=None if normalization is None else asdict(normalization))
+    before = kept(run, FREEZING, key, load_program)
+    if before is not None:
+        return before
     with running(run, FREEZING, key, 1, "") as (stage, _):
-        program = freeze(student, normalization_of(run))
+        program = freeze(student, normalization)
         save_program(program, stage.folder)
     return program
 
@@ -186,11 +196,18 @@ def export(run: Run, target: str, program: Program) -> Artifact:
     bits = f"W{run.options.weight_bits}A{run.options.activation_bits}"
     metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
     key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata)
-    folder = finished(run, name, key)
-    if folder is not None:
-        return read_manifest(folder)
+    before = kept(run, name, key, whole_artifact)
+    if before is not None:
+        return before
     with running(run, name, key, 1, "") as (stage, _):
         return export_program(program, profile, stage.folder, metadata)
+
+
+def whole_artifact(folder: Path) -> Artifact:
+    """Raises RunError if the file is not what its manifest says."""
+    artifact = read_manifest(folder)
+    artifact.verify()
+    return artifact
 
 
 def model_metadata(model: Model) -> dict[str, str]:

@@ -72,11 +72,18 @@ def load_program(folder: Path) -> Program:
         data = (folder / "program.safetensors").read_bytes()
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} holds no readable program ({error}): run quantize again.") from error
-    if structure.get("format") != FORMAT:
-        raise RunError(f"{folder}/program.json has format {structure.get('format')}: this version reads {FORMAT}.")
-    if hashlib.sha256(data).hexdigest() != structure["tensors_sha256"]:
+    version = structure.get("format") if isinstance(structure, dict) else None
+    if version != FORMAT:
+        raise RunError(f"{folder}/program.json has format {version}: this version reads {FORMAT}; run quantize again.")
+    if hashlib.sha256(data).hexdigest() != structure.get("tensors_sha256"):
         raise RunError(f"{folder}/program.safetensors is not the file that program.json describes: run quantize again.")
-    tensors = load_tensors(data)
+    try:
+        return _program(structure, load_tensors(data))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder}/program.json is damaged ({error!r}): run quantize again.") from error
+
+
+def _program(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
     normalization = structure["normalization"]
     return Program(
         graph=Graph.from_json(structure["graph"]),

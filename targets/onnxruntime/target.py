@@ -9,6 +9,7 @@ from intraq_deploy.targets.onnx.lower import instrument, lower
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.profile import TargetProfile
 
+from intraq_deploy.files import write_atomically
 from intraq_deploy.program.program import Program
 from intraq_deploy.program.storage import program_sha256
 
@@ -20,7 +21,7 @@ def export(program: Program, profile: TargetProfile, folder: Path, metadata: Map
     sha256 = program_sha256(program)
     model = lower(program, profile, {**metadata, "input": _input(program), "program_sha256": sha256})
     path = folder / MODEL
-    ir.save(model, path)
+    write_atomically(path, ir.to_proto(model).SerializeToString())
     artifact = Artifact(
         target=profile.name,
         path=path,

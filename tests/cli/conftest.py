@@ -1,16 +1,10 @@
 """The command line as a user meets it, in this process: importing torch for every command would take minutes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from intraq_deploy.cli.main import app
-from support import small_network
+from support import NETWORK, TINY, small_network
 from typer.testing import CliRunner
-
-SUPPORT = Path(__file__).parents[1] / "support.py"
-TINY = ["--images", "8", "--iterations", "3", "--steps", "2"]
-NETWORK = ["--arch", f"{SUPPORT}:SmallResNet", "--input-size", "32", "--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.3"]
 
 
 @pytest.fixture

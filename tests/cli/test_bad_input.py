@@ -92,6 +92,7 @@ def test_checkpoints(run, tmp_path, make, words):
         (["--input", "int4"], ("--input is 'int4'", "'float' or 'uint8'")),
         (["--device", "tpu"], ("--device is 'tpu'", "'auto', 'cpu' or 'cuda'")),
         (["--mean", "a,b"], ("--mean is 'a,b'", "0.485,0.456,0.406")),
+        (["--input-size", "²"], ("--input-size is '²'", "224x192")),
         (["--input-size", "big"], ("--input-size is 'big'", "224x192")),
         (["--wrong"], ("--wrong",)),
     ],
@@ -175,6 +176,16 @@ class NoNorm(nn.Sequential):
         super().__init__(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
 
+class Branch(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
 class Unknown(nn.Sequential):
     def __init__(self):
         super().__init__(
@@ -185,12 +196,16 @@ class Unknown(nn.Sequential):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("NoNorm", ("no batch norm", "vgg11_bn")), ("Unknown", ("Layer '2'", "softplus"))],
+    [
+        ("NoNorm", ("no batch norm", "vgg11_bn")),
+        ("Unknown", ("Layer '2'", "softplus")),
+        ("Branch", ("cannot be traced",)),
+    ],
 )
 def test_networks_that_cannot_be_quantized(run, tmp_path, name, words):
     code = tmp_path / "networks.py"
     code.write_text(NETWORKS)
-    norm = {"NoNorm": [], "Unknown": [nn.BatchNorm2d(4), nn.Softplus()]}[name]
+    norm = {"NoNorm": [], "Unknown": [nn.BatchNorm2d(4), nn.Softplus()], "Branch": [nn.BatchNorm2d(4), nn.ReLU()]}[name]
     network = nn.Sequential(nn.Conv2d(3, 4, 3), *norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     torch.save(network.state_dict(), tmp_path / "net.pth")
     arch = ["--arch", f"{code}:{name}", *PREPROCESSING]

@@ -7,16 +7,12 @@ import shutil
 import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from intraq_deploy.targets.onnxruntime.session import Session
-
-SUPPORT = Path(__file__).parents[1] / "support.py"
-TINY = ["--images", "8", "--iterations", "3", "--steps", "2"]
-NETWORK = ["--arch", f"{SUPPORT}:SmallResNet", "--input-size", "32", "--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.3"]
+from support import NETWORK, TINY
 
 
 def report_of(directory):
@@ -98,7 +94,7 @@ def test_accuracy_of_every_stage(run, checkpoint, labelled, tmp_path):
     assert report["comparison"][0]["bytes"] > 2 * report["comparison"][2]["bytes"]
     assert report["advice"]
     assert "W8A8, ranges only" in result.stdout
-    assert report["advice"] in result.stdout.replace("\n", " ")
+    assert report["advice"] in " ".join(result.stdout.split())
     session = Session(directory / report["artifacts"]["onnxruntime"]["path"])
     assert session.operators()["Cast"] == 1
 

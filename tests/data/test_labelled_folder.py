@@ -164,6 +164,12 @@ def test_an_unreadable_image_is_found_before_anything_runs(folder, make_model, c
     assert "remove or replace it" in message
 
 
+def test_sixteen_bits_are_refused(folder, make_model):
+    path = folder / "dog" / "deep.png"
+    Image.fromarray(np.full((8, 8), 300, np.uint16)).save(path)
+    assert f"the image {path} has more than 8 bits per channel" in refusal(folder, make_model())
+
+
 def test_a_truncated_image_is_named(folder, make_model):
     path = folder / "emu" / "1.png"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

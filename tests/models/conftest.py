@@ -47,9 +47,9 @@ class TinyNet(nn.Module):
 class Inside(nn.Module):
     """Its own names begin with a prefix that wrappers use too."""
 
-    def __init__(self):
+    def __init__(self, num_classes=10):
         super().__init__()
-        self.model = TinyNet()
+        self.model = TinyNet(num_classes)
 
     def forward(self, images):
         return self.model(images)

@@ -20,11 +20,12 @@ def refusal(*args) -> str:
     ("file", "text"),
     [
         ("names.txt", "cat\nbig dog\r\nnaïve\n\n"),
+        ("names.txt", "\ufeffcat\nbig dog\nnaïve"),
         ("names.json", json.dumps(NAMES)),
         ("names.json", json.dumps({"0": "cat", "2": "naïve", "1": "big dog"})),
         ("names.txt", json.dumps({"cat": 0, "big dog": 1, "naïve": 2})),
     ],
-    ids=["lines", "list", "index-to-name", "name-to-index"],
+    ids=["lines", "byte order mark", "list", "index-to-name", "name-to-index"],
 )
 def test_files(tmp_path, file, text):
     (tmp_path / file).write_text(text, encoding="utf-8")

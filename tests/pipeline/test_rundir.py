@@ -12,9 +12,9 @@ from intraq_deploy.pipeline.rundir import CONFIG, RunDirectory, default_director
 @pytest.fixture
 def directory(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    run.open()
-    run.write(CONFIG, "{}")
-    return run
+    with run.opened():
+        run.write(CONFIG, "{}")
+        yield run
 
 
 def test_a_finished_stage_is_kept_and_an_unfinished_one_continues(directory):
@@ -58,21 +58,34 @@ def test_keys_depend_on_every_input():
 
 def test_a_directory_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(RunError, match="holds other files \\(thesis.tex\\).*--out"):
-        RunDirectory(tmp_path).open()
+    with pytest.raises(RunError, match="holds other files \\(thesis.tex\\).*--out"), RunDirectory(tmp_path).opened():
+        pass
+
+
+def test_what_a_killed_process_left_is_no_reason_to_refuse(tmp_path):
+    (tmp_path / ".config.json.abcd").write_text("")
+    with RunDirectory(tmp_path).opened():
+        pass
+
+
+def test_a_directory_is_for_one_process_at_a_time(directory):
+    second = RunDirectory(directory.path)
+    with pytest.raises(RunError, match="Another intraq-deploy works in .*: wait for it"), second.opened():
+        pass
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written.*--out"):
-        RunDirectory(tmp_path / "file" / "run").open()
+    run = RunDirectory(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match="cannot be written.*--out"), run.opened():
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_directory_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match="Permission denied"):
-        RunDirectory(tmp_path).open()
+    with pytest.raises(RunError, match="Permission denied"), RunDirectory(tmp_path).opened():
+        pass
 
 
 def test_nothing_is_made_before_opening(tmp_path):
@@ -81,15 +94,15 @@ def test_nothing_is_made_before_opening(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "name"),
+    ("source", "scheme", "seed", "name"),
     [
-        ("builtin:resnet20-cifar10", "resnet20-cifar10-w4a8"),
-        ("models/net.v2.pth", "net.v2-w4a8"),
-        ("net.safetensors", "net-w4a8"),
+        ("builtin:resnet20-cifar10", "integer", 0, "resnet20-cifar10-w4a8"),
+        ("models/net.v2.pth", "integer", 0, "net.v2-w4a8"),
+        ("net.safetensors", "paper", 2, "net-w4a8-paper-seed2"),
     ],
 )
-def test_default_names(source, name):
-    assert default_directory(source, 4, 8).as_posix() == f"runs/{name}"
+def test_default_names(source, scheme, seed, name):
+    assert default_directory(source, (4, 8), scheme, seed).as_posix() == f"runs/{name}"
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -1,0 +1,155 @@
+"""Run directories that are used again: nothing stale is kept, nothing damaged is trusted, nothing is silently lost."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import support
+import torch
+from support import NETWORK, TINY, small_network
+
+from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline.rundir import RunDirectory
+
+VARIANT = """
+import torch
+from support import SmallResNet
+
+print("a line on standard output")
+
+class Clipped(SmallResNet):
+    def forward(self, x):
+        x = self.maxpool(torch.clamp(self.bn1(self.conv1(x)), -0.5, 0.5))
+        return self.fc(self.avgpool(self.layer3(self.layer2(self.layer1(x)))).flatten(1))
+"""
+
+
+@pytest.fixture
+def directory(finished, tmp_path):
+    """A copy of a finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def again(run, checkpoint, directory):
+    """The command that made the run, with further options."""
+    return lambda *options: run("quantize", checkpoint, *NETWORK, *TINY, "--out", directory, *options)
+
+
+def report_of(directory):
+    return json.loads((directory / "run.json").read_text())
+
+
+def test_another_network_around_the_same_tensors_is_another_network(run, checkpoint, directory, tmp_path):
+    (tmp_path / "variant.py").write_text(VARIANT)
+    arch = ["--arch", f"{tmp_path / 'variant.py'}:Clipped", *NETWORK[2:]]
+    result = run("quantize", checkpoint, *arch, *TINY, "--out", directory, "--json")
+    assert result.exit_code == 0, result.output
+    assert "kept from before" not in result.stderr
+    assert "a line on standard output" in result.stderr
+    assert json.loads(result.stdout) == report_of(directory)
+    nodes = json.loads((directory / "program" / "program.json").read_text())["graph"]["nodes"]
+    assert "-0.5" in json.dumps(nodes)
+
+
+def test_another_mean_is_another_program_for_pixels(again, directory):
+    def shift():
+        return json.loads((directory / "program" / "program.json").read_text())["normalization"]["shift"]
+
+    assert again("--input", "uint8").exit_code == 0
+    before = shift()
+    assert again("--input", "uint8", "--mean", "0.1,0.2,0.3").exit_code == 0
+    assert shift() == pytest.approx([25.5, 51, 76.5])
+    assert shift() != before
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("targets/onnxruntime/model.onnx", "targets/onnxruntime"),
+        ("targets/onnxruntime/manifest.json", "targets/onnxruntime"),
+        ("fine-tuning/student.safetensors", "fine-tuning"),
+        ("program/program.json", "program"),
+        ("synthesis/batch-0000.safetensors", "synthesis"),
+        ("synthesis/quality.json", "synthesis"),
+        ("validation/run.json", "validation"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["gone", "overwritten"])
+def test_a_damaged_stage_is_made_again(again, finished, directory, file, stage, damage):
+    if damage == "gone":
+        (directory / file).unlink()
+    else:
+        (directory / file).write_text("[]")
+    result = again()
+    assert result.exit_code == 0, result.output
+    assert f"{stage} is made again" in result.stderr
+    whole, mended = report_of(finished), report_of(directory)
+    assert mended["artifacts"] == whole["artifacts"]
+    assert mended["parity"] == whole["parity"]
+
+
+def test_export_mends_what_validate_misses(run, directory):
+    (directory / "targets" / "onnxruntime" / "model.onnx").unlink()
+    refused = run("validate", directory)
+    assert refused.exit_code == 1
+    assert "model.onnx is missing: run export again" in refused.stderr
+    assert run("export", directory).exit_code == 0
+    assert run("validate", directory).exit_code == 0
+
+
+def test_the_run_of_another_network_is_not_erased(run, directory, tmp_path):
+    torch.save(small_network("resnet", seed=1).state_dict(), tmp_path / "other.pth")
+    before = report_of(directory)
+    result = run("quantize", tmp_path / "other.pth", *NETWORK, *TINY, "--out", directory)
+    assert result.exit_code == 1
+    assert "holds the run of another network" in result.stderr
+    assert report_of(directory) == before
+
+
+def test_a_report_does_not_vouch_for_what_came_after_it(run, again, directory, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "fine_tune", interrupted)
+    assert again("--bits", "8").exit_code == 130
+    result = run("export", directory)
+    assert result.exit_code == 1
+    assert "run quantize first" in result.stderr
+
+
+def test_a_directory_in_use_is_left_alone(again, directory):
+    with RunDirectory(directory).opened():
+        result = again()
+    assert result.exit_code == 1
+    assert "Another intraq-deploy works in" in result.stderr
+
+
+def test_a_run_made_with_relative_paths_can_be_validated_from_elsewhere(run, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(checkpoint, tmp_path / "home" / "net.pth")
+    shutil.copy(support.__file__, tmp_path / "home" / "network.py")
+    rng = np.random.default_rng(0)
+    images = {"images": rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "labels": rng.integers(0, 10, 8)}
+    np.savez(tmp_path / "home" / "images.npz", **images)
+    monkeypatch.chdir(tmp_path / "home")
+    arch = ["--arch", "network.py:SmallResNet", *NETWORK[2:]]
+    result = run("quantize", "net.pth", *arch, *TINY, "--eval", "images.npz", "--out", "run")
+    assert result.exit_code == 0, result.output
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = run("validate", "../home/run")
+    assert result.exit_code == 0, result.output
+    report = report_of(tmp_path / "home" / "run")
+    assert report["accuracy"]["images"] == 8
+    assert report["eval"].endswith("images.npz")
+    torch.save(small_network("resnet", seed=1).state_dict(), tmp_path / "home" / "net.pth")
+    result = run("validate", "../home/run")
+    assert result.exit_code == 1
+    assert "net.pth is not the network that ../home/run was made from" in result.stderr
+
+
+def test_consent_to_run_code_is_not_kept(again, directory):
+    assert again("--trust-pickle").exit_code == 0
+    assert "trust_pickle" not in (directory / "config.json").read_text()

@@ -5,6 +5,8 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Companies add certificates of their own to the system's; a machine without any relies on uv's.
+CERTIFICATES := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),--system-certs)
 RUN_DEMO := runs/demo
 
 .PHONY: demo test test-slow check environment lock clean
@@ -34,11 +36,11 @@ $(READY): pyproject.toml uv.lock
 	  { echo "$(PYTHON) cannot make environments: install its venv package (Debian: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --extra dev
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync $(CERTIFICATES) --quiet --frozen --inexact --extra dev
 	@touch $(READY)
 
 lock: $(READY)
-	$(BIN)/uv lock
+	$(BIN)/uv lock $(CERTIFICATES)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Accuracy on labelled images, with the float network and our own W8A8 beside: what the low-bit network costs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -38,8 +38,7 @@ class Measurement:
 
 def baselines(run: Run, images: SyntheticSet) -> dict[str, Artifact]:
     """The float network and W8A8 (ranges only, no fine-tuning) for ONNX Runtime."""
-    normalization = normalization_of(run)
-    key = key_of(images=synthesis_key(run), normalization=None if normalization is None else asdict(normalization))
+    key = key_of(images=synthesis_key(run), normalization=normalization_of(run))
     before = kept(run, BASELINES, key, _kept_baselines)
     if before is not None:
         return before

@@ -22,7 +22,7 @@ from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.synthesis.quality import Quality
-from intraq_deploy.targets.artifact import Artifact, read_manifest
+from intraq_deploy.targets.artifact import read_manifest
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.profile import load_profile
 
@@ -67,7 +67,7 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     report.settled = settled
     report.artifacts = {target: records.artifact_record(run, artifact) for target, artifact in artifacts.items()}
 
-    key = _validation_key(run, program, artifacts, labelled)
+    key = _validation_key(report, program, labelled)
     before = stages.kept(run, VALIDATION, key, lambda folder: read_report(folder / REPORT))
     if before is not None:
         return before.model_copy(update={"seconds": dict(run.seconds)})
@@ -195,8 +195,8 @@ def _keep(run: Run, report: RunReport) -> RunReport:
     return report
 
 
-def _validation_key(run: Run, program: Program, artifacts: dict[str, Artifact], labelled: LabelledImages | None) -> str:
-    shas = {target: artifact.sha256 for target, artifact in artifacts.items()}
+def _validation_key(report: RunReport, program: Program, labelled: LabelledImages | None) -> str:
+    """Of everything that the report will say."""
     identity = None
     if labelled is not None:
         path = Path(labelled.name)
@@ -204,9 +204,8 @@ def _validation_key(run: Run, program: Program, artifacts: dict[str, Artifact], 
         labels = hashlib.sha256(labelled.labels.numpy().tobytes()).hexdigest()
         identity = [labelled.name, changed, labels, asdict(labelled.preprocessing)]
     return key_of(
+        report=report.model_dump(exclude={"seconds"}),
         program=program_sha256(program),
-        artifacts=shas,
         images=identity,
         runtime=onnxruntime().__version__,
-        machine=machine(),
     )

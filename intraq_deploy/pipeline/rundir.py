@@ -29,7 +29,8 @@ _STAGE, _PARTIAL = "stage.json", "unfinished.json"
 
 
 def key_of(**inputs: Any) -> str:
-    """The hash of named plain values, and of the versions of this package and torch."""
+    """The hash of named values (plain, or records that print all they hold) and of this package's and torch's
+    versions."""
     text = json.dumps({**inputs, "versions": [__version__, torch.__version__]}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

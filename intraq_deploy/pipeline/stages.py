@@ -173,7 +173,7 @@ def _train(
 def freeze_student(run: Run, student: FakeQuantNetwork) -> Program:
     """The program."""
     normalization = normalization_of(run)
-    key = key_of(student=student_key(run), normalization=None if normalization is None else asdict(normalization))
+    key = key_of(student=student_key(run), normalization=normalization)
     before = kept(run, FREEZING, key, load_program)
     if before is not None:
         return before

@@ -15,6 +15,9 @@ from intraq_deploy.program.program import Grid
 
 F32 = torch.float32
 _COMMON_TIE = 1 << 16
+_SMALL_ACCUMULATOR = 1 << 10
+_NEAR = 5e-7
+"""Relative: what summing a few hundred products in float32 leaves open."""
 
 
 def f32(value: float) -> float:
@@ -92,6 +95,19 @@ def average_disagreements(count: int, grid_x: Grid, grid_y: Grid) -> int:
     exact = (total * grid_x.scale / (count * grid_y.scale)).round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
     unfused = quantize(dequantize(total, grid_x) / count, grid_y)
     return int(((exact != reference) | (unfused != reference)).sum())
+
+
+def near_ties(multipliers: Tensor, grid: Grid) -> int:
+    """How many small accumulators lie so near the middle between two codes that float arithmetic may go either way.
+
+    Small accumulators are frequent: one such value (81 for a multiplier of 1 / 32.4: 81 / 32.4 = 2.5) turns up in
+    every image. Integers round it alike everywhere; the fake-quant module, which sums floats, does not.
+    """
+    m = multipliers.double()[:, None]
+    middles = torch.arange(grid.code_min, grid.code_max, dtype=torch.float64) + 0.5
+    accumulators = (middles / m).round()
+    near = (accumulators * m - middles).abs() <= _NEAR * middles.abs()
+    return int((near & (accumulators.abs() <= _SMALL_ACCUMULATOR)).sum())
 
 
 def ties_are_common(multipliers: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ Settling changes a fake-quant module in place, in execution order, by the least 
   into its weights and its scale raised until the bias fits;
 * the output scale of a **sum** or a **mean** is nudged until all forms in which runtimes compute it agree for every
   possible input (`arithmetic`);
-* the output scale of a layer whose multiplier is nearly a power of two, where ties are common, is nudged likewise.
+* the output scale of a **layer** with frequent accumulators in the middle between two codes is nudged to have as few as
+  can be: integers round them alike everywhere, but training's float sums do not.
 
 A nudge is at most 1e-4 of the scale. Evaluate after settling, not before.
 """
@@ -60,9 +61,12 @@ def unsettled(network: FakeQuantNetwork) -> list[str]:
         for node in network.graph.nodes:
             if not is_integer(network.graph, node, network.placement):
                 continue
-            if isinstance(node.op, Conv2d | Linear) and len(channels := _dead_channels(network, node)):
-                problems.append(f"{node.name}: the bias of {len(channels)} channels leaves 24 bits")
-            if (ambiguous := _ambiguity(network, node)) is not None and (count := ambiguous(_grid(network, node.name))):
+            if isinstance(node.op, Conv2d | Linear):
+                if len(channels := _dead_channels(network, node)):
+                    problems.append(f"{node.name}: the bias of {len(channels)} channels leaves 24 bits")
+            elif (ambiguous := _ambiguity(network, node)) is not None and (
+                count := ambiguous(_grid(network, node.name))
+            ):
                 problems.append(f"{node.name}: {count} ambiguous inputs")
     return problems
 
@@ -83,9 +87,17 @@ def _settle_node(network: FakeQuantNetwork, node: Node) -> Iterator[Adjustment]:
         return
     quantizer = network.quantizer(node.name)
     assert quantizer is not None
-    nudged = _nudge(node.name, grid, ambiguous)
-    quantizer.scale.fill_(nudged)
-    yield Adjustment(node.name, f"nudged its scale by {nudged / grid.scale - 1:+.1e}: {before} ambiguous inputs, now 0")
+    scale, left = _nudge(grid, ambiguous)
+    if left and not isinstance(node.op, Conv2d | Linear):
+        raise FreezeError(
+            f"No scale within {LARGEST_NUDGE:.0e} of {grid.scale:.6g} makes {node.name} unambiguous: runtimes would "
+            "differ. Train for a few more steps, or use another seed."
+        )
+    if scale == grid.scale:
+        return
+    quantizer.scale.fill_(scale)
+    what = f"nudged its scale by {scale / grid.scale - 1:+.1e}: {before} ambiguous inputs, now {left}"
+    yield Adjustment(node.name, what)
 
 
 def _grid(network: FakeQuantNetwork, name: str) -> Grid:
@@ -108,24 +120,26 @@ def _ambiguity(network: FakeQuantNetwork, node: Node) -> Callable[[Grid], int] |
             return lambda grid: arithmetic.average_disagreements(height * width, inputs[0], grid)
         case Conv2d() | Linear():
             scale = network.layer(node.name).codes()[1]
-            return lambda grid: int(
-                arithmetic.ties_are_common(arithmetic.multiplier(inputs[0].scale, scale, grid.scale)).sum()
-            )
+            return lambda grid: _ties(arithmetic.multiplier(inputs[0].scale, scale, grid.scale), grid)
     return None
 
 
-def _nudge(name: str, grid: Grid, ambiguous: Callable[[Grid], int]) -> float:
-    """The nearest scale, going outwards in steps of 1e-6, for which nothing is ambiguous."""
-    steps = round(LARGEST_NUDGE / _NUDGE)
-    for step in range(1, steps + 1):
+def _ties(multipliers: Tensor, grid: Grid) -> int:
+    return int(arithmetic.ties_are_common(multipliers).sum()) + arithmetic.near_ties(multipliers, grid)
+
+
+def _nudge(grid: Grid, ambiguous: Callable[[Grid], int]) -> tuple[float, int]:
+    """The nearest scale, going outwards in steps of 1e-6, with the fewest ambiguous inputs, and how many it has."""
+    best, least = grid.scale, ambiguous(grid)
+    for step in range(1, round(LARGEST_NUDGE / _NUDGE) + 1):
         for signed in (step, -step):
             scale = arithmetic.f32(grid.scale * (1 + signed * _NUDGE))
-            if not ambiguous(replace(grid, scale=scale)):
-                return scale
-    raise FreezeError(
-        f"No scale within {LARGEST_NUDGE:.0e} of {grid.scale:.6g} makes {name} unambiguous: runtimes would differ. "
-        "Train for a few more steps, or use another seed."
-    )
+            count = ambiguous(replace(grid, scale=scale))
+            if count < least:
+                best, least = scale, count
+            if not least:
+                return best, least
+    return best, least
 
 
 def _dead_channels(network: FakeQuantNetwork, node: Node) -> Tensor:

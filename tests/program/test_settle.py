@@ -5,7 +5,8 @@ import torch
 from support import SMALL_SHAPE, random_images
 
 from intraq_deploy.errors import FreezeError
-from intraq_deploy.program import Reference, freeze, settle
+from intraq_deploy.program import Reference, arithmetic, freeze, settle
+from intraq_deploy.program.program import Grid
 from intraq_deploy.program.settle import LARGEST_BIAS, LARGEST_NUDGE, unsettled
 
 
@@ -45,6 +46,21 @@ def test_a_power_of_two_multiplier_is_nudged(student):
         scale_of(module, "conv1").fill_(0.5)
         scale_of(module, "layer1.conv1").fill_(1.0)
     assert any(adjustment.name == "layer1.conv1" for adjustment in settle(module))
+
+
+def test_a_frequent_accumulator_between_two_codes_is_nudged_away(student):
+    """81 / 32.4 is 2.5: integers round it alike everywhere, the float sums of training do not."""
+    module = student()
+    with torch.no_grad():
+        layer = module.layer("layer1.conv1")
+        layer.gamma.copy_(layer.deviation)
+        layer.quantizer.scale.fill_(0.1)
+        scale_of(module, "conv1").fill_(0.5)
+        scale_of(module, "layer1.conv1").fill_(0.05 * 32.4)
+    assert arithmetic.near_ties(torch.tensor([1 / 32.4]), Grid(1.0, 4, 0, 15)) == 3, "at 81, 243 and 405"
+    adjustments = [adjustment for adjustment in settle(module) if adjustment.name == "layer1.conv1"]
+    assert "ambiguous inputs, now 0" in adjustments[0].what
+    assert 0 < abs(float(scale_of(module, "layer1.conv1")) / (0.05 * 32.4) - 1) <= LARGEST_NUDGE
 
 
 @pytest.mark.parametrize("scheme", ["integer", "paper"])

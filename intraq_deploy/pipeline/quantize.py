@@ -82,7 +82,7 @@ def export_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progres
     """Writes a finished run's program for `targets`."""
     for target in targets:
         load_profile(target)
-    run, report = _finished(path, trust_pickle, progress)
+    run, report = finished_run(path, trust_pickle, progress)
     program = load_program(path / stages.FREEZING)
     with run.directory.opened():
         for target in targets:
@@ -96,7 +96,7 @@ def validate_run(
 ) -> RunReport:
     """Runs the gate again, on the files as they are. targets: empty for all that the run has."""
     onnxruntime()
-    run, report = _finished(path, trust_pickle, progress)
+    run, report = finished_run(path, trust_pickle, progress)
     for target in targets:
         if target not in report.artifacts:
             raise RunError(f"{path} has no artifact for {target}: run export {path} --target {target} first.")
@@ -121,7 +121,7 @@ def _prepare(options: QuantizeOptions, directory: RunDirectory, progress: Progre
     return run
 
 
-def _finished(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Run, RunReport]:
+def finished_run(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Run, RunReport]:
     """A run whose program is there, as it was, on the CPU, and its report."""
     config, report = read_config(path / CONFIG), read_report(path / REPORT)
     if report.status == "synthesized":

@@ -11,16 +11,36 @@ from intraq_deploy.graph.graph import Clamp, Graph, Node
 from intraq_deploy.graph.ops import (
     Add,
     AveragePool2d,
+    ChannelNorm,
+    Concat,
     Conv2d,
     Flatten,
     GlobalAveragePool,
     Input,
     Linear,
     MaxPool2d,
+    Multiply,
     Op,
     Pad,
+    Reshape,
     Slice,
+    Transpose,
+    Unary,
 )
+
+FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "Sigmoid": lambda x, _: torch.sigmoid(x),
+    "HardSigmoid": lambda x, _: F.hardsigmoid(x),
+    "HardSwish": lambda x, _: F.hardswish(x),
+    "Swish": lambda x, _: F.silu(x),
+    "Gelu": lambda x, _: F.gelu(x),
+    "GeluTanh": lambda x, _: F.gelu(x, approximate="tanh"),
+    "Tanh": lambda x, _: torch.tanh(x),
+    "Mish": lambda x, _: F.mish(x),
+    "LeakyRelu": F.leaky_relu,
+    "Elu": F.elu,
+}
+"""By their names in `ops.FUNCTIONS`: of a tensor of any float type, and alpha."""
 
 
 def apply_layer(op: Conv2d | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -40,16 +60,28 @@ def apply(op: Op, *inputs: Tensor) -> Tensor:
     match op:
         case Add():
             return x + inputs[1]
+        case Multiply():
+            return x * inputs[1]
         case Clamp():
             return clamp(x, op)
+        case Unary():
+            return FUNCTIONS[op.function](x, op.alpha)
+        case ChannelNorm():
+            return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=op.epsilon).permute(0, 3, 1, 2)
         case GlobalAveragePool():
             return x.mean((2, 3), keepdim=True)
         case AveragePool2d():
-            return F.avg_pool2d(x, op.kernel, op.stride)
+            return _average(x, op)
         case MaxPool2d():
             return F.max_pool2d(x, op.kernel, op.stride, op.padding, op.dilation, op.ceil_mode)
         case Flatten():
             return x.flatten(1)
+        case Reshape():
+            return x.reshape(-1, *op.shape)
+        case Transpose():
+            return x.permute(0, *(d + 1 for d in op.permutation))
+        case Concat():
+            return torch.cat(inputs, op.dim + 1)
         case Slice():
             index = [slice(None)] * x.dim()
             index[op.dim + 1] = slice(op.start, op.stop, op.step)
@@ -58,6 +90,15 @@ def apply(op: Op, *inputs: Tensor) -> Tensor:
             (c0, h0, w0), (c1, h1, w1) = op.before, op.after
             return F.pad(x, (w0, w1, h0, h1, c0, c1))
     raise TypeError(f"{type(op).__name__} is not an operator without weights")
+
+
+def _average(x: Tensor, op: AveragePool2d) -> Tensor:
+    top, left, bottom, right = op.padding
+    sides = (left, right, top, bottom)
+    means = F.avg_pool2d(F.pad(x, sides), op.kernel, op.stride)
+    if op.divides_alike:
+        return means
+    return means / F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), sides), op.kernel, op.stride)
 
 
 def clamp(x: Tensor, activation: Clamp | None) -> Tensor:

@@ -43,6 +43,11 @@ class BatchNorm:
         """sigma = sqrt(variance + epsilon), float32 [C]."""
         return torch.sqrt(self.variance + self.epsilon)
 
+    def followed_by(self, norm: "BatchNorm") -> "BatchNorm":
+        """Both as one."""
+        gain = norm.gamma / norm.deviation
+        return replace(self, gamma=self.gamma * gain, beta=norm.beta + (self.beta - norm.mean) * gain)
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

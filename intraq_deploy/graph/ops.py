@@ -34,11 +34,32 @@ class Add:
 
 
 @dataclass(frozen=True, slots=True)
+class Multiply:
+    """The product of two tensors of one shape, or of [C, H, W] and a gate [C, 1, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clamp:
     """min(max(x, low), high): ReLU is (0, inf), ReLU6 (0, 6), Hardtanh (-1, 1)."""
 
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """One of FUNCTIONS, element by element."""
+
+    function: str
+    alpha: float = 0.0
+    """LeakyRelu's and Elu's slope; others have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelNorm:
+    """(x - mean) / sqrt(variance + epsilon) over the channels of each position (LayerNorm without its gain)."""
+
+    epsilon: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +69,19 @@ class GlobalAveragePool:
 
 @dataclass(frozen=True, slots=True)
 class AveragePool2d:
-    """The mean over windows without padding: [C, H, W] -> [C, H', W']."""
+    """The mean over windows: [C, H, W] -> [C, H', W']."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Top, left, bottom, right, with zeros."""
+    count_padding: bool = True
+    """Whether padding counts in a window's mean."""
+
+    @property
+    def divides_alike(self) -> bool:
+        """Whether every window has one divisor."""
+        return self.count_padding or not any(self.padding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +98,27 @@ class MaxPool2d:
 @dataclass(frozen=True, slots=True)
 class Flatten:
     """[C, H, W] -> [C * H * W]. Moves data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """The same elements in the same order, in another shape. Moves data."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """y's dimension i is x's dimension permutation[i], counted without the batch. Moves data."""
+
+    permutation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Tensors one after the other along `dim`, counted without the batch (0 is C). Moves data."""
+
+    dim: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +139,36 @@ class Pad:
     after: tuple[int, int, int]
 
 
-Op = Input | Conv2d | Linear | Add | Clamp | GlobalAveragePool | AveragePool2d | MaxPool2d | Flatten | Slice | Pad
-MOVES_DATA = (MaxPool2d, Flatten, Slice, Pad)
+Op = (
+    Input
+    | Conv2d
+    | Linear
+    | Add
+    | Multiply
+    | Clamp
+    | Unary
+    | ChannelNorm
+    | GlobalAveragePool
+    | AveragePool2d
+    | MaxPool2d
+    | Flatten
+    | Reshape
+    | Transpose
+    | Concat
+    | Slice
+    | Pad
+)
+FUNCTIONS = (
+    "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Gelu", "GeluTanh", "Tanh", "Mish", "LeakyRelu", "Elu",
+)  # fmt: skip
+MOVES_DATA = (MaxPool2d, Flatten, Reshape, Transpose, Concat, Slice, Pad)
 HAS_WEIGHT = (Conv2d, Linear)
-ON_INTEGERS = (*HAS_WEIGHT, *MOVES_DATA, Add, GlobalAveragePool)
-"""Compute on codes where their inputs and their output have them; the others work on dequantized values."""
+AVERAGES = (GlobalAveragePool, AveragePool2d)
+
+
+def on_integers(op: Op) -> bool:
+    """Whether an operator computes on codes where its inputs and its output have them; the others work on dequantized
+    values."""
+    if isinstance(op, AveragePool2d):
+        return op.divides_alike
+    return isinstance(op, (*HAS_WEIGHT, *MOVES_DATA, Add, Multiply, Unary, GlobalAveragePool))

@@ -1,8 +1,9 @@
 """Integer arithmetic as runtimes do it, and the enumerations that show where their forms agree.
 
-A runtime is free to compute a sum or a mean of quantized tensors in several ways that differ in the last bit, and so,
-near ties, in the code. Where the inputs' codes are few, all of them can be tried: `add_disagreements` runs every pair
-of codes, `average_disagreements` every possible sum. A grid for which all forms agree is safe on every runtime.
+A runtime is free to compute a sum, a product, a mean or a function of quantized tensors in several ways that differ in
+the last bit, and so, near ties, in the code. Where the inputs' codes are few, all of them can be tried:
+`add_disagreements` and `multiply_disagreements` run every pair of codes, `average_disagreements` every possible sum,
+`unary_disagreements` every code. A grid for which all forms agree is safe on every runtime.
 Everything here is float32 on the CPU unless it says float64; torch rounds half to even and never fuses.
 """
 
@@ -11,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from intraq_deploy.graph.execute import FUNCTIONS
+from intraq_deploy.graph.ops import Unary
 from intraq_deploy.program.program import Grid
 
 F32 = torch.float32
@@ -18,6 +21,8 @@ _COMMON_TIE = 1 << 16
 _SMALL_ACCUMULATOR = 1 << 10
 _NEAR = 5e-7
 """Relative: what summing a few hundred products in float32 leaves open."""
+_FUNCTION_ERROR = 1e-6
+"""Relative: several times what the float32 kernels of torch and ONNX Runtime leave open (tests/targets hold it)."""
 
 
 def f32(value: float) -> float:
@@ -74,12 +79,72 @@ def _fma(x: Tensor, y: float, z: Tensor) -> Tensor:
 
 def add_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
     """For how many pairs of input codes the forms of a sum do not all give one code."""
-    a = torch.arange(grid_a.code_min, grid_a.code_max + 1, dtype=F32)[:, None]
-    b = torch.arange(grid_b.code_min, grid_b.code_max + 1, dtype=F32)[None, :]
-    a, b = torch.broadcast_tensors(a, b)
+    a, b = _pairs(grid_a, grid_b)
     reference = add(a, b, grid_a, grid_b, grid_y)
     forms = (_add_exactly(a, b, grid_a, grid_b, grid_y), _add_fused(a, b, grid_a, grid_b, grid_y))
+    return _disagreements(reference, *forms)
+
+
+def _pairs(grid_a: Grid, grid_b: Grid) -> tuple[Tensor, Tensor]:
+    """Every code of one tensor [A, B] beside every code of another [A, B]."""
+    a, b = torch.broadcast_tensors(_codes(grid_a)[:, None], _codes(grid_b)[None, :])
+    return a, b
+
+
+def _codes(grid: Grid) -> Tensor:
+    return torch.arange(grid.code_min, grid.code_max + 1, dtype=F32)
+
+
+def _disagreements(reference: Tensor, *forms: Tensor) -> int:
     return int(torch.stack([form != reference for form in forms]).any(0).sum())
+
+
+def multiply(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
+    """The reference's product of codes: rint of f32(f32(s_a c_a) f32(s_b c_b)) / s_y, clipped."""
+    return quantize(dequantize(a, grid_a) * dequantize(b, grid_b), grid_y)
+
+
+def multiply_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
+    """For how many pairs of input codes the forms of a product do not all give one code: the reference's, the exact
+    one, and those on the product of codes with the ratio f32(f32(s_a s_b) / s_y) and the stored zero-point added in
+    float32, with one rounding or two."""
+    a, b = _pairs(grid_a, grid_b)
+    products = a * b  # below 2^24
+    ratio = f32(f32(grid_a.scale * grid_b.scale) / grid_y.scale)
+    zero_point = torch.tensor(float(grid_y.unsigned_zero_point))
+    exact = products.double() * (grid_a.scale * grid_b.scale / grid_y.scale)
+
+    def clipped(y: Tensor) -> Tensor:
+        return y.round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
+
+    return _disagreements(
+        multiply(a, b, grid_a, grid_b, grid_y),
+        clipped(exact),
+        clipped(products * ratio),
+        clipped((products * ratio + zero_point).round() - zero_point),
+        clipped(_fma(products, ratio, zero_point).round() - zero_point),
+    )
+
+
+def unary_table(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
+    """The code of a function's value for every input code from code_min on, float32 [codes]: computed in float64 from
+    f32(s_x c), and clipped."""
+    return unary_values(op, grid_x, grid_y).round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
+
+
+def unary_values(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
+    """The same before rounding, float64 [codes]."""
+    return FUNCTIONS[op.function](dequantize(_codes(grid_x), grid_x).double(), op.alpha) / grid_y.scale
+
+
+def unary_disagreements(op: Unary, grid_x: Grid, grid_y: Grid) -> int:
+    """For how many input codes a float32 kernel of the function could give another code than the table."""
+    x = _codes(grid_x).double() * (grid_x.scale / grid_y.scale)
+    y = unary_values(op, grid_x, grid_y)
+    # Near a zero of the function its parts cancel, and the error is theirs.
+    error = _FUNCTION_ERROR * torch.maximum(y.abs(), x.abs().clamp(max=float(y.abs().max())))
+    low, high = (bound.round().clamp(grid_y.code_min, grid_y.code_max) for bound in (y - error, y + error))
+    return int((low != high).sum())
 
 
 def average(total: Tensor, count: int, grid_x: Grid, grid_y: Grid) -> Tensor:
@@ -89,12 +154,15 @@ def average(total: Tensor, count: int, grid_x: Grid, grid_y: Grid) -> Tensor:
 
 
 def average_disagreements(count: int, grid_x: Grid, grid_y: Grid) -> int:
-    """For how many sums of `count` codes the forms of a mean do not all give one code."""
-    total = torch.arange(count * grid_x.code_min, count * grid_x.code_max + 1, dtype=torch.float64)
-    reference = average(total, count, grid_x, grid_y)
+    """For how many sums of `count` codes the forms of a mean do not all give one code: the reference's, the exact one,
+    the mean of dequantized values, and a convolution's with weights of f32(1 / count)."""
+    low, high = min(grid_x.code_min, 0), max(grid_x.code_max, 0)  # zeros pad
+    total = torch.arange(count * low, count * high + 1, dtype=torch.float64)
     exact = (total * grid_x.scale / (count * grid_y.scale)).round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
+    step = f32(f32(grid_x.scale * f32(1 / count)) / grid_y.scale)
+    convolved = (total.to(F32) * step).round().clamp(grid_y.code_min, grid_y.code_max)
     unfused = quantize(dequantize(total, grid_x) / count, grid_y)
-    return int(((exact != reference) | (unfused != reference)).sum())
+    return _disagreements(average(total, count, grid_x, grid_y), exact, unfused, convolved)
 
 
 def near_ties(multipliers: Tensor, grid: Grid) -> int:

@@ -1,12 +1,22 @@
 """Freezing: a settled fake-quant module becomes a Program. Before it floats and gradients, after it integers."""
 
 import torch
-from torch import Tensor
 
 from intraq_deploy.errors import FreezeError
 from intraq_deploy.graph.graph import Graph, Node
-from intraq_deploy.graph.ops import HAS_WEIGHT, MOVES_DATA, Add, AveragePool2d, Clamp, Input
+from intraq_deploy.graph.ops import (
+    HAS_WEIGHT,
+    MOVES_DATA,
+    Add,
+    AveragePool2d,
+    ChannelNorm,
+    Clamp,
+    Input,
+    Multiply,
+    Unary,
+)
 from intraq_deploy.program.arithmetic import accumulator_scale
+from intraq_deploy.program.bounds import accumulator_bound
 from intraq_deploy.program.grids import grid_of
 from intraq_deploy.program.program import (
     FloatWeights,
@@ -74,14 +84,6 @@ def _freeze_layer(network: FakeQuantNetwork, node: Node, grids: dict[str, Grid])
     return weights
 
 
-def accumulator_bound(weights: IntegerWeights, grid_x: Grid) -> Tensor:
-    """The greatest |accumulator| that any input can cause: max|c_x| sum|c_w| + |bias_codes|, int64 [O]."""
-    largest_code = max(abs(grid_x.code_min), abs(grid_x.code_max))
-    return (
-        largest_code * weights.codes.to(torch.int64).abs().flatten(1).sum(1) + weights.bias_codes.to(torch.int64).abs()
-    )
-
-
 def _tolerances(program: Program) -> dict[str, Tolerance]:
     """A tensor is exact if the codes that it is made from leave no choice; everything else says why not."""
     causes: dict[str, str] = {}
@@ -100,8 +102,10 @@ def _cause(program: Program, node: Node, causes: dict[str, str]) -> str | None:
         if name in causes and name not in program.grids:
             return causes[name] if causes[name].startswith("behind") else f"behind {name}: {causes[name]}"
     # One float32 operation per element is the same everywhere; a sum over many elements is not.
-    if program.is_integer(node) or isinstance(node.op, (Input, *MOVES_DATA, Add, Clamp)):
+    if program.is_integer(node) or isinstance(node.op, (Input, *MOVES_DATA, Add, Multiply, Clamp)):
         return None
     if isinstance(node.op, AveragePool2d):
         return "windows are averaged in float32"
-    return "computed in float32" if isinstance(node.op, HAS_WEIGHT) else "summed in float32"
+    if isinstance(node.op, ChannelNorm):
+        return "channels are normalised in float32"
+    return "computed in float32" if isinstance(node.op, (*HAS_WEIGHT, Unary)) else "summed in float32"

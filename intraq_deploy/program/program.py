@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from intraq_deploy.graph.graph import Graph, Node
-from intraq_deploy.graph.ops import HAS_WEIGHT, ON_INTEGERS
+from intraq_deploy.graph.ops import HAS_WEIGHT, on_integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Grid:
     code_min: int
     code_max: int
     """The quantizer's bounds, narrowed by the activation in front of it."""
+    lowest: int
+    """The least code_min of all tensors that share the grid: what is concatenated is stored alike."""
 
     @property
     def unsigned_zero_point(self) -> int:
@@ -38,7 +40,7 @@ class Grid:
         then stay small behind a ReLU, which keeps 8-bit products of CPUs without VNNI from overflowing (they add two
         in 16 bits: 2 max(stored) max|c_w| must not exceed 32,767).
         """
-        return max(0, -self.code_min)
+        return max(0, -self.lowest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +123,4 @@ class Program:
         """Whether a node computes on codes."""
         if isinstance(node.op, HAS_WEIGHT):
             return isinstance(self.layers[node.name], IntegerWeights)
-        return isinstance(node.op, ON_INTEGERS) and all(name in self.grids for name in (*node.inputs, node.name))
+        return on_integers(node.op) and all(name in self.grids for name in (*node.inputs, node.name))

@@ -7,13 +7,26 @@ else float64 (below 2^53, and always on a GPU, whose float32 convolutions may re
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk
 from intraq_deploy.graph.graph import Node
-from intraq_deploy.graph.ops import MOVES_DATA, Add, Conv2d, GlobalAveragePool, Input, Linear, Pad
+from intraq_deploy.graph.ops import (
+    AVERAGES,
+    MOVES_DATA,
+    Add,
+    AveragePool2d,
+    Conv2d,
+    GlobalAveragePool,
+    Input,
+    Linear,
+    Multiply,
+    Pad,
+    Unary,
+)
 from intraq_deploy.program import arithmetic
-from intraq_deploy.program.freeze import accumulator_bound
+from intraq_deploy.program.bounds import accumulator_bound
 from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.quantization.quantizer import by_row
 
@@ -57,18 +70,28 @@ class Reference:
         if isinstance(node.op, Input):
             return self._input(node, inputs[0])
         if isinstance(node.op, MOVES_DATA) and node.name in grids:
-            return self._move(node, inputs[0])
+            return self._move(node, inputs)
         if self.program.is_integer(node):
-            if isinstance(node.op, Conv2d | Linear):
-                return self._prepared[node.name].run(inputs[0])
-            if isinstance(node.op, Add):
-                (a, b), (grid_a, grid_b) = inputs, (grids[name] for name in node.inputs)
-                return arithmetic.add(a, b, grid_a, grid_b, grids[node.name])
-            if isinstance(node.op, GlobalAveragePool):
-                count = inputs[0].shape[2] * inputs[0].shape[3]
-                total = inputs[0].double().sum((2, 3), keepdim=True)
-                return arithmetic.average(total, count, grids[node.inputs[0]], grids[node.name])
+            return self._integer(node, inputs)
         return self._float(node, inputs)
+
+    def _integer(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """On codes, to codes or to an integer classifier's logits."""
+        if isinstance(node.op, Conv2d | Linear):
+            return self._prepared[node.name].run(inputs[0])
+        grids = [self.program.grids[name] for name in (*node.inputs, node.name)]
+        match node.op:
+            case Add():
+                return arithmetic.add(inputs[0], inputs[1], *grids)
+            case Multiply():
+                return arithmetic.multiply(inputs[0], inputs[1], *grids)
+            case Unary():
+                grid_x, grid_y = grids
+                table = arithmetic.unary_table(node.op, grid_x, grid_y).to(self.device)
+                return table[(inputs[0] - grid_x.code_min).long()]
+        assert isinstance(node.op, AVERAGES)
+        total, count = _window_sums(node.op, inputs[0].double())
+        return arithmetic.average(total, count, *grids)
 
     def _input(self, node: Node, images: Tensor) -> Tensor:
         normalization = self.program.normalization
@@ -79,10 +102,10 @@ class Reference:
         grid = self.program.grids.get(node.name)
         return images if grid is None else arithmetic.quantize(images, grid)
 
-    def _move(self, node: Node, codes: Tensor) -> Tensor:
+    def _move(self, node: Node, codes: Sequence[Tensor]) -> Tensor:
         # The code of zero is zero, so padding in codes is padding in values.
         assert not isinstance(node.op, Pad) or self.program.grids[node.name].code_min <= 0
-        return apply(node.op, codes)
+        return apply(node.op, *codes)
 
     def _float(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
         """In float32: dequantize what is quantized, compute, quantize where the output is."""
@@ -100,6 +123,15 @@ class Reference:
         y = clamp(y, node.activation)
         grid = grids.get(node.name)
         return y if grid is None else arithmetic.quantize(y, grid)
+
+
+def _window_sums(op: GlobalAveragePool | AveragePool2d, codes: Tensor) -> tuple[Tensor, int]:
+    """Sums over windows, zeros padded, and how many codes each is of."""
+    if isinstance(op, GlobalAveragePool):
+        return codes.sum((2, 3), keepdim=True), codes.shape[2] * codes.shape[3]
+    top, left, bottom, right = op.padding
+    padded = F.pad(codes, (left, right, top, bottom))
+    return F.avg_pool2d(padded, op.kernel, op.stride, divisor_override=1), op.kernel[0] * op.kernel[1]
 
 
 class _Prepared:

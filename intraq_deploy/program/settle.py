@@ -4,23 +4,25 @@ Settling changes a fake-quant module in place, in execution order, by the least 
 
 * a **dead channel** (gamma near zero) has so fine an accumulator that its bias leaves 24 bits: its batch norm is folded
   into its weights and its scale raised until the bias fits;
-* the output scale of a **sum** or a **mean** is nudged until all forms in which runtimes compute it agree for every
-  possible input (`arithmetic`);
+* the output scale of a **sum, product, mean or function** is nudged until all forms in which runtimes compute it agree
+  for every possible input (`arithmetic`);
 * the output scale of a **layer** with frequent accumulators in the middle between two codes is nudged to have as few as
   can be: integers round them alike everywhere, but training's float sums do not.
 
-A nudge is at most 1e-4 of the scale. Evaluate after settling, not before.
+Tensors that are concatenated share one scale: it is nudged for all of them. A nudge is at most 1e-3 of the scale, and
+nearly always below 1e-4. Evaluate after settling, not before.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from intraq_deploy.errors import FreezeError
 from intraq_deploy.graph.graph import Node
-from intraq_deploy.graph.ops import Add, Conv2d, GlobalAveragePool, Linear
+from intraq_deploy.graph.ops import Add, AveragePool2d, Conv2d, GlobalAveragePool, Linear, Multiply, Unary
 from intraq_deploy.program import arithmetic
 from intraq_deploy.program.grids import grid_of
 from intraq_deploy.program.program import Grid
@@ -30,10 +32,14 @@ from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
 
 LARGEST_BIAS = 1 << 24
 """Integers below it are exact in float32, in which some runtimes hold the bias."""
-LARGEST_NUDGE = 1e-4
 SMALLEST_SCALE = 1e-20
 """Of a channel with its batch norm in it: keeps products with it normal float32 numbers."""
-_NUDGE = 1e-6
+_NUDGES = [1e-6 * step for step in range(1, 101)] + [1e-5 * step for step in range(11, 101)]
+"""Changes of a scale that are tried, up and down, the smallest first."""
+LARGEST_NUDGE = _NUDGES[-1]
+_USUAL_NUDGE = 1e-4
+_SWEEPS = 8
+"""A nudge can unsettle another node that reads the tensor, or shares its grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +54,23 @@ def settle(network: FakeQuantNetwork) -> list[Adjustment]:
     """Settles `network`, on the CPU, in place. Raises FreezeError where no nudge within bounds helps."""
     adjustments: list[Adjustment] = []
     with torch.no_grad():
-        for node in network.graph.nodes:
-            if is_integer(network.graph, node, network.placement):
+        for _ in range(_SWEEPS):
+            for node in _integer_nodes(network):
                 adjustments += _settle_node(network, node)
-    return adjustments
+            problems = unsettled(network)
+            if not problems:
+                return adjustments
+    raise FreezeError(
+        f"No scales within {LARGEST_NUDGE:.0e} of the trained ones make the network unambiguous ({problems[0]}): "
+        "runtimes would differ. Train for a few more steps, or use another seed."
+    )
 
 
 def unsettled(network: FakeQuantNetwork) -> list[str]:
     """What is not settled, one sentence each: empty after `settle`."""
     problems = []
     with torch.no_grad():
-        for node in network.graph.nodes:
-            if not is_integer(network.graph, node, network.placement):
-                continue
+        for node in _integer_nodes(network):
             if isinstance(node.op, Conv2d | Linear):
                 if len(channels := _dead_channels(network, node)):
                     problems.append(f"{node.name}: the bias of {len(channels)} channels leaves 24 bits")
@@ -71,6 +81,10 @@ def unsettled(network: FakeQuantNetwork) -> list[str]:
     return problems
 
 
+def _integer_nodes(network: FakeQuantNetwork) -> list[Node]:
+    return [node for node in network.graph.nodes if is_integer(network.graph, node, network.placement)]
+
+
 def _settle_node(network: FakeQuantNetwork, node: Node) -> Iterator[Adjustment]:
     if isinstance(node.op, Conv2d | Linear):
         dead = _dead_channels(network, node)
@@ -78,25 +92,19 @@ def _settle_node(network: FakeQuantNetwork, node: Node) -> Iterator[Adjustment]:
             _revive(network, node, dead)
             channels = ", ".join(str(int(channel)) for channel in dead[:8]) + (", ..." if len(dead) > 8 else "")
             yield Adjustment(node.name, f"raised the scale of {len(dead)} dead channels ({channels})")
-    ambiguous = _ambiguity(network, node)
-    if ambiguous is None:
-        return
-    grid = _grid(network, node.name)
-    before = ambiguous(grid)
-    if not before:
-        return
     quantizer = network.quantizer(node.name)
-    assert quantizer is not None
-    scale, left = _nudge(grid, ambiguous)
-    if left and not isinstance(node.op, Conv2d | Linear):
-        raise FreezeError(
-            f"No scale within {LARGEST_NUDGE:.0e} of {grid.scale:.6g} makes {node.name} unambiguous: runtimes would "
-            "differ. Train for a few more steps, or use another seed."
-        )
-    if scale == grid.scale:
+    if quantizer is None or network.placement.tensors[node.name].spec is None:
         return
-    quantizer.scale.fill_(scale)
-    what = f"nudged its scale by {scale / grid.scale - 1:+.1e}: {before} ambiguous inputs, now {left}"
+    ambiguities = _ambiguities(network, node)
+    scale = float(quantizer.scale)
+    before = _count(ambiguities, scale)
+    if not any(before):
+        return
+    nudged, left = _nudge(scale, before, ambiguities)
+    if nudged == scale:
+        return
+    quantizer.scale.fill_(nudged)
+    what = f"nudged its scale by {nudged / scale - 1:+.1e}: {sum(before)} ambiguous inputs, now {sum(left)}"
     yield Adjustment(node.name, what)
 
 
@@ -106,18 +114,49 @@ def _grid(network: FakeQuantNetwork, name: str) -> Grid:
     return grid
 
 
+@dataclass(frozen=True, slots=True)
+class _Ambiguity:
+    """What counts a node's ambiguous inputs for a candidate of its grid."""
+
+    count: Callable[[Grid], int]
+    grid: Grid
+    tolerable: bool
+    """Whether all runtimes compute the node alike in any case, and only training's float sums do not."""
+
+
+def _ambiguities(network: FakeQuantNetwork, node: Node) -> list[_Ambiguity]:
+    """Of the node, and of those before it that share its grid."""
+    owner = network.placement.grid(node.name)
+    assert owner is not None
+    found = []
+    for name in network.placement.sharing(owner):
+        other = network.graph[name]
+        ambiguous = _ambiguity(network, other)
+        if ambiguous is not None:
+            tolerable = isinstance(other.op, Conv2d | Linear)
+            found.append(_Ambiguity(ambiguous, _grid(network, name), tolerable))
+        if name == node.name:
+            break
+    return found
+
+
 def _ambiguity(network: FakeQuantNetwork, node: Node) -> Callable[[Grid], int] | None:
     """Counts the ambiguous inputs of a node for a candidate output grid; None where no grid can be ambiguous."""
-    if network.placement.grid(node.name) != node.name:
+    if network.placement.tensors[node.name].spec is None or not is_integer(network.graph, node, network.placement):
         return None
     inputs = [_grid(network, name) for name in node.inputs]
     match node.op:
         case Add():
-            grid_a, grid_b = inputs
-            return lambda grid: arithmetic.add_disagreements(grid_a, grid_b, grid)
+            return partial(arithmetic.add_disagreements, *inputs)
+        case Multiply():
+            return partial(arithmetic.multiply_disagreements, *inputs)
+        case Unary():
+            return partial(arithmetic.unary_disagreements, node.op, *inputs)
+        case AveragePool2d():
+            return partial(arithmetic.average_disagreements, node.op.kernel[0] * node.op.kernel[1], *inputs)
         case GlobalAveragePool():
             height, width = network.graph[node.inputs[0]].shape[1:]
-            return lambda grid: arithmetic.average_disagreements(height * width, inputs[0], grid)
+            return partial(arithmetic.average_disagreements, height * width, *inputs)
         case Conv2d() | Linear():
             scale = network.layer(node.name).codes()[1]
             return lambda grid: _ties(arithmetic.multiplier(inputs[0].scale, scale, grid.scale), grid)
@@ -128,16 +167,24 @@ def _ties(multipliers: Tensor, grid: Grid) -> int:
     return int(arithmetic.ties_are_common(multipliers).sum()) + arithmetic.near_ties(multipliers, grid)
 
 
-def _nudge(grid: Grid, ambiguous: Callable[[Grid], int]) -> tuple[float, int]:
-    """The nearest scale, going outwards in steps of 1e-6, with the fewest ambiguous inputs, and how many it has."""
-    best, least = grid.scale, ambiguous(grid)
-    for step in range(1, round(LARGEST_NUDGE / _NUDGE) + 1):
-        for signed in (step, -step):
-            scale = arithmetic.f32(grid.scale * (1 + signed * _NUDGE))
-            count = ambiguous(replace(grid, scale=scale))
+def _count(ambiguities: list[_Ambiguity], scale: float) -> tuple[int, int]:
+    """Ambiguous inputs at this scale: those that must not be, and those that better were not."""
+    counts = [(each.tolerable, each.count(replace(each.grid, scale=scale))) for each in ambiguities]
+    return sum(n for tolerable, n in counts if not tolerable), sum(n for tolerable, n in counts if tolerable)
+
+
+def _nudge(scale: float, before: tuple[int, int], ambiguities: list[_Ambiguity]) -> tuple[float, tuple[int, int]]:
+    """The nearest scale with the fewest ambiguous inputs, and how many it has."""
+    best, least = scale, before
+    for nudge in _NUDGES:
+        if nudge > _USUAL_NUDGE and not least[0]:  # what is left is tolerable
+            break
+        for signed in (nudge, -nudge):
+            candidate = arithmetic.f32(scale * (1 + signed))
+            count = _count(ambiguities, candidate)
             if count < least:
-                best, least = scale, count
-            if not least:
+                best, least = candidate, count
+            if not any(least):
                 return best, least
     return best, least
 

@@ -25,7 +25,7 @@ from intraq_deploy.program.program import (
     UnquantizedWeights,
 )
 
-FORMAT = 1
+FORMAT = 2
 _KINDS: dict[str, type[LayerWeights]] = {
     "integer": IntegerWeights,
     "float": FloatWeights,

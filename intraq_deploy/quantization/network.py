@@ -141,8 +141,8 @@ class FakeQuantNetwork(nn.Module):
         else:
             y = apply(node.op, *inputs)
         y = clamp(y, node.activation)
-        own = self.placement.grid(node.name) == node.name
-        quantizer = self.quantizer(node.name) if own else None
+        made = self.placement.tensors[node.name].spec is not None
+        quantizer = self.quantizer(node.name) if made else None
         return y if quantizer is None else quantizer(y)
 
     def forward(self, images: Tensor) -> Tensor:

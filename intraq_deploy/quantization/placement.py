@@ -1,22 +1,24 @@
 """Where quantizers go: a pass over the traced graph that answers, for every tensor and weight, what and why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import (
+    AVERAGES,
     HAS_WEIGHT,
     MOVES_DATA,
-    ON_INTEGERS,
-    AveragePool2d,
     Clamp,
-    GlobalAveragePool,
+    Conv2d,
     Input,
     Linear,
+    Multiply,
+    Unary,
+    on_integers,
 )
 from intraq_deploy.quantization.scheme import Scheme
-from intraq_deploy.quantization.spec import QuantSpec
+from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec, weight_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,10 @@ class TensorPlacement:
 
     role: str
     spec: QuantSpec | None
-    """None: no quantizer of its own."""
+    """None: it is not quantized where it is made."""
     grid: str | None
-    """The tensor whose quantizer it carries: itself, or the one it moves data from; None: it is float."""
+    """The tensor whose quantizer it carries: itself, the one that it moves data from, or the first of those that are
+    concatenated with it; None: it is float."""
     reason: str
 
 
@@ -53,8 +56,12 @@ class Placement:
         return self.tensors[name].grid
 
     def quantized(self) -> list[str]:
-        """The tensors with a quantizer of their own, in execution order."""
-        return [name for name, tensor in self.tensors.items() if tensor.spec is not None]
+        """The tensors that have a quantizer, in execution order; others share theirs."""
+        return [name for name, tensor in self.tensors.items() if tensor.grid == name]
+
+    def sharing(self, grid: str) -> list[str]:
+        """All tensors with the quantizer of `grid`, in execution order."""
+        return [name for name, tensor in self.tensors.items() if tensor.grid == grid]
 
 
 def place(graph: Graph, scheme: Scheme) -> Placement:
@@ -62,53 +69,137 @@ def place(graph: Graph, scheme: Scheme) -> Placement:
     layers = graph.layers()
     if not layers:
         raise UnsupportedModelError("The network has no convolution or linear layer: there is nothing to quantize.")
-    tensors: dict[str, TensorPlacement] = {}
-    logits = _logits(graph)
+    logits, gates = _logits(graph), _gates(graph)
+    specs: dict[str, QuantSpec | None] = {}
+    roles: dict[str, str] = {}
     for node in graph.nodes:
-        tensors[node.name] = _place_tensor(graph, node, scheme, tensors, logits)
+        if node.name not in logits and not isinstance(node.op, MOVES_DATA):
+            roles[node.name] = _role(graph, node, logits, gates)
+            specs[node.name] = _spec(graph, node.name, scheme, roles[node.name])
+    grids = _grids(graph, specs, logits)
+    tensors = {
+        node.name: _place_tensor(node, scheme, roles.get(node.name), grids, specs, logits) for node in graph.nodes
+    }
     first, last = layers[0].name, layers[-1].name
-    weights = {node.name: scheme.weight for node in layers}
+    weights = {node.name: weight_spec(MAX_BITS) if _is_scale(graph, node) else scheme.weight for node in layers}
     weights |= {first: scheme.first_weight, last: scheme.last_weight}
     return Placement(tensors, {node.name: _place_layer(graph, node, weights[node.name], tensors) for node in layers})
+
+
+def _is_scale(graph: Graph, node: Node) -> bool:
+    """A batch norm without a convolution: one weight per channel, for which few bits gain nothing."""
+    if not isinstance(node.op, Conv2d) or node.op.groups != node.shape[0]:
+        return False
+    return graph.weights[node.name].weight.shape[1:] == (1, 1, 1)
 
 
 def _logits(graph: Graph) -> set[str]:
     """The output, and what it is reached from by moving data only."""
     names, name = {graph.output}, graph.output
-    while isinstance(graph[name].op, MOVES_DATA):
+    while isinstance(graph[name].op, MOVES_DATA) and len(graph[name].inputs) == 1:
         (name,) = graph[name].inputs
         names.add(name)
     return names
 
 
+def _gates(graph: Graph) -> set[str]:
+    """What only makes the gates of products: their sources, as far back as these are single pixels."""
+    names = set()
+    for node in reversed(graph.nodes):
+        readers = graph.consumers(node.name)
+        of_product = bool(readers) and all(isinstance(reader.op, Multiply) for reader in readers)
+        of_gates = bool(readers) and all(reader.name in names for reader in readers)
+        is_pixel = node.shape[1:] == (1, 1)
+        if (of_product and (is_pixel or isinstance(node.op, Unary | Clamp))) or (of_gates and is_pixel):
+            names.add(node.name)
+    return names
+
+
+def _role(graph: Graph, node: Node, logits: set[str], gates: set[str]) -> str:
+    if isinstance(node.op, Input):
+        return "image"
+    readers = graph.consumers(node.name)
+    averaged_logits = {name for name in logits if isinstance(graph[name].op, AVERAGES)}
+    # A mean over a whole map keeps more precision than its pixels have: few bits would be lost for nothing.
+    if isinstance(node.op, AVERAGES) or {reader.name for reader in readers} <= averaged_logits:
+        return "pooled"
+    if node.name in gates:
+        return "gate"
+    if isinstance(node.op, Clamp | Unary) or node.activation is not None:
+        return "activation"
+    return "linear"
+
+
+def _spec(graph: Graph, name: str, scheme: Scheme, role: str) -> QuantSpec | None:
+    """Of a tensor on its own; None leaves it in float."""
+    if role == "linear" and not scheme.quantize_sums and not _read_by_layer(graph, name):
+        return None
+    spec: QuantSpec | None = getattr(scheme, role)
+    return spec
+
+
+def _grids(graph: Graph, specs: dict[str, QuantSpec | None], logits: set[str]) -> dict[str, str | None]:
+    """The tensor whose quantizer each tensor carries.
+
+    What is concatenated shares one quantizer, the widest of those that its parts would have (specs is changed so):
+    codes then move without a change. Where a part is float, so is the concatenation.
+    """
+    grids: dict[str, str | None] = {}
+    for group in _groups(graph):
+        made = [name for name in group if name in specs]
+        wanted = [spec for name in made if (spec := specs[name]) is not None]
+        if made and len(wanted) == len(made) and not logits.intersection(group):
+            specs |= dict.fromkeys(made, _widest(wanted))
+            grids |= dict.fromkeys(group, group[0])
+    for node in graph.nodes:
+        if node.name in grids:
+            continue
+        if node.name in specs:
+            grids[node.name] = None if specs[node.name] is None else node.name
+        else:
+            sources = {grids[name] for name in node.inputs}
+            grids[node.name] = sources.pop() if len(sources) == 1 and node.name not in logits else None
+    return grids
+
+
+def _groups(graph: Graph) -> list[list[str]]:
+    """The tensors that are moved into one another, in execution order."""
+    first = {node.name: node.name for node in graph.nodes}
+    for node in graph.nodes:
+        if isinstance(node.op, MOVES_DATA):
+            joined = {first[name] for name in (*node.inputs, node.name)}
+            earliest = next(name for name in first if name in joined)
+            first |= {name: earliest for name, of in first.items() if of in joined}
+    groups: dict[str, list[str]] = {}
+    for name, of in first.items():
+        groups.setdefault(of, []).append(name)
+    return list(groups.values())
+
+
+def _widest(specs: list[QuantSpec]) -> QuantSpec:
+    """The most bits; asymmetric if one of those with as many is."""
+    bits = max(spec.bits for spec in specs)
+    return replace(specs[0], bits=bits, symmetric=all(spec.symmetric for spec in specs if spec.bits == bits))
+
+
 def _place_tensor(
-    graph: Graph, node: Node, scheme: Scheme, tensors: Mapping[str, TensorPlacement], logits: set[str]
+    node: Node,
+    scheme: Scheme,
+    role: str | None,
+    grids: Mapping[str, str | None],
+    specs: Mapping[str, QuantSpec | None],
+    logits: set[str],
 ) -> TensorPlacement:
+    grid = grids[node.name]
     if node.name in logits:
         return TensorPlacement("logits", None, None, "logits stay float")
-    if isinstance(node.op, MOVES_DATA):
-        grid = tensors[node.inputs[0]].grid
-        return TensorPlacement(
-            "moved", None, grid, f"moves data: keeps the grid of {grid}" if grid else "its input is float"
-        )
-    role = _role(node)
-    spec: QuantSpec | None = getattr(scheme, role)
-    if spec is None:
+    if role is None:
+        reason = f"moves data: keeps the grid of {grid}" if grid else "its input is float"
+        return TensorPlacement("moved", None, grid, reason)
+    if grid is None:
         return TensorPlacement(role, None, None, f"scheme {scheme.name} leaves role {role!r} in float")
-    if role == "linear" and not scheme.quantize_sums and not _read_by_layer(graph, node.name):
-        return TensorPlacement(role, None, None, f"scheme {scheme.name} quantizes layer inputs only; no layer reads it")
-    return TensorPlacement(role, spec, node.name, f"role {role!r}")
-
-
-def _role(node: Node) -> str:
-    match node.op:
-        case Input():
-            return "image"
-        case Clamp():
-            return "activation"
-        case GlobalAveragePool() | AveragePool2d():
-            return "pooled"
-    return "linear" if node.activation is None else "activation"
+    shared = "" if grid == node.name else f", one grid with {grid}"
+    return TensorPlacement(role, specs[node.name], grid, f"role {role!r}{shared}")
 
 
 def _read_by_layer(graph: Graph, name: str) -> bool:
@@ -134,4 +225,4 @@ def is_integer(graph: Graph, node: Node, placement: Placement) -> bool:
     if isinstance(node.op, HAS_WEIGHT):
         return placement.layers[node.name].integer
     quantized = all(placement.grid(name) is not None for name in (*node.inputs, node.name))
-    return isinstance(node.op, ON_INTEGERS) and quantized
+    return on_integers(node.op) and quantized

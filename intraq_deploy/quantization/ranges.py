@@ -26,8 +26,12 @@ EXPONENT = 2.4
 _FRACTIONS = torch.linspace(0.02, 1.0, 99)
 _AVERAGE = 0.9
 _BATCH = 64
-_SAMPLES = 1 << 17
-"""Values kept per tensor for the search."""
+_CACHED = 1 << 16
+"""Weights that are searched at a time."""
+_CACHED = 1 << 16
+"""Weights that are searched at a time."""
+_SAMPLES, _ALL_SAMPLES = 1 << 17, 1 << 22
+"""Values kept for the search, at most: of a tensor, and of all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,19 @@ def calibrate(graph: Graph, placement: Placement, images: Tensor, method: Ranges
 
     "learned" searches for the least error over sampled values (drawn with `seed`), "min-max" averages batch extremes.
     """
+    tensors = placement.quantized()
+    samples = min(_SAMPLES, _ALL_SAMPLES // max(1, len(tensors)))
     observers = {
-        name: _Samples(seed + index, len(images)) if method == "learned" else _Extremes()
-        for index, name in enumerate(placement.quantized())
+        name: _Samples(seed + index, len(images), samples) if method == "learned" else _Extremes()
+        for index, name in enumerate(tensors)
     }
 
     def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
         value = evaluate_float(graph, node, inputs)
-        if node.name in observers:
-            observers[node.name].see(value)
+        if placement.tensors[node.name].spec is not None:
+            grid = placement.grid(node.name)
+            assert grid is not None
+            observers[grid].see(value)
         return value
 
     with torch.no_grad():
@@ -71,14 +79,15 @@ def _range(observer: "_Samples | _Extremes", placement: Placement, name: str) ->
 class _Samples:
     """An equal random share of every batch's values."""
 
-    def __init__(self, seed: int, images: int) -> None:
+    def __init__(self, seed: int, images: int, count: int) -> None:
+        self._count = count
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: list[Tensor] = []
         self._batches = -(-images // _BATCH)
 
     def see(self, value: Tensor) -> None:
         flat = value.reshape(-1).cpu()
-        count = _SAMPLES // self._batches
+        count = self._count // self._batches
         if flat.numel() > count:
             index = torch.randint(flat.numel(), (count,), generator=self._generator)
             # The extremes are always among the samples: the search starts from the full range.
@@ -134,6 +143,11 @@ def search(values: Tensor, spec: QuantSpec) -> Range:
 def search_weight(weight: Tensor, spec: QuantSpec) -> Tensor:
     """The best symmetric scale of each output channel: weight float32 [O, ...] -> float32 [O], strictly positive."""
     rows = weight.detach().flatten(1)
+    # Channels do not depend on each other: a few at a time stay in the processor's cache.
+    return torch.cat([_search_rows(part, spec) for part in rows.split(max(1, _CACHED // rows.shape[1]))])
+
+
+def _search_rows(rows: Tensor, spec: QuantSpec) -> Tensor:
     code_min, code_max = spec.symmetric_range()
     full = (rows.abs().amax(1) / code_max).clamp(min=SMALLEST_SCALE)
     best, least = full.clone(), torch.full_like(full, float("inf"))

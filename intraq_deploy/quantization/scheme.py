@@ -1,11 +1,12 @@
 """A scheme says who gets a quantizer, and which: three published or measured conventions, as data.
 
-| role       | the tensor                                                             |
-|------------|------------------------------------------------------------------------|
-| image      | the network's input                                                    |
-| activation | behind a ReLU-like function                                            |
-| linear     | a convolution's output or a sum without one: residual branches, linear bottlenecks |
-| pooled     | behind an average pooling                                              |
+| role       | the tensor                                                                                       |
+|------------|--------------------------------------------------------------------------------------------------|
+| image      | the network's input                                                                              |
+| activation | behind a ReLU-like or smooth function                                                            |
+| linear     | a convolution, sum or product without one: residual branches, linear bottlenecks                 |
+| pooled     | behind an average pooling, or in front of the one that makes the logits                          |
+| gate       | from a pooling to the gate of a product (squeeze-and-excite), and gates themselves               |
 
 The logits are never quantized. Protocols are not comparable with each other: say which one a number belongs to.
 """
@@ -15,9 +16,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from intraq_deploy.errors import UsageError
-from intraq_deploy.quantization.spec import QuantSpec, activation_spec, weight_spec
+from intraq_deploy.quantization.spec import QuantSpec, activation_spec, largest_code, weight_spec
 
 Ranges = Literal["learned", "min-max"]
+INT16_MAX = 32_767
+
+
+@dataclass(frozen=True, slots=True)
+class Freedom:
+    """What the runtimes that a network is quantized for allow and ask for."""
+
+    unsigned_activations: bool = False
+    """All of them take unsigned bytes with a zero-point."""
+    largest_weight: int | None = None
+    """The greatest |code| of 8-bit weights; None: 127."""
+
+
+ANY_RUNTIME = Freedom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,7 @@ class Scheme:
     image: QuantSpec | None
     linear: QuantSpec | None
     pooled: QuantSpec | None
+    gate: QuantSpec | None
     ranges: Ranges
     """"learned": scales start from an MSE search and are trained (LSQ). "min-max": weights from their live minimum and
     maximum at every step, activations from an average of batch minima and maxima, then fixed."""
@@ -39,29 +55,33 @@ class Scheme:
     """Whether `linear` also covers tensors that no convolution or linear layer reads (inputs of residual sums)."""
 
 
-def _integer(weight_bits: int, activation_bits: int) -> Scheme:
+def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
     """What a device runs: every convolution, sum and the classifier on integers.
 
-    Weights symmetric per output channel; k-bit asymmetric activations behind ReLU-like functions (symmetric at 8 bits,
-    so that one program serves runtimes without zero-points); everything else 8 bits signed symmetric.
+    Weights symmetric per output channel; k-bit asymmetric activations behind ReLU-like functions (at 8 bits symmetric,
+    so that one program serves runtimes without zero-points, unless all targets take unsigned bytes); everything else 8
+    bits signed symmetric.
     """
-    weight = weight_spec(weight_bits)
+    weight = weight_spec(weight_bits, limit=freedom.largest_weight)
     byte = activation_spec(8, symmetric=True)
+    # Two products of unsigned inputs must fit 16 bits on some CPUs: not with 8-bit weights at their full range.
+    unsigned = freedom.unsigned_activations and largest_code(weight) * 2 * 255 <= INT16_MAX
     return Scheme(
         name="integer",
         weight=weight,
         first_weight=weight,
         last_weight=weight,
-        activation=activation_spec(activation_bits, symmetric=activation_bits == 8),
+        activation=activation_spec(activation_bits, symmetric=activation_bits == 8 and not unsigned),
         image=byte,
         linear=byte,
         pooled=byte,
+        gate=byte,
         ranges="learned",
         quantize_sums=True,
     )
 
 
-def _paper(weight_bits: int, activation_bits: int) -> Scheme:
+def _paper(weight_bits: int, activation_bits: int, _: Freedom) -> Scheme:
     """IntraQ's own quantizer (Zhong et al., CVPR 2022): weights asymmetric min-max per output channel, first and last
     included; activations behind ReLU-like functions only. What reads an unquantized tensor runs in float."""
     weight = weight_spec(weight_bits, symmetric=False)
@@ -74,12 +94,13 @@ def _paper(weight_bits: int, activation_bits: int) -> Scheme:
         image=None,
         linear=None,
         pooled=None,
+        gate=None,
         ranges="min-max",
         quantize_sums=False,
     )
 
 
-def _ends8(weight_bits: int, activation_bits: int) -> Scheme:
+def _ends8(weight_bits: int, activation_bits: int, _: Freedom) -> Scheme:
     """The convention of BRECQ, QDrop and GENIE: the first and last layer at 8 bits, every layer's input quantized,
     residual sums in float."""
     byte = activation_spec(8, symmetric=True)
@@ -92,16 +113,20 @@ def _ends8(weight_bits: int, activation_bits: int) -> Scheme:
         image=byte,
         linear=activation_spec(activation_bits),
         pooled=byte,
+        gate=byte,
         ranges="learned",
         quantize_sums=False,
     )
 
 
-SCHEMES: dict[str, Callable[[int, int], Scheme]] = {"integer": _integer, "paper": _paper, "ends8": _ends8}
+SCHEMES: dict[str, Callable[[int, int, Freedom], Scheme]] = {"integer": _integer, "paper": _paper, "ends8": _ends8}
 
 
-def make_scheme(name: str, weight_bits: int, activation_bits: int) -> Scheme:
-    """The scheme `name` at these bits. Raises UsageError for an unknown name or bits outside 2..8."""
+def make_scheme(name: str, weight_bits: int, activation_bits: int, freedom: Freedom = ANY_RUNTIME) -> Scheme:
+    """The scheme `name` at these bits. freedom: what the targets allow and ask for.
+
+    Raises UsageError for an unknown name or bits outside 2..8.
+    """
     if name not in SCHEMES:
         raise UsageError(f"The scheme {name!r} is unknown: choose one of {', '.join(SCHEMES)}.")
-    return SCHEMES[name](weight_bits, activation_bits)
+    return SCHEMES[name](weight_bits, activation_bits, freedom)

@@ -24,6 +24,8 @@ class QuantSpec:
     """Codes around zero with zero-point 0; else the range is placed by a zero-point."""
     per_channel: bool = False
     """One scale per output channel (weights), else one per tensor (activations)."""
+    limit: int | None = None
+    """The greatest |code|, where that is less than the bits allow."""
 
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
@@ -41,7 +43,8 @@ class QuantSpec:
         change of sign stays within the range; activations use it ([-128, 127] at 8 bits).
         """
         half = self.levels // 2
-        return (1 - half if self.per_channel else -half), half - 1
+        low, high = (1 - half if self.per_channel else -half), half - 1
+        return (low, high) if self.limit is None else (max(low, -self.limit), min(high, self.limit))
 
     def __str__(self) -> str:
         return f"{self.bits} bits {'symmetric' if self.symmetric else 'asymmetric'}"
@@ -54,9 +57,15 @@ def code_bounds(spec: QuantSpec, zero_point: int) -> tuple[int, int]:
     return -zero_point, spec.levels - 1 - zero_point
 
 
-def weight_spec(bits: int, *, symmetric: bool = True) -> QuantSpec:
+def weight_spec(bits: int, *, symmetric: bool = True, limit: int | None = None) -> QuantSpec:
     """Per output channel. 8-bit weights are symmetric: asymmetric codes would not fit a signed byte."""
-    return QuantSpec(bits, symmetric or bits == MAX_BITS, per_channel=True)
+    return QuantSpec(bits, symmetric or bits == MAX_BITS, per_channel=True, limit=limit)
+
+
+def largest_code(spec: QuantSpec) -> int:
+    """The greatest |code| of a symmetric quantizer."""
+    low, high = spec.symmetric_range()
+    return max(-low, high)
 
 
 def activation_spec(bits: int, *, symmetric: bool = False) -> QuantSpec:

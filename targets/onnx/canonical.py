@@ -17,26 +17,34 @@ from intraq_deploy.targets.onnx.builder import Builder, scalar
 
 from intraq_deploy.graph.graph import INPUT_NAME, OUTPUT_NAME, Node
 from intraq_deploy.graph.ops import (
-    MOVES_DATA,
     Add,
     AveragePool2d,
+    ChannelNorm,
     Clamp,
+    Concat,
     Conv2d,
     Flatten,
     GlobalAveragePool,
     Input,
     Linear,
     MaxPool2d,
+    Multiply,
     Op,
     Pad,
+    Reshape,
     Slice,
+    Transpose,
+    Unary,
 )
 from intraq_deploy.program.arithmetic import accumulator_scale
+from intraq_deploy.program.bounds import unclipped_bounds
 from intraq_deploy.program.program import Grid, IntegerWeights, Program, UnquantizedWeights
 
 INPUT, OUTPUT = INPUT_NAME, OUTPUT_NAME
 GRID = "grid"
 """Key of `Value.meta`: the Grid of a value of codes."""
+UNCLIPPED = "unclipped"
+"""Key of `Value.meta` of a Clip's output: the least and the greatest code that could come without it."""
 IR_VERSION = 10
 
 
@@ -112,8 +120,20 @@ class _Writer:
                 return self._clamp(inputs[0], op, name)
             case GlobalAveragePool():
                 return build.op("GlobalAveragePool", inputs, name)
+            case Multiply():
+                return build.op("Mul", inputs, name)
+            case Unary():
+                return self._unary(op, inputs[0], name)
+            case ChannelNorm():
+                return self._channel_norm(node, op, inputs[0])
             case AveragePool2d():
-                return build.op("AveragePool", inputs, name, {"kernel_shape": op.kernel, "strides": op.stride})
+                attributes = {
+                    "kernel_shape": op.kernel,
+                    "strides": op.stride,
+                    "pads": op.padding,
+                    "count_include_pad": int(op.count_padding),
+                }
+                return build.op("AveragePool", inputs, name, attributes)
             case MaxPool2d():
                 attributes = {
                     "kernel_shape": op.kernel,
@@ -124,6 +144,13 @@ class _Writer:
                 return build.op("MaxPool", inputs, name, attributes)
             case Flatten():
                 return build.op("Flatten", inputs, name, {"axis": 1})
+            case Reshape():
+                shape = build.constant(f"{name}.shape", np.array([0, *op.shape], dtype=np.int64))
+                return build.op("Reshape", [*inputs, shape], name)
+            case Transpose():
+                return build.op("Transpose", inputs, name, {"perm": (0, *(d + 1 for d in op.permutation))})
+            case Concat():
+                return build.op("Concat", inputs, name, {"axis": op.dim + 1})
             case Slice():
                 bounds = {"start": op.start, "stop": op.stop, "axis": op.dim + 1, "step": op.step}
                 constants = [build.constant(f"{name}.{k}", np.array([v], dtype=np.int64)) for k, v in bounds.items()]
@@ -132,6 +159,27 @@ class _Writer:
                 pads = np.array([0, *op.before, 0, *op.after], dtype=np.int64)
                 return build.op("Pad", [*inputs, build.constant(f"{name}.pads", pads)], name)
         raise TypeError(f"{name}: {type(op).__name__} has no ONNX form")
+
+    def _unary(self, op: Unary, x: ir.Value, name: str) -> ir.Value:
+        build = self._builder
+        match op.function:
+            case "Swish":
+                return build.op("Mul", [x, build.op("Sigmoid", [x], f"{name}.sigmoid")], name)
+            case "HardSigmoid":
+                return build.op("HardSigmoid", [x], name, {"alpha": 1 / 6, "beta": 0.5})
+            case "Gelu" | "GeluTanh":
+                return build.op("Gelu", [x], name, {"approximate": "tanh" if op.function == "GeluTanh" else "none"})
+            case "LeakyRelu" | "Elu":
+                return build.op(op.function, [x], name, {"alpha": op.alpha})
+        return build.op(op.function, [x], name)
+
+    def _channel_norm(self, node: Node, op: ChannelNorm, x: ir.Value) -> ir.Value:
+        """ONNX normalises over last dimensions."""
+        build, name = self._builder, node.name
+        gain = build.constant(f"{name}.gain", np.ones(node.shape[0], dtype=np.float32))
+        last = build.op("Transpose", [x], f"{name}.last", {"perm": (0, 2, 3, 1)})
+        y = build.op("LayerNormalization", [last, gain], f"{name}.normalized", {"axis": -1, "epsilon": op.epsilon})
+        return build.op("Transpose", [y], name, {"perm": (0, 3, 1, 2)})
 
     def _end_padding(self, node: Node, op: MaxPool2d) -> tuple[int, ...]:
         """Below and to the right. ONNX's shape inference has not torch's rule for ceil_mode, that the last window must
@@ -193,27 +241,29 @@ class _Writer:
         """Quantizes the tensor if it has a grid; else its activation stays a float operator."""
         grid = self._program.grids.get(node.name)
         if grid is not None:
-            codes = self._quantize(node.name, real, grid, clip=not isinstance(node.op, MOVES_DATA))
+            codes = self._quantize(node.name, real, grid, unclipped_bounds(self._program, node))
             self._tensors[node.name] = _Tensor(codes, None)
             return
         if node.activation is not None:
             real = self._clamp(real, node.activation, f"{node.name}.activation")
         self._tensors[node.name] = _Tensor(None, real)
 
-    def _quantize(self, name: str, real: ir.Value, grid: Grid, *, clip: bool) -> ir.Value:
-        """Codes of `real`. clip is False where they are within the bounds already."""
+    def _quantize(self, name: str, real: ir.Value, grid: Grid, unclipped: tuple[float, float]) -> ir.Value:
+        """Codes of `real`. unclipped: how far they could reach; what cannot leave the bounds needs no Clip."""
         build = self._builder
         dtype, zero_point = _container(grid)
         parameters = self._parameters(name, grid)
         bounds = (grid.code_min + zero_point, grid.code_max + zero_point)
         info = np.iinfo(dtype)
-        clip = clip and bounds != (info.min, info.max)
+        idle = grid.code_min <= unclipped[0] and unclipped[1] <= grid.code_max
+        clip = not idle and bounds != (info.min, info.max)
         stored = build.op("QuantizeLinear", [real, *parameters], f"{name}.quantized" if clip else codes_name(name))
         if clip:
             low, high = (
                 build.constant(f"{name}.{k}", scalar(v, dtype)) for k, v in zip(("low", "high"), bounds, strict=True)
             )
             stored = build.op("Clip", [stored, low, high], codes_name(name))
+            stored.meta[UNCLIPPED] = unclipped
         stored.meta[GRID] = grid
         return stored
 
@@ -232,11 +282,13 @@ class _Writer:
             return tensor.real
         tensor.readers += 1
         parameters = self._parameters(name, self._program.grids[name])
-        return self._builder.op("DequantizeLinear", [tensor.codes, *parameters], f"{name}.dequantized.{tensor.readers}")
+        real = self._builder.op("DequantizeLinear", [tensor.codes, *parameters], f"{name}.dequantized.{tensor.readers}")
+        real.dtype, real.shape = ir.DataType.FLOAT, ir.Shape(["N", *self._program.graph[name].shape])
+        return real
 
 
 def _container(grid: Grid) -> tuple[type[np.int8] | type[np.uint8], int]:
     """The stored type and its zero-point."""
-    if grid.code_min >= -128 and grid.code_max <= 127:
+    if grid.lowest >= -128 and grid.code_max <= 127:
         return np.int8, 0
     return np.uint8, grid.unsigned_zero_point

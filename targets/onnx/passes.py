@@ -3,13 +3,14 @@
 A pass changes a model in place. Each says what it requires and ensures; profiles name the passes they want, in order.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.builder import scalar
-from intraq_deploy.targets.onnx.canonical import GRID
+from intraq_deploy.targets.onnx.canonical import GRID, UNCLIPPED
 from numpy.typing import NDArray
 
 from intraq_deploy.program.program import Grid
@@ -18,7 +19,7 @@ Pass = Callable[[ir.Model], bool]
 """Changes a model in place; returns whether it changed anything."""
 PASSES: dict[str, Pass] = {}
 _INT16_MAX = 32_767
-_MOVES = ("MaxPool", "Flatten", "Slice", "Pad")
+_MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Concat", "Slice", "Pad")
 
 
 def register(name: str) -> Callable[[Pass], Pass]:
@@ -65,16 +66,66 @@ def _store_unsigned(graph: ir.Graph, codes: ir.Value, grid: Grid) -> bool:
 
 
 def _clip_unsigned(graph: ir.Graph, clip: ir.Node, quantize: ir.Node, grid: Grid) -> None:
-    low = grid.code_min + grid.unsigned_zero_point
-    high = grid.code_max + grid.unsigned_zero_point
+    stored = clip.outputs[0]
+    least, most = stored.meta[UNCLIPPED]
+    low = grid.code_min + grid.unsigned_zero_point if least < grid.code_min else 0
+    high = grid.code_max + grid.unsigned_zero_point if most > grid.code_max else 255
     clip.replace_input_with(1, None if low == 0 else _constant(clip.inputs[1], scalar(low, np.uint8)))
-    clip.replace_input_with(2, _constant(clip.inputs[2], scalar(high, np.uint8)))
+    clip.replace_input_with(2, None if high == 255 else _constant(clip.inputs[2], scalar(high, np.uint8)))
     if (low, high) == (0, 255):
-        name, stored = clip.outputs[0].name, quantize.outputs[0]
-        clip.outputs[0].replace_all_uses_with(stored)
-        stored.meta.update(clip.outputs[0].meta)
-        graph.remove(clip, safe=True)
-        stored.name = name
+        _replace_output(graph, clip, quantize)
+
+
+def _replace_output(graph: ir.Graph, last: ir.Node, producer: ir.Node) -> None:
+    """`producer` makes what `last` made, under its name; `last` goes."""
+    old, new = last.outputs[0], producer.outputs[0]
+    name = old.name
+    old.replace_all_uses_with(new)
+    new.meta.update(old.meta)
+    graph.remove(last, safe=True)
+    new.name = producer.name = name
+
+
+@register("averages-as-convolutions")
+def averages_as_convolutions(model: ir.Model) -> bool:
+    """Means over windows become depthwise convolutions with weights of one.
+
+    ONNX Runtime averages windows of integers in floats, one by one; its integer convolutions are exact and fast.
+    Requires: canonical form; one divisor for all windows. Ensures: no AveragePool between codes is left.
+    """
+    changed = False
+    for node in list(model.graph):
+        if node.op_type == "AveragePool" and _grid_behind(node) is not None and _counts_padding(node):
+            changed |= _convolve(model.graph, node)
+    return changed
+
+
+def _counts_padding(node: ir.Node) -> bool:
+    return bool(node.attributes.get_int("count_include_pad", 0)) or not any(node.attributes.get_ints("pads", ()))
+
+
+def _convolve(graph: ir.Graph, pool: ir.Node) -> bool:
+    x = pool.inputs[0]
+    if x is None or x.shape is None or _producer(x).op_type != "DequantizeLinear":
+        return False
+    name, channels = pool.name, int(x.shape[1])  # type: ignore[arg-type]
+    kernel = tuple(pool.attributes.get_ints("kernel_shape", ()))
+    ones = _initializer(graph, f"{name}.weight.codes", np.ones((channels, 1, *kernel), dtype=np.int8))
+    share = _initializer(graph, f"{name}.weight.scale", scalar(1 / math.prod(kernel), np.float32))
+    zero = _initializer(graph, f"{name}.weight.zero_point", scalar(0, np.int8))
+    weight = ir.node("DequantizeLinear", [ones, share, zero], outputs=[ir.val(f"{name}.weight")], name=f"{name}.weight")
+    attributes = {key: tuple(pool.attributes.get_ints(key, ())) for key in ("strides", "pads")} | {"group": channels}
+    conv = ir.node("Conv", [x, weight.outputs[0]], attributes, outputs=[ir.val(f"{name}.mean")], name=name)
+    graph.insert_before(pool, [weight, conv])
+    _replace_output(graph, pool, conv)
+    return True
+
+
+def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 @register("unsigned-weights")
@@ -140,24 +191,28 @@ def _grid_behind(node: ir.Node) -> Grid | None:
 
 def _move_codes(graph: ir.Graph, node: ir.Node, grid: Grid) -> bool:
     (usage,) = node.outputs[0].uses()
-    quantize, dequantize = usage.node, _producer(node.inputs[0])
-    if dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
+    quantize = usage.node
+    inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    dequantizes = [_producer(value) for value in inputs]
+    if not all(_of_grid(dequantize, grid) for dequantize in dequantizes):
         return False
-    if dequantize.inputs[0].meta.get(GRID) != grid:
-        return False
-    node.replace_input_with(0, dequantize.inputs[0])
+    for index, dequantize in enumerate(dequantizes):
+        node.replace_input_with(index, dequantize.inputs[0])
+        graph.remove(dequantize, safe=True)
     if node.op_type == "Pad":
         # ONNX pads with 0 where nothing is said; the code of zero is stored as the zero-point.
         node.resize_inputs(3)
         node.replace_input_with(2, quantize.inputs[2])
-    codes, moved = quantize.outputs[0], node.outputs[0]
-    name = codes.name
-    codes.replace_all_uses_with(moved)
-    moved.meta.update(codes.meta)
-    graph.remove(quantize, safe=True)
-    graph.remove(dequantize, safe=True)
-    moved.name = node.name = name
+    _replace_output(graph, quantize, node)
     return True
+
+
+def _of_grid(dequantize: ir.Node, grid: Grid) -> bool:
+    """Whether a node dequantizes codes that are stored as those of `grid` are."""
+    if dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
+        return False
+    own = dequantize.inputs[0].meta.get(GRID)
+    return isinstance(own, Grid) and (own.scale, own.lowest) == (grid.scale, grid.lowest)
 
 
 def _producer(value: ir.Value | None) -> ir.Node:

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from intraq_deploy.program import arithmetic as a
 from intraq_deploy.program.program import Grid
 
-BYTE = Grid(0.05, 8, -128, 127)
+BYTE = Grid(0.05, 8, -128, 127, -128)
 SCALES = st.floats(2**-10, 8, width=32)
 
 
 def grid(scale, low=-128, high=127):
-    return Grid(a.f32(scale), 8, low, high)
+    return Grid(a.f32(scale), 8, low, high, low)
 
 
 @given(scale=SCALES, low=st.integers(-128, 0))
@@ -59,14 +59,14 @@ def test_the_forms_of_a_sum_rarely_disagree_elsewhere():
 
 
 def test_the_mean_of_codes_is_the_rounded_mean():
-    x, y = Grid(a.f32(0.1), 4, 0, 15), grid(0.07)
+    x, y = Grid(a.f32(0.1), 4, 0, 15, 0), grid(0.07)
     codes = torch.randint(0, 16, (100, 49), generator=torch.Generator().manual_seed(0))
     expected = (codes.double().mean(1) * 0.1 / 0.07).round()
     assert torch.equal(a.average(codes.sum(1), 49, x, y), expected.float())
 
 
 def test_means_on_aligned_scales_are_ambiguous():
-    assert a.average_disagreements(3, Grid(a.f32(0.3), 4, 0, 15), grid(0.2)) > 0
+    assert a.average_disagreements(3, Grid(a.f32(0.3), 4, 0, 15, 0), grid(0.2)) > 0
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from intraq_deploy.program import (
     save_program,
     settle,
 )
-from intraq_deploy.program.freeze import accumulator_bound
+from intraq_deploy.program.bounds import accumulator_bound
 from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights
 from intraq_deploy.program.storage import program_sha256
 
@@ -120,7 +120,7 @@ def test_the_accumulator_bound_is_reached_by_the_worst_input():
     weights = IntegerWeights(
         torch.tensor([[3, -4], [0, 7]], dtype=torch.int8), torch.ones(2), torch.tensor([5, -6], dtype=torch.int32)
     )
-    assert accumulator_bound(weights, Grid(1.0, 4, -2, 15)).tolist() == [15 * 7 + 5, 15 * 7 + 6]
+    assert accumulator_bound(weights, Grid(1.0, 4, -2, 15, -2)).tolist() == [15 * 7 + 5, 15 * 7 + 6]
 
 
 def test_a_bias_that_needs_more_than_int32_is_refused(frozen, student):

@@ -29,8 +29,8 @@ def wide_program(bits):
         Node("flatten", Flatten(), ("conv",), (144,)),
         Node("fc", Linear(), ("flatten",), (5,)),
     )
-    out = Grid(float(torch.tensor(0.7)), 8, -128, 127)
-    grids = {"image": Grid(float(torch.tensor(0.02)), 8, -128, 127), "conv": out, "flatten": out}
+    out = Grid(float(torch.tensor(0.7)), 8, -128, 127, -128)
+    grids = {"image": Grid(float(torch.tensor(0.02)), 8, -128, 127, -128), "conv": out, "flatten": out}
     return Program(Graph(nodes, "fc"), grids, {"conv": weights(16, 256, 3, 3), "fc": weights(5, 144)})
 
 

@@ -57,7 +57,7 @@ def test_a_frequent_accumulator_between_two_codes_is_nudged_away(student):
         layer.quantizer.scale.fill_(0.1)
         scale_of(module, "conv1").fill_(0.5)
         scale_of(module, "layer1.conv1").fill_(0.05 * 32.4)
-    assert arithmetic.near_ties(torch.tensor([1 / 32.4]), Grid(1.0, 4, 0, 15)) == 3, "at 81, 243 and 405"
+    assert arithmetic.near_ties(torch.tensor([1 / 32.4]), Grid(1.0, 4, 0, 15, 0)) == 3, "at 81, 243 and 405"
     adjustments = [adjustment for adjustment in settle(module) if adjustment.name == "layer1.conv1"]
     assert "ambiguous inputs, now 0" in adjustments[0].what
     assert 0 < abs(float(scale_of(module, "layer1.conv1")) / (0.05 * 32.4) - 1) <= LARGEST_NUDGE

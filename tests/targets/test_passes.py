@@ -14,7 +14,7 @@ from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import Clamp, Conv2d, Flatten, Input, Linear, MaxPool2d, Pad, Slice
 from intraq_deploy.program.program import Grid, IntegerWeights, Normalization, Program
 
-IMAGE, SIGNED, NIBBLE = Grid(0.5, 8, -128, 127), Grid(0.25, 8, -128, 127), Grid(0.25, 4, 0, 15)
+IMAGE, SIGNED, NIBBLE = Grid(0.5, 8, -128, 127, -128), Grid(0.25, 8, -128, 127, -128), Grid(0.25, 4, 0, 15, 0)
 
 
 def tiny(output=NIBBLE, move=None, weight=7, groups=1, **more):
@@ -66,7 +66,7 @@ def test_canonical_form_is_int8_with_an_integer_clip():
 
 
 def test_codes_beyond_a_signed_byte_are_written_unsigned():
-    values = constants(written(tiny(Grid(0.25, 8, 0, 255))))
+    values = constants(written(tiny(Grid(0.25, 8, 0, 255, 0))))
     assert values["conv.zero_point"].dtype == np.uint8
     assert "conv.low" not in values
 
@@ -75,10 +75,10 @@ def test_codes_beyond_a_signed_byte_are_written_unsigned():
     ("grid", "zero_point", "low", "high"),
     [
         (NIBBLE, 0, None, 15),
-        (Grid(0.25, 4, -5, 10), 5, None, 15),
-        (Grid(0.25, 8, 0, 127), 0, None, 127),
+        (Grid(0.25, 4, -5, 10, -5), 5, None, 15),
+        (Grid(0.25, 8, 0, 127, 0), 0, None, 127),
         (SIGNED, 128, None, None),
-        (Grid(0.25, 4, 2, 9), 0, 2, 9),
+        (Grid(0.25, 4, 2, 9, 2), 0, 2, 9),
     ],
     ids=str,
 )
@@ -105,7 +105,7 @@ MOVES = {
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 def test_integer_moves(move):
-    model = written(tiny(Grid(0.25, 4, -5, 10), move))
+    model = written(tiny(Grid(0.25, 4, -5, 10, -5), move))
     unsigned_activations(model)
     assert integer_moves(model)
     assert not integer_moves(model), "nothing is left to do"
@@ -135,7 +135,7 @@ def test_unsigned_weights(weight, groups, unsigned):
 
 def test_weights_behind_a_relu_stay_signed():
     """Stored from 0 on, eight-bit activations reach 127 only: 2 * 127 * 127 fits."""
-    program = tiny(Grid(0.25, 8, 0, 127), weight=64)
+    program = tiny(Grid(0.25, 8, 0, 127, 0), weight=64)
     program.layers["fc"].codes.fill_(127)
     model = written(program)
     unsigned_activations(model)

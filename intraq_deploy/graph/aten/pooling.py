@@ -1,0 +1,87 @@
+"""Maxima and means over windows and over everything."""
+
+from torch import fx
+
+from intraq_deploy.graph.aten.translator import CallError, Translator, arguments, child_name, pair, translates
+from intraq_deploy.graph.ops import AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d
+
+
+@translates("aten.max_pool2d.default")
+def _max_pool2d(t: Translator, call: fx.Node) -> None:
+    x, kernel, stride, padding, dilation, ceil_mode = arguments(
+        call,
+        ("self", None),
+        ("kernel_size", None),
+        ("stride", []),
+        ("padding", 0),
+        ("dilation", 1),
+        ("ceil_mode", False),
+    )
+    op = MaxPool2d(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), bool(ceil_mode))
+    t.emit(call, op, [t.value(x)], child_name(call, "max_pool"))
+
+
+@translates("aten.avg_pool2d.default")
+def _avg_pool2d(t: Translator, call: fx.Node) -> None:
+    x, kernel, stride, padding, _, count_padding, divisor = arguments(
+        call,
+        ("self", None),
+        ("kernel_size", None),
+        ("stride", []),
+        ("padding", 0),
+        ("ceil_mode", False),
+        ("count_include_pad", True),
+        ("divisor_override", None),
+    )
+    if divisor is not None:
+        raise CallError("a divisor of its own")
+    name = t.value(x)
+    kernel, stride, before = pair(kernel), pair(stride or kernel), pair(padding)
+    after, overhang = [], False
+    for size, out, window, step, pad in zip(
+        t.shape_of(name)[1:], t.shape(call)[1:], kernel, stride, before, strict=True
+    ):
+        needed = (out - 1) * step + window - size - pad
+        after.append(max(needed, 0) if needed > pad else pad)
+        overhang |= needed > pad
+    if overhang and count_padding and any(before):
+        raise CallError("ceil_mode with padding that counts")
+    # Windows that ceil_mode lets hang over the edge average what is inside.
+    count = bool(count_padding) and not overhang
+    if not any((*before, *after)):
+        count = True
+    _average(t, call, name, AveragePool2d(kernel, stride, (*before, after[0], after[1]), count))
+
+
+@translates("aten.adaptive_avg_pool2d.default")
+def _adaptive_avg_pool2d(t: Translator, call: fx.Node) -> None:
+    name = t.value(call.args[0])
+    height, width = t.shape_of(name)[1:]
+    out_height, out_width = t.shape(call)[1:]
+    if height % out_height or width % out_width:
+        raise CallError(
+            f"output {out_height}x{out_width}, which does not divide its input {height}x{width} (another --input-size "
+            "may)"
+        )
+    kernel = (height // out_height, width // out_width)
+    _average(t, call, name, AveragePool2d(kernel, kernel))
+
+
+def _average(t: Translator, call: fx.Node, name: str, op: AveragePool2d) -> None:
+    if op == AveragePool2d((1, 1), (1, 1)):
+        t.same(call, name)
+    elif op.kernel == t.shape_of(name)[1:] and not any(op.padding):
+        t.emit(call, GlobalAveragePool(), [name], child_name(call, "avg_pool"))
+    else:
+        t.emit(call, op, [name], child_name(call, "avg_pool"))
+
+
+@translates("aten.mean.dim")
+def _mean(t: Translator, call: fx.Node) -> None:
+    x, dims, keepdim = arguments(call, ("self", None), ("dim", None), ("keepdim", False))
+    name = t.value(x)
+    channels, *spatial = t.shape_of(name)
+    if len(spatial) != 2 or sorted(d % 4 for d in dims) != [2, 3]:
+        raise CallError(f"dimensions {list(dims)} (the mean over height and width is supported)")
+    pooled = t.add(child_name(call, "avg_pool"), GlobalAveragePool(), [name], (channels, 1, 1))
+    t.same(call, pooled if keepdim else t.add(f"{pooled}.flatten", Flatten(), [pooled], (channels,)))

@@ -1,0 +1,170 @@
+"""Calls that only move data, and those that do nothing."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from torch import fx
+
+from intraq_deploy.graph.aten.translator import TRACE_BATCH, CallError, Translator, arguments, child_name, translates
+from intraq_deploy.graph.ops import Concat, Flatten, Pad, Reshape, Slice, Transpose
+
+_LAST, _FIRST = (1, 2, 0), (2, 0, 1)
+"""Permutations from [C, H, W] to [H, W, C], and back."""
+
+
+def permuted(t: Translator, name: str, permutation: tuple[int, ...], own: str) -> str:
+    """The tensor `name` transposed; two transpositions become one, or none."""
+    node = t.raw(name).node
+    if isinstance(node.op, Transpose):
+        permutation = tuple(node.op.permutation[i] for i in permutation)
+        (name,) = node.inputs
+    if permutation == tuple(range(len(permutation))):
+        return name
+    shape = t.shape_of(name)
+    return t.add(own, Transpose(permutation), [name], tuple(shape[i] for i in permutation))
+
+
+def channels_first(t: Translator, name: str) -> str:
+    """[H, W, C] as [C, H, W]."""
+    return permuted(t, name, _FIRST, f"{name}.channels_first")
+
+
+def channels_last(t: Translator, name: str) -> str:
+    """[C, H, W] as [H, W, C]."""
+    return permuted(t, name, _LAST, f"{name}.channels_last")
+
+
+def through_transpose(t: Translator, name: str, make: Callable[[str], str]) -> str:
+    """make(name), where it does not matter how data are arranged: of the tensor before a transposition."""
+    node = t.raw(name).node
+    if not isinstance(node.op, Transpose):
+        return make(name)
+    made = make(node.inputs[0])
+    return permuted(t, made, node.op.permutation, f"{made}.transpose")
+
+
+@translates("aten.permute.default")
+def _permute(t: Translator, call: fx.Node) -> None:
+    dims = [int(d) % (len(t.shape(call)) + 1) for d in call.args[1]]  # type: ignore[union-attr, arg-type]
+    _transposed(t, call, dims)
+
+
+@translates("aten.transpose.int")
+def _transpose(t: Translator, call: fx.Node) -> None:
+    rank = len(t.shape(call)) + 1
+    dims = list(range(rank))
+    first, second = (int(d) % rank for d in call.args[1:3])  # type: ignore[arg-type]
+    dims[first], dims[second] = dims[second], dims[first]
+    _transposed(t, call, dims)
+
+
+def _transposed(t: Translator, call: fx.Node, dims: list[int]) -> None:
+    if dims[0] != 0:
+        raise CallError("a transposition of the batch")
+    t.same(call, permuted(t, t.value(call.args[0]), tuple(d - 1 for d in dims[1:]), child_name(call, "transpose")))
+
+
+@translates(
+    "aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.squeeze.dims", "aten.squeeze.dim",
+    "aten.unsqueeze.default",
+)  # fmt: skip
+def _reshape(t: Translator, call: fx.Node) -> None:
+    name = t.value(call.args[0])
+    before, after = t.shape_of(name), t.shape(call)
+    if int(call.meta["val"].shape[0]) != TRACE_BATCH:
+        raise CallError(f"a shape that mixes images ({tuple(call.meta['val'].shape)})")
+    if before == after:
+        t.same(call, name)
+    elif len(after) == 1 and math.prod(before) == after[0]:
+        t.emit(call, Flatten(), [name], child_name(call, "flatten"))
+    else:
+        t.emit(call, Reshape(after), [name], child_name(call, "reshape"))
+
+
+@translates("aten.cat.default")
+def _cat(t: Translator, call: fx.Node) -> None:
+    parts, dim = arguments(call, ("tensors", None), ("dim", 0))
+    axis = int(dim) % (len(t.shape(call)) + 1) - 1
+    if axis < 0:
+        raise CallError("a concatenation of images")
+    t.emit(call, Concat(axis), [t.value(part) for part in parts], child_name(call, "concat"))
+
+
+@translates("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
+def _split(t: Translator, call: fx.Node) -> None:
+    dim = arguments(call, ("self", None), ("size", None), ("dim", 0))[2]
+    name = t.value(call.args[0])
+    values = call.meta["val"]
+    axis = int(dim) % values[0].dim() - 1
+    if axis < 0:
+        raise CallError("a split of the batch")
+    parts, start = [], 0
+    for index, value in enumerate(values):
+        shape = tuple(int(size) for size in value.shape[1:])
+        op = Slice(axis, start, start + shape[axis], 1)
+        parts.append(partial(t.add, child_name(call, f"split{index}"), op, [name], shape))
+        start += shape[axis]
+    t.several(call, parts)
+
+
+@translates("getitem")
+def _getitem(t: Translator, call: fx.Node) -> None:
+    source, index = call.args
+    assert isinstance(source, fx.Node)
+    assert isinstance(index, int)
+    part = t.part(source, index)
+    if part is not None:
+        t.same(call, part)
+    elif index == 0:
+        t.same(call, t.value(source))
+    else:
+        raise CallError(f"output {index} of {source}")
+
+
+@translates("aten.slice.Tensor")
+def _slice(t: Translator, call: fx.Node) -> None:
+    x, dim, start, stop, step = arguments(call, ("self", None), ("dim", 0), ("start", None), ("end", None), ("step", 1))
+    name = t.value(x)
+    shape = t.shape_of(name)
+    axis = int(dim) % (len(shape) + 1) - 1
+    size = TRACE_BATCH if axis < 0 else shape[axis]
+    first, last, _ = slice(start, stop).indices(size)
+    if (first, last, step) == (0, size, 1):
+        t.same(call, name)
+    elif axis < 0:
+        raise CallError("a slice of the batch")
+    else:
+        t.emit(call, Slice(axis, first, last, int(step)), [name], child_name(call, "slice"))
+
+
+@translates("aten.pad.default", "aten.constant_pad_nd.default")
+def _pad(t: Translator, call: fx.Node) -> None:
+    values = list(call.args[1])  # type: ignore[arg-type]
+    rest = [*call.args[2:], *call.kwargs.values()]
+    if any(value not in ("constant", 0, 0.0, None) for value in rest):
+        raise CallError(f"{rest} (zero padding is supported)")
+    name = t.value(call.args[0])
+    if not any(values):
+        t.same(call, name)
+        return
+    values += [0] * (6 - len(values))
+    if len(values) > 6 or any(int(v) < 0 for v in values) or len(t.shape_of(name)) != 3:
+        raise CallError(f"padding {values}")
+    w0, w1, h0, h1, c0, c1 = (int(v) for v in values)
+    t.emit(call, Pad((c0, h0, w0), (c1, h1, w1)), [name], child_name(call, "pad"))
+
+
+@translates(
+    "aten.dropout.default", "aten.feature_dropout.default", "aten.alias.default", "aten.clone.default",
+    "aten.contiguous.default", "aten.detach.default", "aten.detach_.default", "aten.to.dtype",
+)  # fmt: skip
+def _identity(t: Translator, call: fx.Node) -> None:
+    t.same(call, t.value(call.args[0]))
+
+
+@translates(
+    "_guards_fn", "aten._assert_tensor_metadata.default", "aten.sym_size.int", "aten.sym_constrain_range.default"
+)
+def _ignored(t: Translator, call: fx.Node) -> None:
+    """Checks that export adds; they compute nothing."""

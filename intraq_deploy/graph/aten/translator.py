@@ -1,0 +1,232 @@
+"""The walk over an exported program: every call goes to the function that is registered for it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from intraq_deploy.errors import UnsupportedModelError
+from intraq_deploy.graph.graph import INPUT_NAME, Graph, Node, Weights
+from intraq_deploy.graph.ops import Input, Op
+
+TRACE_BATCH = 2
+
+
+@dataclass(slots=True)
+class Raw:
+    """A node under construction: the fused parts are not yet known."""
+
+    node: Node
+    weights: Weights | None = None
+
+
+class CallError(Exception):
+    """Why a call cannot be translated; the translator adds where."""
+
+
+class Translator:
+    """Walks an exported program once and builds the node list."""
+
+    def __init__(self, exported: torch.export.ExportedProgram, input_shape: tuple[int, int, int]) -> None:
+        signature = exported.graph_signature
+        constants = {**exported.state_dict, **exported.constants}
+        self._owners: dict[str, str] = {}
+        self._constants: dict[str, Any] = {}
+        lifted = (
+            signature.inputs_to_parameters,
+            signature.inputs_to_buffers,
+            signature.inputs_to_lifted_tensor_constants,
+        )
+        for placeholder, target in ((key, value) for table in lifted for key, value in table.items()):
+            self._owners[placeholder] = target
+            self._constants[placeholder] = constants[target].detach()
+        if len(signature.user_inputs) != 1:
+            raise UnsupportedModelError(f"The network takes {len(signature.user_inputs)} inputs: one image is needed.")
+        (self._image,) = signature.user_inputs
+        self._output = signature.user_outputs[0]
+        self._calls = exported.graph.nodes
+        self._names = Counter((INPUT_NAME, "logits"))
+        self._raw: dict[str, Raw] = {}
+        self._alias: dict[str, str] = {}
+        self._parts: dict[str, Sequence[Callable[[], str]]] = {}
+        self._input_shape = input_shape
+
+    def graph(self) -> Graph:
+        """Every call translated. Raises UnsupportedModelError, naming the layer and the call."""
+        self._raw[INPUT_NAME] = Raw(Node(INPUT_NAME, Input(), (), self._input_shape))
+        self._alias[str(self._image)] = INPUT_NAME
+        for call in self._calls:
+            if call.op == "call_function" and not self._compute_constant(call):
+                self._translate(call)
+        if str(self._output) not in self._alias:
+            raise UnsupportedModelError("The network's logits do not depend on its input.")
+        nodes = tuple(raw.node for raw in self._raw.values())
+        weights = {name: raw.weights for name, raw in self._raw.items() if raw.weights is not None}
+        return Graph(nodes, self._alias[str(self._output)], weights)
+
+    def _compute_constant(self, call: fx.Node) -> bool:
+        """Computes what depends on parameters and buffers only (standardised weights, reshaped gains)."""
+        known = all(source.name in self._constants for source in call.all_input_nodes)
+        if not known or not (call.all_input_nodes or isinstance(call.target, torch._ops.OpOverload)):
+            return False
+
+        def value(node: fx.Node) -> Any:
+            return self._constants[node.name]
+
+        with torch.no_grad():
+            arguments = fx.map_arg(call.args, value)
+            self._constants[call.name] = call.target(*arguments, **fx.map_arg(call.kwargs, value))  # type: ignore[operator]
+        return True
+
+    def _translate(self, call: fx.Node) -> None:
+        target = call_name(call)
+        translate = _TRANSLATIONS.get(target)
+        if translate is None:
+            raise UnsupportedModelError(
+                f"{_where(call)} uses {target}, which is not supported: known are convolutions, linear layers, "
+                "batch and layer norms, usual activations, sums, products, concatenations, poolings, and changes of "
+                "shape. Replace it, or give the network without it through --arch."
+            )
+        translate(self, call)
+
+    # What translations use.
+
+    def value(self, argument: Any) -> str:
+        """The name of the tensor that an argument stands for."""
+        if isinstance(argument, fx.Node) and argument.name in self._alias:
+            return self._alias[argument.name]
+        raise CallError(f"an argument that is no image or feature map ({argument})")
+
+    def is_value(self, argument: Any) -> bool:
+        """Whether an argument depends on the image."""
+        return isinstance(argument, fx.Node) and argument.name in self._alias
+
+    def constant(self, argument: Any) -> Tensor | None:
+        """A parameter, buffer or number as a float32 tensor, or None."""
+        if argument is None:
+            return None
+        if isinstance(argument, fx.Node) and isinstance(self._constants.get(argument.name), Tensor):
+            constant: Tensor = self._constants[argument.name]
+            return constant.float()
+        if isinstance(argument, int | float):
+            return torch.tensor(float(argument))
+        raise CallError(f"a weight that depends on the image ({argument})")
+
+    def parameter_owner(self, argument: Any) -> str | None:
+        """The path of the module whose weight an argument is."""
+        if isinstance(argument, fx.Node) and argument.name in self._owners:
+            return self._owners[argument.name].removesuffix(".weight")
+        return None
+
+    def shape(self, argument: fx.Node) -> tuple[int, ...]:
+        """Without the batch."""
+        return tuple(int(size) for size in argument.meta["val"].shape[1:])
+
+    def consumers(self, name: str) -> int:
+        """How many exported calls read the tensor `name`, those that stand for it not counted."""
+        calls = [call for call in self._calls if self._alias.get(call.name) == name]
+        return len({user for call in calls for user in call.users}.difference(calls))
+
+    def raw(self, name: str) -> Raw:
+        """The node that makes the tensor `name`."""
+        return self._raw[name]
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of the tensor `name`, without the batch."""
+        return self._raw[name].node.shape
+
+    def add(
+        self, name: str, op: Op, inputs: Sequence[str], shape: tuple[int, ...], weights: Weights | None = None
+    ) -> str:
+        """Adds a node and returns its name, which is `name` made unique."""
+        self._names[name] += 1
+        unique = name if self._names[name] == 1 else f"{name}#{self._names[name]}"
+        self._raw[unique] = Raw(Node(unique, op, tuple(inputs), shape), weights)
+        return unique
+
+    def emit(self, call: fx.Node, op: Op, inputs: Sequence[str], name: str, weights: Weights | None = None) -> None:
+        """Adds the node that `call` stands for."""
+        self._alias[call.name] = self.add(name, op, inputs, self.shape(call), weights)
+
+    def same(self, call: fx.Node, name: str) -> None:
+        """`call` stands for the tensor `name`."""
+        self._alias[call.name] = name
+
+    def several(self, call: fx.Node, parts: Sequence[Callable[[], str]]) -> None:
+        """`call` stands for several tensors, each made when it is asked for."""
+        self._parts[call.name] = parts
+
+    def part(self, call: fx.Node, index: int) -> str | None:
+        """One of several, or None where `call` stands for one tensor."""
+        parts = self._parts.get(call.name)
+        return None if parts is None else parts[index]()
+
+
+def call_name(call: fx.Node) -> str:
+    """aten's name of a call, or Python's."""
+    target = call.target
+    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+
+
+def _module_path(call: fx.Node) -> str:
+    stack = call.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _where(call: fx.Node) -> str:
+    path = _module_path(call)
+    return f"Layer {path!r}" if path else "The network's forward"
+
+
+def child_name(call: fx.Node, kind: str) -> str:
+    """A name for a call without weights: its module's path if it is a module of its own, else path and kind."""
+    stack = list((call.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    own_module = bool(stack) and str(stack[-1][1]).startswith("torch.nn.modules.")
+    if own_module and path:
+        return str(path)
+    return f"{path}.{kind}" if path else kind
+
+
+_Translation = Callable[[Translator, fx.Node], None]
+_TRANSLATIONS: dict[str, _Translation] = {}
+
+
+def translates(*targets: str) -> Callable[[_Translation], _Translation]:
+    """Registers a function that adds the nodes for calls of `targets`; a CallError gets the layer's name."""
+
+    def register(function: _Translation) -> _Translation:
+        def translate(translator: Translator, call: fx.Node) -> None:
+            try:
+                function(translator, call)
+            except CallError as refusal:
+                raise UnsupportedModelError(
+                    f"{_where(call)} uses {call_name(call)} with {refusal}, which is not supported."
+                ) from refusal
+
+        for target in targets:
+            if target in _TRANSLATIONS:
+                raise ValueError(f"two translations of {target}")
+            _TRANSLATIONS[target] = translate
+        return function
+
+    return register
+
+
+def arguments(call: fx.Node, *defaults: tuple[str, Any]) -> list[Any]:
+    """Positional and keyword arguments, filled up with defaults: (name, default) in order."""
+    values = []
+    for index, (name, default) in enumerate(defaults):
+        values.append(call.args[index] if index < len(call.args) else call.kwargs.get(name, default))
+    return values
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A number or one or two of them as height and width."""
+    if isinstance(value, int):
+        return (value, value)
+    values = [int(v) for v in value]
+    return (values[0], values[-1])

@@ -1,0 +1,110 @@
+"""Operators beyond convolutions and sums: what they are translated to, and that the graph computes the same."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from intraq_deploy.graph import trace
+from intraq_deploy.graph.execute import FUNCTIONS
+from intraq_deploy.graph.ops import FUNCTIONS as NAMES
+
+SHAPE = (4, 10, 10)
+
+
+class Net(nn.Module):
+    """A function of a convolution's output, then a classifier."""
+
+    def __init__(self, function, features=8):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+        self.norm = nn.LayerNorm(8)
+        self.gain = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+        self.inner = nn.Linear(8, 8)
+        self.bn = nn.BatchNorm2d(8)
+        self.bn.running_mean.normal_()
+        self.bn.running_var.uniform_(0.5, 2)
+        self.bn.weight.data.normal_()
+        self.fc = nn.Linear(features, 5)
+        self.function = function
+
+    def forward(self, x):
+        return self.fc(self.function(self, F.relu(self.conv(x))).mean((2, 3)))
+
+
+def last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def first(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def shuffle(x):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+
+def ops(graph):
+    """Between the first convolution and the pooling."""
+    return [type(node.op).__name__ for node in graph.nodes][2:-3]
+
+
+CASES = {
+    "batch norm on its own": (lambda net, x: net.bn(x), ["Conv2d"]),
+    "two batch norms": (lambda net, x: net.bn(net.bn(net.conv(x[:, :4]))), ["Slice", "Conv2d"]),
+    "a gain behind a convolution": (lambda net, x: net.gain * net.conv(x[:, :4]), ["Slice", "Conv2d"]),
+    "numbers": (lambda net, x: (1 - x) * 2 / 3 + 1, ["Conv2d"]),
+    "layer norm, linear layers, a gain": (
+        lambda net, x: x + first(net.inner(F.gelu(net.inner(net.norm(last(x)))))) * net.gain,
+        ["ChannelNorm", "Conv2d", "Unary", "Conv2d", "Add"],
+    ),
+    "a gate": (
+        lambda net, x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)), ["GlobalAveragePool", "Unary", "Multiply"],
+    ),
+    "concatenation and split": (lambda net, x: torch.cat([y * 2 for y in x.chunk(2, 1)][::-1], 1), None),
+    "channel shuffle": (lambda net, x: shuffle(x), ["Reshape", "Transpose", "Reshape"]),
+    "padded average that counts padding": (lambda net, x: F.avg_pool2d(x, 3, 1, 1), ["AveragePool2d"]),
+    "padded average that does not": (
+        lambda net, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), ["AveragePool2d"],
+    ),
+    "average that hangs over": (lambda net, x: F.avg_pool2d(x, 3, 2, ceil_mode=True), ["AveragePool2d"]),
+    "weights that are computed": (
+        lambda net, x: F.conv2d(x, net.gain[:, None] * torch.ones(8, 8, 1, 1)), ["Conv2d"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_it_is_traced_to_the_same_values(case):
+    function, expected = case
+    torch.manual_seed(0)
+    net = Net(function).eval()
+    graph = trace(net, SHAPE)  # raises where the logits differ
+    if expected is not None:
+        assert ops(graph) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (torch.sigmoid, "Sigmoid"), (F.hardsigmoid, "HardSigmoid"), (F.hardswish, "HardSwish"), (F.silu, "Swish"),
+        (F.gelu, "Gelu"), (lambda x: F.gelu(x, approximate="tanh"), "GeluTanh"), (torch.tanh, "Tanh"), (F.mish, "Mish"),
+        (lambda x: F.leaky_relu(x, 0.2), "LeakyRelu"), (lambda x: F.elu(x, 0.7), "Elu"),
+    ],
+)  # fmt: skip
+def test_functions_are_known_by_name(function, name):
+    graph = trace(Net(lambda net, x: function(x - 1)).eval(), SHAPE)
+    (node,) = [node for node in graph.nodes if type(node.op).__name__ == "Unary"]
+    assert node.op.function == name
+
+
+def test_the_list_of_functions_is_what_can_be_run():
+    assert set(NAMES) == set(FUNCTIONS)
+
+
+def test_a_product_that_depends_on_the_image_cannot_be_a_divisor():
+    from intraq_deploy.errors import UnsupportedModelError
+
+    with pytest.raises(UnsupportedModelError, match="a divisor that depends on the image"):
+        trace(Net(lambda net, x: x / (x + 1)).eval(), SHAPE)

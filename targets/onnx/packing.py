@@ -92,7 +92,9 @@ def _drop_zero_point(dequantize: ir.Node) -> bool:
 
 def _compute_scale(graph: ir.Graph, x: ir.Node, weight: ir.Node, bias: ir.Node) -> bool:
     scale_x, scale_w, scale = (source.inputs[1] for source in (x, weight, bias))
-    if scale is None or not np.array_equal(_array(scale_x) * _array(scale_w), _array(scale)):
+    if scale is None or scale.const_value is None:
+        return False
+    if not np.array_equal(_array(scale_x) * _array(scale_w), _array(scale)):
         return False
     _compute(graph, scale, bias, [ir.node("Mul", [scale_x, scale_w])])
     return True

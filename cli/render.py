@@ -39,7 +39,9 @@ def render_report(report: RunReport, directory: str) -> None:
 def render_artifacts(report: RunReport, directory: str) -> None:
     """The files that were written."""
     for target, artifact in report.artifacts.items():
-        size = f"{artifact.bytes / _MIB:.2f} MiB"
+        mib = {name.replace("_", " "): f"{size / _MIB:.2f}" for name, size in artifact.items.items()}
+        items = ", ".join(f"{name} {size}" for name, size in mib.items() if float(size))
+        size = f"{artifact.bytes / _MIB:.2f} MiB ({items})"
         Console().print(f"{target}: {directory}/{artifact.path}, {size}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -19,6 +19,8 @@ class Artifact:
     target: str
     path: Path
     bytes: int
+    items: dict[str, int]
+    """What they are spent on, `bytes` in all."""
     sha256: str
     program_sha256: str
 

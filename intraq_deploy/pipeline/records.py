@@ -82,6 +82,7 @@ def artifact_record(run: Run, artifact: Artifact) -> ArtifactRecord:
     return ArtifactRecord(
         path=relative(run.directory.path, artifact.path),
         bytes=artifact.bytes,
+        items=artifact.items,
         sha256=artifact.sha256,
     )
 

@@ -91,6 +91,8 @@ class ArtifactRecord(_Record):
     path: str
     """Relative to the run directory."""
     bytes: int
+    items: dict[str, int]
+    """What they are spent on, `bytes` in all."""
     sha256: str
 
 

@@ -2,7 +2,7 @@
 
 import onnx
 import onnx_ir as ir
-from intraq_deploy.targets.onnx import canonical
+from intraq_deploy.targets.onnx import canonical, packing  # noqa: F401  registers its passes
 from intraq_deploy.targets.onnx.passes import PASSES, drop_unused
 from intraq_deploy.targets.profile import TargetProfile
 from onnx_ir.passes.common import CheckerPass
@@ -22,6 +22,15 @@ def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) ->
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise TargetError(f"The ONNX model for {profile.name} is not valid: {error}.") from error
     return model
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The model as it stands in a file."""
+    proto = ir.to_proto(model)
+    # onnx-ir repeats the name, type and shape of every initializer there, and nothing else.
+    proto.graph.ClearField("value_info")
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def instrument(model: ir.Model, program: Program) -> ir.Model:

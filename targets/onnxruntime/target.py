@@ -5,7 +5,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 from intraq_deploy.targets.artifact import Artifact, sha256_of, write_manifest
-from intraq_deploy.targets.onnx.lower import instrument, lower
+from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
+from intraq_deploy.targets.onnx.sizes import itemise
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.profile import TargetProfile
 
@@ -21,11 +22,13 @@ def export(program: Program, profile: TargetProfile, folder: Path, metadata: Map
     sha256 = program_sha256(program)
     model = lower(program, profile, {**metadata, "input": _input(program), "program_sha256": sha256})
     path = folder / MODEL
-    write_atomically(path, ir.to_proto(model).SerializeToString())
+    data = serialize(model)
+    write_atomically(path, data)
     artifact = Artifact(
         target=profile.name,
         path=path,
-        bytes=path.stat().st_size,
+        bytes=len(data),
+        items=itemise(model, len(data)),
         sha256=sha256_of(path),
         program_sha256=sha256,
     )
@@ -47,8 +50,7 @@ def open_shipped(artifact: Artifact, threads: int = 0) -> Session:
 def open_instrumented(artifact: Artifact, program: Program) -> Session:
     """The artifact with the codes of every quantized tensor as further outputs."""
     artifact.verify()
-    model = ir.to_proto(instrument(ir.load(artifact.path), program)).SerializeToString()
-    return Session(model)
+    return Session(serialize(instrument(ir.load(artifact.path), program)))
 
 
 def stored_zero_points(program: Program) -> dict[str, int]:

@@ -47,7 +47,8 @@ def test_the_run_directory_holds_what_it_promises(finished):
     artifact = report["artifacts"]["onnxruntime"]
     file = finished / artifact["path"]
     assert hashlib.sha256(file.read_bytes()).hexdigest() == artifact["sha256"]
-    assert file.stat().st_size == artifact["bytes"]
+    assert file.stat().st_size == artifact["bytes"] == sum(artifact["items"].values())
+    assert artifact["items"]["weights int4"] > 0
     assert (finished / "synthesis" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
     rows = json.loads((finished / "placement.json").read_text())
     assert {row["name"] for row in rows} >= {"conv1", "layer3.add", "fc"}

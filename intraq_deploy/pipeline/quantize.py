@@ -84,6 +84,9 @@ def _images(run: Run) -> tuple[SyntheticSet, ImagesRecord | CalibrationRecord]:
     if run.calibration is None:
         images, quality = stages.synthesize(run)
         return images, records.images_record(run, quality)
+    wanted, found = run.options.images, run.calibration.found
+    if wanted is not None and wanted > found:
+        run.progress.warn(f"--images is {wanted}, and {run.calibration.name} has {found}: all of them are taken.")
     images = stages.calibrate(run, run.calibration)
     return images, records.calibration_record(images, run.calibration)
 

@@ -78,7 +78,7 @@ TrustPickle = Annotated[
 ]
 Images = Annotated[
     int | None,
-    typer.Option(help="Synthetic images. Default: the preset's.", show_default=False),
+    typer.Option(help="How many are made, or drawn from --calibration. Default: the preset's.", show_default=False),
 ]
 Iterations = Annotated[
     int | None,
@@ -112,6 +112,15 @@ Eval = Annotated[
         metavar="PATH",
         help="Labelled images that measure accuracy: a folder of class folders, an .npz with images and labels, or "
         "builtin:cifar10-sample. They never quantize or calibrate. Default: none.",
+        show_default=False,
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Your own images in place of synthetic ones: a folder, or an .npz with images. For networks without "
+        "batch norm. No label is read. Default: images are made from MODEL.",
         show_default=False,
     ),
 ]

@@ -15,6 +15,7 @@ def quantize(
     activation_bits: o.ActivationBits = None,
     scheme: o.SchemeName = "integer",
     preset: o.Preset = "quick",
+    calibration: o.Calibration = None,
     images: o.Images = None,
     iterations: o.Iterations = None,
     steps: o.Steps = None,
@@ -36,8 +37,9 @@ def quantize(
 ) -> None:
     """The main job: a checkpoint in, a checked low-bit runtime out.
 
-    Makes images from MODEL alone, fine-tunes a low-bit copy on them, freezes it into integers, exports it for the
-    targets, and compares what they compute with what was trained. Exits 3 if that gate fails.
+    Makes images from MODEL alone (or takes yours, with --calibration), fine-tunes a low-bit copy on them, freezes it
+    into integers, exports it for the targets, and compares what they compute with what was trained. Exits 3 if that
+    gate fails.
     """
     # Torch is imported when there is work to do, so that --help answers at once.
     from intraq_deploy.cli.progress import make_progress
@@ -53,6 +55,7 @@ def quantize(
         activation_bits=bits if activation_bits is None else activation_bits,
         scheme=scheme,
         preset=preset,
+        calibration=calibration,
         images=images,
         iterations=iterations,
         steps=steps,

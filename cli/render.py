@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from intraq_deploy.pipeline.inspection import Inspection
-from intraq_deploy.pipeline.report import ParityRecord, RunReport
+from intraq_deploy.pipeline.report import CalibrationRecord, ParityRecord, RunReport
 
 _MIB = 1 << 20
 _SHOWN_FAILURES = 3
@@ -79,8 +79,17 @@ def _parity_sentence(target: str, parity: ParityRecord) -> str:
 
 
 def render_images(report: RunReport, directory: str) -> None:
-    """What a synthesis has to say."""
+    """What the images have to say."""
     images = report.images
+    if isinstance(images, CalibrationRecord):
+        Console().print(
+            f"{images.count} of {images.found:,} images in {images.calibration} stand in for synthetic ones "
+            f"({directory}/calibration/sheet.png shows them): the network sees {images.classes} of its "
+            f"{report.model.classes} classes in them, mean confidence {images.confidence:.2f}.",
+            highlight=False,
+            markup=False,
+        )
+        return
     spread = (
         ""
         if images.intra_class_distance is None
@@ -105,7 +114,7 @@ def render_inspection(inspection: Inspection) -> None:
         markup=False,
     )
     for problem in inspection.problems:
-        console.print(f"Cannot be quantized: {problem}", style="red", highlight=False, markup=False)
+        console.print(problem, style="red", highlight=False, markup=False)
     if not inspection.rows:
         return
     table = Table(title=f"{inspection.bits}, scheme {inspection.scheme}")

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intraq_deploy.api import export, load_model, quantize, synthesize, validate
+    from intraq_deploy.api import calibration_images, export, load_model, quantize, synthesize, validate
     from intraq_deploy.models.model import Model
     from intraq_deploy.program.freeze import freeze
     from intraq_deploy.program.program import Program
@@ -25,6 +25,7 @@ _HOMES = {
     "Model": "models.model",
     "Program": "program.program",
     "SyntheticSet": "synthesis.synthetic_set",
+    "calibration_images": "api",
     "export": "api",
     "freeze": "program.freeze",
     "load_model": "api",
@@ -40,6 +41,7 @@ __all__ = [
     "Program",
     "SyntheticSet",
     "__version__",
+    "calibration_images",
     "export",
     "freeze",
     "load_model",

@@ -1,7 +1,7 @@
-"""The Python face: five verbs over typed values. The command line's stages do the same with files in between.
+"""The Python face: a few verbs over typed values. The command line's stages do the same with files in between.
 
 model = load_model("builtin:resnet20-cifar10")
-images = synthesize(model)
+images = synthesize(model)  # or calibration_images(model, "photos")
 student = quantize(model, images, weight_bits=4, activation_bits=4)
 program = freeze(student)
 artifact = export(program, Path("out"), model=model)
@@ -10,8 +10,10 @@ result = validate(artifact, program, images)
 
 from pathlib import Path
 
+from intraq_deploy.data import load_unlabelled
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model, load_model
+from intraq_deploy.pipeline.answers import answered
 from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.presets import recipes
 from intraq_deploy.pipeline.stages import model_metadata
@@ -28,7 +30,7 @@ from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.loop import Trainer
 
-__all__ = ["export", "load_model", "quantize", "synthesize", "validate"]
+__all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize", "validate"]
 
 
 def synthesize(
@@ -46,6 +48,25 @@ def synthesize(
     """
     recipe, _ = recipes(preset, model.input_shape, model.classes, images=images, iterations=iterations)
     return make_images(model, probe_of(model, choose_device(device)), recipe, seed)
+
+
+def calibration_images(
+    model: Model,
+    path: str | Path,
+    *,
+    preset: str = "quick",
+    count: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> SyntheticSet:
+    """Your own images in place of synthetic ones, labelled by the network's answers: for networks without batch norm.
+
+    path: a folder of images, searched through; or an .npz with `images` uint8 [N, H, W, C]. No label is read.
+    count: at most so many, drawn with `seed` where there are more; overrides the preset.
+    Raises DataError for images that cannot be used.
+    """
+    recipe, _ = recipes(preset, model.input_shape, model.classes, images=count)
+    return answered(model, load_unlabelled(path, model, recipe.images, seed).images, choose_device(device))
 
 
 def quantize(
@@ -89,5 +110,5 @@ def export(
 
 
 def validate(artifact: Artifact, program: Program, images: SyntheticSet) -> Validation:
-    """Every quantized tensor of the artifact against the program, on synthetic images. `.passes` is the gate."""
+    """Every quantized tensor of the artifact against the program, on `images`. `.passes` is the gate."""
     return validate_images(artifact, program, program_input(program, images.images))

@@ -30,7 +30,7 @@ class UnsupportedModelError(IntraqError):
 
 
 class DataError(IntraqError):
-    """Labelled images, class names or synthetic images cannot be used."""
+    """Labelled images, calibration images, class names or synthetic images cannot be used."""
 
 
 class DivergedError(IntraqError):

@@ -1,7 +1,8 @@
-"""Labelled images in one .npz file."""
+"""Images in one .npz file, with or without labels."""
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def load_npz(path: Path, model: Model) -> LabelledImages:
 
     Raises: DataError, if either is missing, of another type or shape, or does not fit the model.
     """
-    content = _read(path)
+    content = _read(path, ("images", "labels"))
     images = _images(path, content["images"], model)
     labels = _labels(path, content["labels"], model.classes)
     if len(images) != len(labels):
@@ -55,20 +56,28 @@ def load_npz(path: Path, model: Model) -> LabelledImages:
     )
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, model: Model) -> ArrayImages:
+    """Read `images` alone, as `load_npz` does.
+
+    Raises: DataError, if they are missing, of another type or shape, or do not fit the model.
+    """
+    content = _read(path, ("images",))
+    return ArrayImages(_images(path, content["images"], model), model.preprocessing)
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    call = f"numpy.savez(path, {', '.join(f'{name}=...' for name in names)})"
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ("images", "labels") if name not in file]
+            missing = [name for name in names if name not in file]
             if missing:
                 raise DataError(
-                    f"{path} has no {' and no '.join(missing)} (it has {', '.join(file) or 'nothing'}); save "
-                    "it with numpy.savez(path, images=..., labels=...)."
+                    f"{path} has no {' and no '.join(missing)} (it has {', '.join(file) or 'nothing'}); save it with "
+                    f"{call}."
                 )
-            return {name: file[name] for name in ("images", "labels")}
+            return {name: file[name] for name in names}
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({reason(error)}); save it again with numpy.savez(path, images=..., labels=...)."
-        ) from error
+        raise DataError(f"{path} cannot be read ({reason(error)}); save it again with {call}.") from error
 
 
 def _images(path: Path, images: NDArray[Any], model: Model) -> NDArray[np.uint8]:

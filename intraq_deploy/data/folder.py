@@ -1,4 +1,4 @@
-"""Labelled images in folders: one folder per class."""
+"""Images in folders; labelled ones have one folder per class."""
 
 import logging
 from collections.abc import Sequence
@@ -53,11 +53,7 @@ def load_folder(path: Path, model: Model) -> LabelledImages:
 
     Raises: DataError, if there are no images, one is unreadable, or the folders do not fit the classes.
     """
-    if model.channels not in MODES:
-        raise DataError(
-            f"the network reads {model.channels} channels, and image files have 1 or 3; give an .npz with "
-            f"images of shape [N, height, width, {model.channels}]."
-        )
+    mode = _mode(model)
     folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not folders:
         raise DataError(f"{path} contains no folders; give a folder with one folder of images per class.")
@@ -72,9 +68,26 @@ def load_folder(path: Path, model: Model) -> LabelledImages:
     return LabelledImages(
         str(path),
         torch.tensor([index for _, index in found], dtype=torch.int64),
-        FolderImages(files, MODES[model.channels], model.preprocessing),
+        FolderImages(files, mode, model.preprocessing),
         model.preprocessing,
     )
+
+
+def read_folder(path: Path, model: Model) -> FolderImages:
+    """Every image under `path`, in the order of the paths, none of them opened yet.
+
+    Raises: DataError, if the network does not read images of 1 or 3 channels.
+    """
+    return FolderImages(_image_files(path), _mode(model), model.preprocessing)
+
+
+def _mode(model: Model) -> str:
+    if model.channels not in MODES:
+        raise DataError(
+            f"the network reads {model.channels} channels, and image files have 1 or 3; give an .npz with "
+            f"images of shape [N, height, width, {model.channels}]."
+        )
+    return MODES[model.channels]
 
 
 def class_indices(names: Sequence[str], classes: int, class_names: Sequence[str] | None, *, place: Path) -> list[int]:
@@ -125,10 +138,13 @@ def _refuse_doubles(names: Sequence[str], class_names: Sequence[str], place: Pat
 
 
 def _image_files(folder: Path) -> list[Path]:
+    """Hidden files and what lies in hidden folders (thumbnails) are left alone."""
     return sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
 
 

@@ -25,7 +25,7 @@ def estimate(run: Run) -> dict[str, float]:
     images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
     seconds: dict[str, float] = {}
     synthesis, training = run.recipes
-    if not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
+    if run.calibration is None and not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
         rate = _synthesis_rate(run, min(images, synthesis.batch))
         seconds[stages.SYNTHESIS] = synthesis.images * synthesis.iterations / rate
     if training.steps and not run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done:

@@ -1,4 +1,4 @@
-"""The gate, run: parity on synthetic images for every target, accuracy where labelled images are there, and what may
+"""The gate, run: parity on the run's images for every target, accuracy where labelled images are there, and what may
 not be shipped."""
 
 from collections.abc import Mapping

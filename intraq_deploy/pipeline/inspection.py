@@ -28,7 +28,7 @@ class Inspection:
     bits: str
     rows: list[LayerRow]
     problems: list[str]
-    """Why it cannot be synthesized from or quantized, one sentence each."""
+    """Why it cannot be synthesized from or quantized: which of the two, and one sentence."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -43,12 +43,12 @@ def inspect_model(model: Model, scheme: str, weight_bits: int, activation_bits: 
     try:
         batch_norms = Probe(model.module, model.input_shape).layers
     except UnsupportedModelError as error:
-        problems.append(str(error))
+        problems.append(f"Cannot be synthesized from: {error}")
     try:
         graph = trace(model.module, model.input_shape)
         rows = layer_rows(graph, place(graph, chosen))
     except UnsupportedModelError as error:
-        problems.append(str(error))
+        problems.append(f"Cannot be quantized: {error}")
     return Inspection(
         architecture=model.architecture,
         classes=model.classes,

@@ -12,8 +12,8 @@ from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
 from intraq_deploy.evaluation.latency import paired_medians
 from intraq_deploy.pipeline.report import ComparisonRow
 from intraq_deploy.pipeline.run import Run
-from intraq_deploy.pipeline.rundir import key_of
-from intraq_deploy.pipeline.stages import kept, normalization_of, running, synthesis_key, whole_artifact
+from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
+from intraq_deploy.pipeline.stages import kept, normalization_of, running, whole_artifact
 from intraq_deploy.program import Program, Reference, float_program, freeze, settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
@@ -38,7 +38,12 @@ class Measurement:
 
 def baselines(run: Run, images: SyntheticSet) -> dict[str, Artifact]:
     """The float network and W8A8 (ranges only, no fine-tuning) for ONNX Runtime."""
-    key = key_of(images=synthesis_key(run), normalization=normalization_of(run))
+    key = key_of(
+        network=run.network_sha256,
+        images=tensor_sha256(images.images),
+        seed=run.options.seed,
+        normalization=normalization_of(run),
+    )
     before = kept(run, BASELINES, key, _kept_baselines)
     if before is not None:
         return before

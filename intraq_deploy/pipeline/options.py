@@ -63,6 +63,7 @@ class QuantizeOptions(BaseModel):
     activation_bits: int = 4
     scheme: str = "integer"
     preset: str = "quick"
+    calibration: str | None = None
     images: int | None = None
     iterations: int | None = None
     steps: int | None = None
@@ -79,6 +80,25 @@ class QuantizeOptions(BaseModel):
                 raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
         if self.scheme not in SCHEMES:
             raise UsageError(f"The scheme {self.scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
+        if self.calibration is not None and self.iterations is not None:
+            raise UsageError(
+                f"--iterations is {self.iterations}, and --calibration takes the place of the images that they make: "
+                "leave one of them out."
+            )
+        check_apart(self.calibration, self.eval)
+
+
+def check_apart(calibration: str | None, evaluate: str | None) -> None:
+    """Raises UsageError where images that calibrated would measure."""
+    if calibration is None or evaluate is None:
+        return
+    one, other = Path(calibration).resolve(), Path(evaluate).resolve()
+    nested = one.is_dir() and other.is_dir() and (one in other.parents or other in one.parents)
+    if one == other or nested:
+        raise UsageError(
+            f"--calibration {calibration} and --eval {evaluate} share images: what calibrates must not measure; give "
+            "folders that lie apart."
+        )
 
 
 def make_options(model: ModelOptions, **values: Any) -> QuantizeOptions:

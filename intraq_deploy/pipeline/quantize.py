@@ -12,16 +12,16 @@ from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.estimate import estimate, faster
 from intraq_deploy.pipeline.measurement import baselines
-from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
+from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, check_apart, read_config
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.report import Bits, RunReport, read_report
+from intraq_deploy.pipeline.report import Bits, CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
 from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
-from intraq_deploy.synthesis.quality import Quality
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import read_manifest
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.profile import load_profile
@@ -36,7 +36,7 @@ def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> R
     with run.directory.opened():
         _begin(run)
         _, quality = stages.synthesize(run)
-        return _keep(run, _report(run, quality, "synthesized"))
+        return _keep(run, _report(run, records.images_record(run, quality), "synthesized"))
 
 
 def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
@@ -48,6 +48,7 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
         load_profile(target)
     onnxruntime()
     run = _prepare(options, RunDirectory(out), progress)
+    _ = run.calibration
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
     rows = layer_rows(run.graph, place(run.graph, run.scheme))
     with run.directory.opened():
@@ -58,12 +59,12 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
 
 def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     """From the images to the gate."""
-    images, quality = stages.synthesize(run)
+    images, made = _images(run)
     student, settled = stages.fine_tune(run, images)
     program = stages.freeze_student(run, student)
     artifacts = {target: stages.export(run, target, program) for target in run.options.targets}
     compared = {} if labelled is None else baselines(run, images)
-    report = _report(run, quality, "quantized")
+    report = _report(run, made, "quantized")
     report.settled = settled
     report.artifacts = {target: records.artifact_record(run, artifact) for target, artifact in artifacts.items()}
 
@@ -76,6 +77,25 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
         write_atomically(stage.folder / REPORT, report.to_json())
     report.seconds = dict(run.seconds)
     return report
+
+
+def _images(run: Run) -> tuple[SyntheticSet, ImagesRecord | CalibrationRecord]:
+    """What the network is quantized with: made from it, or a person's own."""
+    if run.calibration is None:
+        images, quality = stages.synthesize(run)
+        return images, records.images_record(run, quality)
+    wanted, found = run.options.images, run.calibration.found
+    if wanted is not None and wanted > found:
+        run.progress.warn(f"--images is {wanted}, and {run.calibration.name} has {found}: all of them are taken.")
+    images = stages.calibrate(run, run.calibration)
+    return images, records.calibration_record(images, run.calibration)
+
+
+def _kept_images(run: Run) -> SyntheticSet:
+    """The same, as a finished run left it: a person's own images may be elsewhere by now."""
+    if run.options.calibration is None:
+        return stages.kept_images(run.directory.path / stages.SYNTHESIS)[0]
+    return stages.kept_calibration(run.directory.path / stages.CALIBRATION)
 
 
 def export_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress: Progress) -> RunReport:
@@ -101,8 +121,9 @@ def validate_run(
         if target not in report.artifacts:
             raise RunError(f"{path} has no artifact for {target}: run export {path} --target {target} first.")
     evaluate = evaluate or run.options.eval
+    check_apart(run.options.calibration, evaluate)
     labelled = None if evaluate is None else load_labelled(evaluate, run.model)
-    images, _ = stages.kept_images(path / stages.SYNTHESIS)
+    images = _kept_images(run)
     student, _ = stages.kept_student(run, path / stages.FINE_TUNING)
     program = load_program(path / stages.FREEZING)
     names = targets or tuple(report.artifacts)
@@ -114,10 +135,13 @@ def validate_run(
 
 
 def _prepare(options: QuantizeOptions, directory: RunDirectory, progress: Progress) -> Run:
-    """The run, its network loaded, read and traced, so that what cannot work fails before anything is made."""
+    """The run, its network loaded, traced and read, so that what cannot work fails before anything is made."""
     options.check()
     run = Run(options, directory, options.model.load(), progress)
-    _ = run.device, run.recipes, run.probe, run.graph
+    # First the graph: a person's own images would not help a network that cannot be traced.
+    _ = run.device, run.recipes, run.graph
+    if options.calibration is None:
+        _ = run.probe
     return run
 
 
@@ -131,7 +155,14 @@ def finished_run(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Ru
     labelled = config.options.eval
     if labelled is not None and (folder / labelled).exists():
         labelled = str(folder / labelled)
-    options = config.options.model_copy(update={"model": model, "eval": labelled, "device": "cpu"})
+    calibration = config.options.calibration
+    changes = {
+        "model": model,
+        "eval": labelled,
+        "calibration": None if calibration is None else str(folder / calibration),
+        "device": "cpu",
+    }
+    options = config.options.model_copy(update=changes)
     run = _prepare(options, RunDirectory(path), progress)
     if run.weights_sha256 != config.weights_sha256:
         raise RunError(
@@ -171,7 +202,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _report(run: Run, quality: Quality, status: Literal["synthesized", "quantized"]) -> RunReport:
+def _report(
+    run: Run, images: ImagesRecord | CalibrationRecord, status: Literal["synthesized", "quantized"]
+) -> RunReport:
     options = run.options
     return RunReport(
         status=status,
@@ -184,7 +217,7 @@ def _report(run: Run, quality: Quality, status: Literal["synthesized", "quantize
         versions=versions(),
         machine=machine(),
         input=options.input,
-        images=records.images_record(run, quality),
+        images=images,
         steps=run.recipes[1].steps,
         seconds=dict(run.seconds),
     )

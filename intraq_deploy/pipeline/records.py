@@ -5,10 +5,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.evaluation.parity import agreement
 from intraq_deploy.pipeline.report import (
     ArtifactRecord,
+    CalibrationRecord,
     ImagesRecord,
     ModelRecord,
     ParityRecord,
@@ -17,6 +19,7 @@ from intraq_deploy.pipeline.report import (
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.validation import Validation
 from intraq_deploy.synthesis.quality import Quality
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 
 
@@ -44,6 +47,17 @@ def images_record(run: Run, quality: Quality) -> ImagesRecord:
         confidence=round(quality.confidence, 4),
         agreement=round(quality.agreement, 2),
         intra_class_distance=None if quality.intra_class_distance is None else round(quality.intra_class_distance, 4),
+    )
+
+
+def calibration_record(images: SyntheticSet, own: UnlabelledImages) -> CalibrationRecord:
+    """images: `own`, answered by the network."""
+    return CalibrationRecord(
+        calibration=own.name,
+        count=len(images),
+        found=own.found,
+        confidence=round(float(images.targets.mean()), 4),
+        classes=len(images.labels.unique()),
     )
 
 

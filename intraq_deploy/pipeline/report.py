@@ -43,6 +43,20 @@ class ImagesRecord(_Record):
     intra_class_distance: float | None
 
 
+class CalibrationRecord(_Record):
+    """A person's own images, which stood in for synthetic ones."""
+
+    calibration: str
+    """Where they are."""
+    count: int
+    found: int
+    """How many there were to draw `count` from."""
+    confidence: float
+    """Mean probability of the network's answers."""
+    classes: int
+    """How many different answers it gives."""
+
+
 class TolerancedRecord(_Record):
     """A tensor that need not be equal."""
 
@@ -54,7 +68,7 @@ class TolerancedRecord(_Record):
 
 
 class ParityRecord(_Record):
-    """One target against the Program, on synthetic images."""
+    """One target against the Program, on the images of the run."""
 
     images: int
     tensors: int
@@ -116,7 +130,7 @@ class RunReport(_Record):
     """The CPU of the validation."""
     input: str
     """What the artifacts take: "float" or "uint8"."""
-    images: ImagesRecord
+    images: ImagesRecord | CalibrationRecord
     steps: int
     settled: list[str] = []
     """What was adjusted before freezing."""

@@ -11,6 +11,7 @@ import onnx
 import torch
 
 from intraq_deploy import __version__
+from intraq_deploy.data import UnlabelledImages, load_unlabelled
 from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline.devices import choose_device
@@ -51,6 +52,14 @@ class Run:
     @cached_property
     def probe(self) -> Probe:
         return probe_of(self.model, self.device)
+
+    @cached_property
+    def calibration(self) -> UnlabelledImages | None:
+        """A person's own images, which then stand in for synthetic ones."""
+        o = self.options
+        if o.calibration is None:
+            return None
+        return load_unlabelled(o.calibration, self.model, self.recipes[0].images, o.seed)
 
     @cached_property
     def recipes(self) -> Recipes:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from intraq_deploy import __version__
 from intraq_deploy.errors import RunError
@@ -33,6 +35,11 @@ def key_of(**inputs: Any) -> str:
     versions."""
     text = json.dumps({**inputs, "versions": [__version__, torch.__version__]}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """The hash of a tensor's values, on the CPU."""
+    return hashlib.sha256(np.ascontiguousarray(tensor.numpy()).data).hexdigest()
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The stages, each resumable: synthesis, fine-tuning, freezing, export."""
+"""The stages, each resumable: synthesis (or calibration), fine-tuning, freezing, export."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from safetensors import SafetensorError
 
+from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.errors import DataError, RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.models import Model
 from intraq_deploy.models.wording import reason
+from intraq_deploy.pipeline.answers import answered
 from intraq_deploy.pipeline.run import Run
-from intraq_deploy.pipeline.rundir import Stage, key_of
+from intraq_deploy.pipeline.rundir import Stage, key_of, tensor_sha256
 from intraq_deploy.program import Normalization, Program, freeze, load_program, save_program, settle
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import build_network, empty_network
@@ -30,7 +32,7 @@ from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
 from intraq_deploy.training.loop import Trainer
 
-SYNTHESIS, FINE_TUNING, FREEZING = "synthesis", "fine-tuning", "program"
+SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
 _CHECKPOINT_STEPS = 50
 T = TypeVar("T")
 
@@ -61,6 +63,36 @@ def kept(run: Run, name: str, key: str, load: Callable[[Path], T]) -> T | None:
     run.seconds[name] = stage.seconds
     run.progress.finish(name, stage.seconds, cached=True)
     return value
+
+
+def images_key(run: Run) -> str:
+    """Of what the network is quantized with."""
+    return synthesis_key(run) if run.calibration is None else calibration_key(run, run.calibration)
+
+
+def calibration_key(run: Run, own: UnlabelledImages) -> str:
+    """Of answered images: the network, every pixel (other files, another draw, another preprocessing make others), the
+    kind of device."""
+    return key_of(network=run.network_sha256, images=tensor_sha256(own.images), device=run.device.type)
+
+
+def calibrate(run: Run, own: UnlabelledImages) -> SyntheticSet:
+    """A person's own images, with the network's answers as labels; `sheet.png` shows them as the network sees them."""
+    key = calibration_key(run, own)
+    before = kept(run, CALIBRATION, key, kept_calibration)
+    if before is not None:
+        return before
+    with running(run, CALIBRATION, key, len(own.images), "images") as (stage, _):
+        images = answered(run.model, own.images, run.device)
+        preprocessing = run.model.preprocessing
+        write_atomically(stage.folder / "sheet.png", contact_sheet(images, preprocessing.mean, preprocessing.std))
+        images.save(stage.folder / "images.safetensors")
+    return images
+
+
+def kept_calibration(folder: Path) -> SyntheticSet:
+    """What a finished calibration left. Raises DataError for a damaged folder."""
+    return SyntheticSet.load(folder / "images.safetensors")
 
 
 def synthesis_key(run: Run) -> str:
@@ -123,7 +155,7 @@ def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
 
 def student_key(run: Run) -> str:
     """Of the student: the images, the scheme, the recipe."""
-    return key_of(images=synthesis_key(run), scheme=asdict(run.scheme), recipe=asdict(run.recipes[1]))
+    return key_of(images=images_key(run), scheme=asdict(run.scheme), recipe=asdict(run.recipes[1]))
 
 
 def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[str]]:

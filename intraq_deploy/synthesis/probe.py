@@ -38,7 +38,8 @@ class Probe:
         if not norms:
             raise UnsupportedModelError(
                 "The network has no batch norm with stored statistics: images are made to match the statistics of its "
-                "training data, and it keeps none. Use a variant with batch norm (vgg11_bn instead of vgg11)."
+                "training data, and it keeps none. Use a variant with batch norm (vgg11_bn instead of vgg11), or "
+                "quantize with --calibration DIR, a folder of unlabelled images of your own."
             )
         self._head = _head(calls)
         # One entry per call: a batch norm that is used twice is read twice.

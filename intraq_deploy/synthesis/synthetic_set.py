@@ -1,4 +1,4 @@
-"""The value that synthesis makes."""
+"""The value that synthesis makes, and that a person's own images can stand in for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,15 @@ from intraq_deploy.files import write_atomically
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSet:
-    """Images made from a network."""
+    """Images that a network is quantized with: made from it, or a person's own, answered by it
+    (`calibration_images`)."""
 
     images: Tensor
     """float32 [N, C, H, W], normalised with the model's mean and std; not clamped."""
     labels: Tensor
-    """int64 [N]: the class that each image was made for."""
+    """int64 [N]: the class that each image was made for; of a person's own images, the network's answer."""
     targets: Tensor
-    """float32 [N]: the probability of that class that it was made for."""
+    """float32 [N]: the probability of that class that it was made for, or that the network gives."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,7 +39,7 @@ class SyntheticSet:
             tensors = load_file(path)
             return SyntheticSet(tensors["images"], tensors["labels"], tensors["targets"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise DataError(f"{path} holds no synthetic images ({error}): run synthesize again.") from error
+            raise DataError(f"{path} holds no images to quantize with ({error}): make them again.") from error
 
     @staticmethod
     def concatenate(parts: "list[SyntheticSet]") -> "SyntheticSet":

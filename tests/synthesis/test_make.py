@@ -127,7 +127,7 @@ def test_sets_survive_storage(model, probe, tmp_path):
     assert equal(images, SyntheticSet.load(tmp_path / "set.safetensors"))
     assert [file.name for file in tmp_path.iterdir()] == ["set.safetensors"]
     (tmp_path / "set.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(DataError, match="holds no synthetic images"):
+    with pytest.raises(DataError, match="holds no images to quantize with"):
         SyntheticSet.load(tmp_path / "set.safetensors")
 
 

@@ -1,0 +1,20 @@
+"""A person's own images as the value that later stages take: the network's answers stand in for labels."""
+
+import torch
+from torch import Tensor
+
+from intraq_deploy.models import Model
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+
+_BATCH = 32
+
+
+def answered(model: Model, images: Tensor, device: torch.device) -> SyntheticSet:
+    """images: float32 [N, C, H, W], normalised, kept as they are. Labels are the classes that the network gives them,
+    targets its probabilities."""
+    network = model.module_on(device)
+    with torch.no_grad():
+        batches = (part.to(device).to(memory_format=torch.channels_last) for part in images.split(_BATCH))
+        probabilities = torch.cat([network(part).softmax(1).cpu() for part in batches])
+    targets, labels = probabilities.max(1)
+    return SyntheticSet(images, labels, targets)

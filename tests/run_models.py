@@ -34,6 +34,5 @@ def run(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(onnxruntime.__version__)
     for argument in sys.argv[1:]:
         run(Path(argument))

@@ -1,5 +1,6 @@
 """ONNX Runtime on other CPUs, emulated: x86-64 without VNNI, whose products are added in 16 bits, and arm64."""
 
+from collections import Counter
 from dataclasses import replace
 
 import emulation
@@ -13,7 +14,6 @@ from torch import nn
 
 from intraq_deploy.graph import trace
 from intraq_deploy.program import arithmetic, freeze, settle
-from intraq_deploy.program.program import Grid
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 
@@ -73,6 +73,48 @@ def unsigned(program):
     return replace(program, grids=grids)
 
 
+class Sum(nn.Module):
+    """The sum of two channels, each quantized by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 1, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)
+        self.fc = nn.Linear(1, 2)
+
+    def forward(self, x):
+        return self.fc((self.a(x) + self.b(x)).mean((2, 3)))
+
+
+PAIRS = torch.cartesian_prod(torch.arange(-128.0, 128), torch.arange(-128.0, 128)).T.reshape(1, 2, 256, 256)
+"""Every pair of codes."""
+SCALES = [(0.1, 0.1, 0.2), (0.25, 0.125, 0.5), (0.031, 0.047, 0.07), (0.1, 0.001, 0.1), (0.03, 0.09, 0.013)]
+
+
+def sum_of(scales):
+    """A program whose tensor `add` is the sum of all PAIRS, on these scales."""
+    network = build_network(trace(Sum(), (2, 256, 256)), make_scheme("integer", 8, 8), PAIRS, 0)
+    settle(network)
+    program = freeze(network)
+    values = dict(zip(("image", "a", "b", "add"), (1.0, *map(arithmetic.f32, scales)), strict=True))
+    grids = {
+        name: replace(grid, scale=values.get(name, grid.scale), code_min=-128, code_max=127)
+        for name, grid in program.grids.items()
+    }
+    layers = dict(program.layers)
+    for name, pick in (("a", [1, 0]), ("b", [0, 1])):  # with a multiplier of one
+        codes = torch.tensor(pick, dtype=torch.int8).reshape(1, 2, 1, 1)
+        layers[name] = replace(layers[name], codes=codes, scale=torch.tensor([values[name]]))
+    return replace(program, grids=grids, layers=layers)
+
+
+def assert_sums(case, form):
+    """Every sum is what this form of it makes of the codes."""
+    grids = [case.program.grids[name] for name in ("a", "b", "add")]
+    a, b = PAIRS[0]
+    assert torch.equal(emulation.codes(case)["add"][0, 0].float(), form(a, b, *grids))
+    assert [tensor.name for tensor in emulation.parity(case).failures] in ([], ["add"])
+
+
 SMALL = [(network, w, a) for network in ("resnet", "mobilenet") for w, a in ((4, 4), (4, 8), (8, 8))]
 
 
@@ -100,6 +142,8 @@ def on_haswell(frozen, tmp_path_factory):
         "largest within 65": emulation.write(within(unsigned(largest), 65), PLAIN, LARGEST, folder / "largest-65"),
         "depthwise": emulation.write(within(channels, 64, last), AVX2, LARGEST, folder / "depthwise"),
     }
+    for scales in SCALES:
+        cases[scales] = emulation.write(sum_of(scales), ANY, PAIRS, folder / str(scales))
     emulation.run(emulator, cases.values())
     return cases
 
@@ -130,3 +174,83 @@ def test_without_vnni_what_the_linter_finds_is_wrong(on_haswell, case):
     program = on_haswell[case].program
     assert lint(lower(program, PLAIN, {}), AVX2)
     assert emulation.parity(on_haswell[case]).mismatched > 100
+
+
+@pytest.mark.haswell
+@pytest.mark.parametrize("scales", SCALES, ids=str)
+def test_sums_on_x86_are_fused(on_haswell, scales):
+    assert_sums(on_haswell[scales], arithmetic._add_fused)
+
+
+@pytest.fixture(scope="module")
+def on_arm64(frozen, student, tmp_path_factory):
+    emulator, folder = emulation.arm64(), tmp_path_factory.mktemp("arm64")
+    cases = {
+        case: emulation.write(frozen(case[0], "integer", *case[1:])[1], ARM64, IMAGES, folder / small(case))
+        for case in SMALL
+    }
+    settled, aligned = aligned_sum(student)
+    largest, channels = program_of(plain), program_of(depthwise)
+    cases |= {
+        "largest": emulation.write(unsigned(largest), ARM64, LARGEST, folder / "largest"),
+        "largest, weights unsigned": emulation.write(unsigned(largest), ANY, LARGEST, folder / "unsigned"),
+        "depthwise": emulation.write(channels, ARM64, LARGEST, folder / "depthwise"),
+        "aligned sum": emulation.write(aligned, ARM64, IMAGES, folder / "aligned"),
+        "settled sum": emulation.write(settled, ARM64, IMAGES, folder / "settled"),
+    }
+    for scales in SCALES:
+        cases[scales] = emulation.write(sum_of(scales), ARM64, PAIRS, folder / str(scales))
+    emulation.run(emulator, cases.values())
+    return cases
+
+
+def aligned_sum(student):
+    """A network with a sum of scales (s, s, 2s), settled; and the same without the nudge."""
+    module = student()
+    with torch.no_grad():
+        for name, scale in (("layer1.conv2", 0.1), ("maxpool", 0.1), ("layer1.add", 0.2)):
+            module.quantizer(name).scale.fill_(scale)
+    settle(module)
+    program = freeze(module)
+    nudged = program.grids["layer1.add"]
+    assert nudged.scale != arithmetic.f32(0.2)
+    grids = {**program.grids, "layer1.add": replace(nudged, scale=arithmetic.f32(0.2))}
+    return program, replace(program, grids=grids)
+
+
+@pytest.mark.arm64
+@pytest.mark.parametrize("case", SMALL, ids=small)
+def test_arm64_is_equal_on_integer_kernels(on_arm64, case):
+    found = emulation.parity(on_arm64[case])
+    assert found.compared > 100_000
+    assert (found.mismatched, found.logits_difference) == (0, 0)
+    layers = Counter(type(node.op).__name__ for node in on_arm64[case].program.graph.nodes)
+    assert emulation.integer_kernels(on_arm64[case]) == {
+        "QGemm": 1,
+        "QLinearAdd": layers["Add"],
+        "QLinearConv": layers["Conv2d"],
+        "QLinearGlobalAveragePool": 1,
+    }
+
+
+@pytest.mark.arm64
+@pytest.mark.parametrize("case", ["largest", "largest, weights unsigned", "depthwise"])
+def test_arm64_adds_products_in_32_bits(on_arm64, case):
+    """The greatest weights on the greatest inputs, which saturate where products are added in 16 bits."""
+    found = emulation.parity(on_arm64[case])
+    assert found.compared > 30_000
+    assert (found.mismatched, found.logits_difference) == (0, 0)
+
+
+@pytest.mark.arm64
+def test_arm64_rounds_ties_of_a_sum_otherwise_until_they_are_settled(on_arm64):
+    aligned = emulation.parity(on_arm64["aligned sum"])
+    assert [tensor.name for tensor in aligned.failures] == ["layer1.add"]
+    assert aligned.mismatched > 100
+    assert emulation.parity(on_arm64["settled sum"]).mismatched == 0
+
+
+@pytest.mark.arm64
+@pytest.mark.parametrize("scales", SCALES, ids=str)
+def test_sums_on_arm64_are_in_fixed_point(on_arm64, scales):
+    assert_sums(on_arm64[scales], arithmetic._add_fixed_point)

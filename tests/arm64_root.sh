@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes an arm64 root for the tests marked arm64: a Debian 12 Python with ONNX Runtime and numpy, to be run by
-# qemu-aarch64-static without chroot, root rights in it, or binfmt. Needs debootstrap, dpkg and pip; downloads 90 MB.
+# qemu-aarch64-static as it lies there: without chroot or binfmt. Making it needs debootstrap (which wants to be root),
+# dpkg and pip, and half a minute; it takes 400 MB.
 #
 #   sh tests/arm64_root.sh ROOT && INTRAQ_ARM64_ROOT=ROOT pytest -m arm64
 #

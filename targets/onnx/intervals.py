@@ -110,9 +110,12 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
     node = value.producer()
     if node is None or node.domain:
         return None
-    inputs = {entry.name: constant(entry) for entry in node.inputs if entry is not None}
-    if any(array is None for array in inputs.values()):
-        return None
+    inputs: dict[str, NDArray[Any]] = {}
+    for entry in filter(None, node.inputs):
+        array = constant(entry)
+        if array is None:
+            return None
+        inputs[str(entry.name)] = array
     (output,) = ReferenceEvaluator(ir.to_proto(node)).run([value.name], inputs)
     return np.asarray(output)
 
@@ -140,6 +143,6 @@ def _hull(*intervals: Interval) -> Interval:
 
 def _evaluate(node: ir.Node, x: float) -> float:
     """A function of one input at one point."""
-    (name,) = [value.name for value in node.inputs if value is not None]
-    (y,) = ReferenceEvaluator(ir.to_proto(node)).run(None, {name: np.array([x], dtype=np.float32)})
+    (value,) = filter(None, node.inputs)
+    (y,) = ReferenceEvaluator(ir.to_proto(node)).run(None, {str(value.name): np.array([x], dtype=np.float32)})
     return float(y[0])

@@ -91,7 +91,7 @@ FUNCTIONS = {
     "hard swish": (["d = HardSwish(c)"], 0.5, 127),
     "gelu": (["d = Gelu(c)"], 0.5, 127),
     "convolution": (["v_r = DequantizeLinear(v, third)", "d = Conv(c, v_r)"], 0.5, 127),
-    "anything else": (["d = Exp(c)"], 0.5, 255),
+    "anything else": (["d = Sqrt(c)"], 0.5, 255),
 }
 
 

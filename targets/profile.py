@@ -18,6 +18,13 @@ class TargetProfile(BaseModel):
     opset: int
     passes: tuple[str, ...]
     """Dialect passes, in order."""
+    vnni: bool = True
+    """Whether products of unsigned inputs and signed weights are added in 32 bits: true of CPUs with VNNI and of arm64.
+    Else two are added in 16 bits, and a model in which they could leave them is refused."""
+    largest_weight: int | None = None
+    """The greatest 8-bit weight code that training may use; None: all of them."""
+    unsigned_activations: bool = False
+    """Whether 8-bit activations behind ReLU-like functions are trained with codes from 0 to 255 instead of 127."""
 
 
 def profile_names() -> list[str]:

@@ -72,6 +72,16 @@ def _add_fused(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -
     return (stored - z_y).clamp(grid_y.code_min, grid_y.code_max)
 
 
+def _add_fixed_point(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
+    """ONNX Runtime's QLinearAdd on arm64: (c_a m_a + c_b m_b) / 2^k in integers, rounded half away from zero, with the
+    ratios r_a = f32(s_a / s_y) and r_b as multipliers m = rint(2^k r), the greater of which has 22 bits."""
+    ratio_a, ratio_b = f32(grid_a.scale / grid_y.scale), f32(grid_b.scale / grid_y.scale)
+    step = 2.0 ** (22 - math.frexp(max(ratio_a, ratio_b))[1])
+    total = (a.double() * round(ratio_a * step) + b.double() * round(ratio_b * step)) / step
+    y = total.sign() * (total.abs() + 0.5).floor()
+    return y.clamp(grid_y.code_min, grid_y.code_max).to(F32)
+
+
 def _fma(x: Tensor, y: float, z: Tensor) -> Tensor:
     """x y + z with one rounding: the product of two float32 is exact in float64."""
     return (x.double() * y + z.double()).to(F32)
@@ -81,7 +91,7 @@ def add_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
     """For how many pairs of input codes the forms of a sum do not all give one code."""
     a, b = _pairs(grid_a, grid_b)
     reference = add(a, b, grid_a, grid_b, grid_y)
-    forms = (_add_exactly(a, b, grid_a, grid_b, grid_y), _add_fused(a, b, grid_a, grid_b, grid_y))
+    forms = [form(a, b, grid_a, grid_b, grid_y) for form in (_add_exactly, _add_fused, _add_fixed_point)]
     return _disagreements(reference, *forms)
 
 

@@ -1,0 +1,148 @@
+"""How far every value of a Q/DQ model can reach, whatever its input: interval arithmetic, read from the graph alone.
+
+An interval holds every element of a value. It may be wider than what occurs (operators without a rule give all that
+their type can hold), never narrower.
+"""
+
+import math
+from itertools import product
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+Interval = tuple[float, float]
+_ANYWHERE: Interval = (-math.inf, math.inf)
+_TYPES: dict[ir.DataType, Interval] = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
+_MOVES = ("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+_RISING = ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
+
+
+class Intervals:
+    """The intervals of a model's values. Requires: inferred types, nodes in order."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._known: dict[ir.Value, Interval] = {}
+        for node in model.graph:
+            interval = self._rule(node)
+            for value in node.outputs:
+                self._known[value] = _within(interval, _of_type(value))
+
+    def __getitem__(self, value: ir.Value) -> Interval:
+        if value.const_value is not None and value.const_value.size:
+            array = value.const_value.numpy()
+            return float(array.min()), float(array.max())
+        return self._known.get(value, _of_type(value))
+
+    def _rule(self, node: ir.Node) -> Interval:
+        """Of a node's outputs."""
+        x = _ANYWHERE if not node.inputs or node.inputs[0] is None else self[node.inputs[0]]
+        match "" if node.domain else node.op_type:
+            case op if op in _MOVES:
+                return x
+            case op if op in _AVERAGES:
+                return _hull(x, (0, 0))  # zeros pad
+            case op if op in _RISING:
+                return _evaluate(node, x[0]), _evaluate(node, x[1])
+            case "HardSwish":  # x g(x) with a rising g between 0 and 1, like the next
+                return min(x[0], 0), max(_evaluate(node, x[1]), 0)
+            case "Gelu":
+                return min(x[0], 0), max(x[1], 0)
+            case "Clip":
+                return _within(x, (self._input(node, 1, _ANYWHERE)[0], self._input(node, 2, _ANYWHERE)[1]))
+            case "Pad":
+                return _hull(x, self._input(node, 2, (0, 0)))
+            case "Concat":
+                return _hull(*(self[value] for value in node.inputs if value is not None))
+            case "QuantizeLinear" | "DequantizeLinear":
+                return self._grid(node, x)
+            case "Add" | "Mul":
+                return self._arithmetic(node, x)
+            case "Conv" | "Gemm":
+                return self._layer(node, x)
+        return _ANYWHERE
+
+    def _input(self, node: ir.Node, index: int, absent: Interval) -> Interval:
+        value = node.inputs[index] if len(node.inputs) > index else None
+        return absent if value is None else self[value]
+
+    def _grid(self, node: ir.Node, x: Interval) -> Interval:
+        scale, zero_point = constant(node.inputs[1]), self._input(node, 2, (0, 0))
+        if scale is None or scale.size != 1 or zero_point[0] != zero_point[1]:
+            return _ANYWHERE
+        step, zero = float(scale.reshape(())), zero_point[0]
+        if node.op_type == "DequantizeLinear":
+            return (x[0] - zero) * step, (x[1] - zero) * step
+        # With room for float32's rounding.
+        return float(np.floor(x[0] / step + 0.499)) + zero, float(np.ceil(x[1] / step - 0.499)) + zero
+
+    def _arithmetic(self, node: ir.Node, a: Interval) -> Interval:
+        b = self._input(node, 1, _ANYWHERE)
+        if not all(map(math.isfinite, (*a, *b))):
+            return _ANYWHERE
+        if node.op_type == "Add":
+            return a[0] + b[0], a[1] + b[1]
+        products = [one * other for one, other in product(a, b)]
+        return min(products), max(products)
+
+    def _layer(self, node: ir.Node, x: Interval) -> Interval:
+        weight = constant(node.inputs[1])
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
+        plain = node.op_type == "Conv" or {k: v.value for k, v in node.attributes.items()} == {"transB": 1}
+        if weight is None or bias is None or not plain or not all(map(math.isfinite, x)):
+            return _ANYWHERE
+        low, high = _hull(x, (0, 0))  # zeros pad
+        rows = weight.reshape(len(weight), -1).astype(np.float64)
+        least = np.minimum(rows * low, rows * high).sum(1) + bias
+        most = np.maximum(rows * low, rows * high).sum(1) + bias
+        return float(least.min()), float(most.max())
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """What a value always is, computed through the operators behind it; None if it depends on the model's input."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    node = value.producer()
+    if node is None or node.domain:
+        return None
+    inputs: dict[str, NDArray[Any]] = {}
+    for entry in filter(None, node.inputs):
+        array = constant(entry)
+        if array is None:
+            return None
+        inputs[str(entry.name)] = array
+    (output,) = ReferenceEvaluator(ir.to_proto(node)).run([value.name], inputs)
+    return np.asarray(output)
+
+
+def source(value: ir.Value | None) -> ir.Node | None:
+    """The operator that makes a value, behind those that only move data."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in _MOVES:
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return node
+
+
+def _of_type(value: ir.Value) -> Interval:
+    return _ANYWHERE if value.dtype is None else _TYPES.get(value.dtype, _ANYWHERE)
+
+
+def _within(x: Interval, bounds: Interval) -> Interval:
+    low, high = bounds
+    return min(max(x[0], low), high), min(max(x[1], low), high)
+
+
+def _hull(*intervals: Interval) -> Interval:
+    return min(low for low, _ in intervals), max(high for _, high in intervals)
+
+
+def _evaluate(node: ir.Node, x: float) -> float:
+    """A function of one input at one point."""
+    (value,) = filter(None, node.inputs)
+    (y,) = ReferenceEvaluator(ir.to_proto(node)).run(None, {str(value.name): np.array([x], dtype=np.float32)})
+    return float(y[0])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,16 +73,23 @@ def interleaved(
     return {name: np.array(values) for name, values in times.items()}
 
 
-def onnxruntime_model(path: Path, images: NDArray[np.float32], threads: int) -> Callable[[], object]:
-    """Runs the model once on `images`. Default optimisations and spinning; the batch's size is fixed to theirs."""
+def session_options(batch: int, threads: int) -> Any:
+    """Of every ONNX Runtime session here: default optimisations and spinning, and the batch's size fixed."""
     import onnxruntime  # noqa: PLC0415 - the tests of this file's arithmetic need none
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_free_dimension_override_by_name(BATCH_DIMENSION, len(images))
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.add_free_dimension_override_by_name(BATCH_DIMENSION, batch)
+    return options
+
+
+def onnxruntime_model(path: Path, images: NDArray[np.float32], threads: int) -> Callable[[], object]:
+    """Runs the model once on `images`."""
+    import onnxruntime  # noqa: PLC0415
+
+    session = onnxruntime.InferenceSession(str(path), session_options(len(images), threads))
     feed = {session.get_inputs()[0].name: images}
     return lambda: session.run(None, feed)
 

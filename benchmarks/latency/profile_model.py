@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from measure import BATCH_DIMENSION
+from measure import session_options
 from models import make
 
 WARM_UP = 5
@@ -66,15 +66,11 @@ def profile(
 
     Of `runs` runs after the warm-up.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_free_dimension_override_by_name(BATCH_DIMENSION, batch)
+    options = session_options(batch, threads)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options)
     image = session.get_inputs()[0]
     images = np.random.default_rng(0).standard_normal((batch, *image.shape[1:]), dtype=np.float32)
     for _ in range(WARM_UP + runs):

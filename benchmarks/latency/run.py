@@ -16,14 +16,16 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from intraq_deploy.targets.onnxruntime.session import Session
-from measure import OthersCores, Ratio, interleaved, onnxruntime_model, speed
+import onnx
+import onnxruntime
+from measure import OthersCores, Ratio, interleaved, onnxruntime_model, session_options, speed
 from models import IMAGES, OURS, STATIC, TORCH, File, Made, make
 from numpy.typing import NDArray
 from results import RESULTS, Row, write
@@ -46,6 +48,7 @@ NETWORKS = [
     )
 ]
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+INTEGER_LAYERS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 QUIET_LOAD = 0.5
 QUIET_CORES = 0.1
@@ -123,7 +126,7 @@ def onnxruntime_rows(made: Made, folder: Path, batch: int, threads: int, args: a
         rows.append(
             {"model": file.model, "profile": file.profile, "note": note, "others_cores": f"{others.mean:.2f}"}
             | figures(own, float32, times[STATIC, ""])
-            | kernels(file)
+            | kernels(file, folder, batch)
         )
     return rows + [{"model": model, "profile": profile, "note": why} for (model, profile), why in made.missing.items()]
 
@@ -163,14 +166,17 @@ def figures(own: NDArray[np.float64], float32: NDArray[np.float64], static: NDAr
     return row
 
 
-def kernels(file: File) -> Row:
+def kernels(file: File, folder: Path, batch: int) -> Row:
     """Of the optimised graph."""
-    session = Session(file.path, threads=1)
-    operators = session.operators()
+    optimized = folder / "optimized.onnx"
+    options = session_options(batch, threads=1)
+    options.optimized_model_filepath = str(optimized)
+    onnxruntime.InferenceSession(str(file.path), options)
+    operators = Counter(node.op_type for node in onnx.load(optimized).graph.node)
     return {
-        "integer_layers": str(session.integer_layers()),
-        "float_layers": str(sum(operators.get(op, 0) for op in FLOAT_LAYERS)),
-        "transposes": str(operators.get("Transpose", 0)),
+        "integer_layers": str(sum(operators[op] for op in INTEGER_LAYERS)),
+        "float_layers": str(sum(operators[op] for op in FLOAT_LAYERS)),
+        "transposes": str(operators["Transpose"]),
     }
 
 

@@ -74,7 +74,7 @@ def make(network: str, profiles: Sequence[str], folder: Path) -> Made:
             files.append(file)  # noqa: PERF402 - those made before a failure count
     except Exception as error:  # whatever one network meets, the others are still measured
         made = {(file.model, file.profile) for file in files}
-        missing = {key: f"{type(error).__name__}: {reason(error)}" for key in wanted if key not in made}
+        missing = {key: reason(error) for key in wanted if key not in made}
     return Made(shape, files, missing)
 
 

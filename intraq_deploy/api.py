@@ -16,6 +16,7 @@ from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.answers import answered
 from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.presets import recipes
+from intraq_deploy.pipeline.run import freedom_of
 from intraq_deploy.pipeline.stages import model_metadata
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
@@ -78,14 +79,17 @@ def quantize(
     scheme: str = "integer",
     preset: str = "quick",
     steps: int | None = None,
+    targets: tuple[str, ...] = ("onnxruntime",),
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
     """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the preset; 0: ranges only.
 
+    targets: what it will be exported for; some allow more than others.
+
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite.
     """
-    chosen = make_scheme(scheme, weight_bits, activation_bits)
+    chosen = make_scheme(scheme, weight_bits, activation_bits, freedom_of(targets))
     _, recipe = recipes(preset, model.input_shape, model.classes, steps=steps)
     student = build_network(trace(model.module, model.input_shape), chosen, images.images, seed)
     if recipe.steps:

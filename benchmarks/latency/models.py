@@ -18,6 +18,7 @@ from torch import nn
 from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.models.wording import reason
+from intraq_deploy.pipeline.run import freedom_of
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
@@ -136,10 +137,11 @@ def _ours(graph: Graph, images: torch.Tensor, profiles: Sequence[str], folder: P
     target.mkdir()
     yield File(OURS, "", export(float_program(graph), load_profile("onnxruntime"), target, {}).path)
     for weight_bits, activation_bits in BITS:
-        student = build_network(graph, make_scheme("integer", weight_bits, activation_bits), images, 0)
-        settle(student)
-        program = freeze(student)
         for profile in profiles:
+            scheme = make_scheme("integer", weight_bits, activation_bits, freedom_of((profile,)))
+            student = build_network(graph, scheme, images, 0)
+            settle(student)
+            program = freeze(student)
             name = f"W{weight_bits}A{activation_bits}"
             target = folder / f"{name}-{profile}"
             target.mkdir()

@@ -11,7 +11,7 @@ from intraq_deploy.data import LabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
 from intraq_deploy.evaluation.latency import paired_medians
 from intraq_deploy.pipeline.report import ComparisonRow
-from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.run import Run, freedom_of
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
 from intraq_deploy.pipeline.stages import kept, normalization_of, running, whole_artifact
 from intraq_deploy.program import Program, Reference, float_program, freeze, settle
@@ -58,7 +58,9 @@ def _kept_baselines(folder: Path) -> dict[str, Artifact]:
 
 def _export_baselines(run: Run, images: SyntheticSet, folder: Path) -> None:
     normalization = normalization_of(run)
-    eight = build_network(run.graph, make_scheme("integer", 8, 8), images.images, run.options.seed)
+    eight = build_network(
+        run.graph, make_scheme("integer", 8, 8, freedom_of(("onnxruntime",))), images.images, run.options.seed
+    )
     settle(eight)
     programs = {FLOAT32: float_program(run.graph, normalization), W8A8: freeze(eight, normalization)}
     for name, program in programs.items():

@@ -21,9 +21,10 @@ from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.program import float_program
 from intraq_deploy.program.storage import program_sha256
-from intraq_deploy.quantization.scheme import Scheme, make_scheme
+from intraq_deploy.quantization.scheme import Freedom, Scheme, make_scheme
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
+from intraq_deploy.targets.profile import load_profile
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Run:
 
     @cached_property
     def scheme(self) -> Scheme:
-        return make_scheme(self.options.scheme, self.options.weight_bits, self.options.activation_bits)
+        o = self.options
+        return make_scheme(o.scheme, o.weight_bits, o.activation_bits, freedom_of(o.targets))
 
     @cached_property
     def probe(self) -> Probe:
@@ -81,6 +83,14 @@ class Run:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
         return digest.hexdigest()
+
+
+def freedom_of(targets: tuple[str, ...]) -> Freedom:
+    """What all of the targets allow, and the strictest that one of them asks for."""
+    profiles = [load_profile(target) for target in targets]
+    limits = [profile.largest_weight for profile in profiles if profile.largest_weight is not None]
+    unsigned = all(profile.unsigned_activations for profile in profiles)
+    return Freedom(unsigned_activations=unsigned, largest_weight=min(limits, default=None))
 
 
 def machine() -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from intraq_deploy.errors import UsageError
-from intraq_deploy.quantization.spec import QuantSpec, activation_spec, largest_code, weight_spec
+from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec, activation_spec, largest_code, weight_spec
 
 Ranges = Literal["learned", "min-max"]
 INT16_MAX = 32_767
@@ -62,7 +62,7 @@ def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme
     so that one program serves runtimes without zero-points, unless all targets take unsigned bytes); everything else 8
     bits signed symmetric.
     """
-    weight = weight_spec(weight_bits, limit=freedom.largest_weight)
+    weight = weight_spec(weight_bits, limit=freedom.largest_weight if weight_bits == MAX_BITS else None)
     byte = activation_spec(8, symmetric=True)
     # Two products of unsigned inputs must fit 16 bits on some CPUs: not with 8-bit weights at their full range.
     unsigned = freedom.unsigned_activations and largest_code(weight) * 2 * 255 <= INT16_MAX

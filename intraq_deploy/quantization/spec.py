@@ -47,7 +47,8 @@ class QuantSpec:
         return (low, high) if self.limit is None else (max(low, -self.limit), min(high, self.limit))
 
     def __str__(self) -> str:
-        return f"{self.bits} bits {'symmetric' if self.symmetric else 'asymmetric'}"
+        within = "" if self.limit is None else f" within {self.limit}"
+        return f"{self.bits} bits {'symmetric' if self.symmetric else 'asymmetric'}{within}"
 
 
 def code_bounds(spec: QuantSpec, zero_point: int) -> tuple[int, int]:

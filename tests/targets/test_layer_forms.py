@@ -9,8 +9,10 @@ from support import random_images, realistic
 from torch import nn
 
 from intraq_deploy.graph import trace
+from intraq_deploy.graph.execute import apply
+from intraq_deploy.graph.ops import Unary
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import freeze, settle
+from intraq_deploy.program import arithmetic, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 
@@ -49,6 +51,49 @@ class TwoReaders(nn.Module):
         return self.fc((x + self.pop(F.relu6(x))).mean((2, 3)))
 
 
+class Calls(nn.Module):
+    """A function of a convolution's output and of this network's other layers, then a classifier."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.other = nn.Conv2d(8, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.fc = nn.LazyLinear(5)
+        self.function = function
+
+    def forward(self, x):
+        return self.fc(self.function(self, self.bn(self.conv(x))).mean((2, 3)))
+
+
+def shuffled(x):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+FUNCTIONS = {
+    "sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid, "hardswish": F.hardswish, "silu": F.silu, "gelu": F.gelu,
+    "gelu of tanh": lambda x: F.gelu(x, approximate="tanh"), "tanh": torch.tanh, "mish": F.mish,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1), "elu": F.elu,
+}  # fmt: skip
+
+CALLS = {
+    "batch norm on its own": lambda net, x: net.other(F.relu(net.norm(F.relu(x)))),
+    "concatenation": lambda net, x: torch.cat([F.relu(x), net.other(F.relu(x)), x], 1),
+    "concatenation of what was concatenated": lambda net, x: torch.cat([x, torch.cat([net.other(x), F.relu(x)], 1)], 1),
+    "concatenation of a sum": lambda net, x: torch.cat([F.relu(x) + net.other(F.relu(x)), F.relu(x)], 1),
+    "split": lambda net, x: torch.cat([y + net.other(x)[:, :4] for y in F.relu(x).chunk(2, 1)], 1),
+    "channel shuffle": lambda net, x: net.other(shuffled(F.relu(x))),
+    "squeeze and excite": lambda net, x: F.relu(x) * torch.sigmoid(net.other(F.relu(x).mean((2, 3), keepdim=True))),
+    "swish by hand": lambda net, x: net.other(x * torch.sigmoid(x)),
+    "old hardswish": lambda net, x: net.other(x * F.relu6(x + 3) / 6),
+    "average over windows": lambda net, x: net.other(F.avg_pool2d(F.relu(x), 2)),
+    "average with padding": lambda net, x: net.other(F.avg_pool2d(F.relu(x), 3, 1, 1)),
+    "channel gains": lambda net, x: net.other(F.relu(x)) * torch.linspace(0.5, 2, 8).reshape(8, 1, 1) - 0.25,
+} | {name: (lambda net, x, f=function: net.other(f(x))) for name, function in FUNCTIONS.items()}
+
+
 FORMS = {
     "several linear layers": lambda: nn.Sequential(
         nn.Conv2d(4, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(),
@@ -67,7 +112,7 @@ FORMS = {
     "padding that no activation lets through": PaddedClamp,
     "an activation with one of two readers": TwoReaders,
     "an activation on the logits": lambda: nn.Sequential(net(nn.Conv2d(4, 8, 3), nn.ReLU()), nn.ReLU6()),
-}  # fmt: skip
+} | {name: (lambda function=function: Calls(function)) for name, function in CALLS.items()}  # fmt: skip
 
 
 def program_of(module, bits, scheme="integer"):
@@ -79,13 +124,19 @@ def program_of(module, bits, scheme="integer"):
 def seeded(form):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return realistic(form(), SHAPE)
+        module = form()
+        module(torch.zeros(2, *SHAPE))  # lazy layers take their sizes
+        return realistic(module, SHAPE)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+# What a function makes of its codes needs all 8 bits to be seen; data are moved alike at any width.
+WIDTHS = {name: (8,) if name in FUNCTIONS else (4,) if name in CALLS else (4, 8) for name in FORMS}
+CASES = [pytest.param(name, bits, id=f"{name}-{bits}") for name, widths in WIDTHS.items() for bits in widths]
+
+
+@pytest.mark.parametrize(("form", "bits"), CASES)
 def test_a_form_is_equal_integer_for_integer(form, bits, tmp_path):
-    program = program_of(seeded(form), bits)
+    program = program_of(seeded(FORMS[form]), bits)
     result = validate(export(program, load_profile("onnxruntime"), tmp_path, {}), program, random_images(64, SHAPE))
     assert program.tolerances == {}
     assert result.parity.compared > 0
@@ -112,3 +163,25 @@ def test_without_a_quantized_tensor_the_logits_are_still_compared(tmp_path):
     assert validate(artifact, program, random_images(8, SHAPE)).passes
     program.layers[program.graph.output].bias[0] += 0.01
     assert not validate(artifact, program, random_images(8, SHAPE)).passes
+
+
+def test_every_code_of_a_function_is_its_tables(tmp_path):
+    """Also those that no image brings about."""
+    codes = torch.arange(-128, 128, dtype=torch.float32)
+    for name, function in FUNCTIONS.items():
+        program = program_of(seeded(lambda f=function: Calls(lambda net, x: f(x))), 8)
+        (node,) = [node for node in program.graph.nodes if isinstance(node.op, Unary)]
+        grid_x, grid_y = program.grids[node.inputs[0]], program.grids[node.name]
+        expected = arithmetic.unary_table(node.op, grid_x, grid_y)
+        with torch.no_grad():
+            real = apply(node.op, arithmetic.dequantize(codes, grid_x))
+        assert torch.equal(arithmetic.quantize(real, grid_y), expected), name
+
+
+def test_windows_with_unlike_divisors_are_averaged_in_float(tmp_path):
+    module = seeded(lambda: Calls(lambda net, x: net.other(F.avg_pool2d(F.relu(x), 3, 2, 1, count_include_pad=False))))
+    program = program_of(module, 4)
+    assert [t.reason for t in program.tolerances.values()] == ["windows are averaged in float32"]
+    assert validate(
+        export(program, load_profile("onnxruntime"), tmp_path, {}), program, random_images(16, SHAPE)
+    ).passes

@@ -67,7 +67,7 @@ def _transposed(t: Translator, call: fx.Node, dims: list[int]) -> None:
 
 @translates(
     "aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.squeeze.dims", "aten.squeeze.dim",
-    "aten.unsqueeze.default",
+    "aten.unsqueeze.default", "aten._unsafe_view.default",
 )  # fmt: skip
 def _reshape(t: Translator, call: fx.Node) -> None:
     name = t.value(call.args[0])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline.mixed import recall
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.quantization.build import empty_network
 from intraq_deploy.synthesis.loop import synthesize_batch
@@ -28,7 +29,9 @@ def estimate(run: Run) -> dict[str, float]:
     if not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
         rate = _synthesis_rate(run, min(images, synthesis.batch))
         seconds[stages.SYNTHESIS] = synthesis.images * synthesis.iterations / rate
-    if training.steps and not run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done:
+    # Before the bits are chosen nobody knows the student's key, and asking for another one's would clear its folder.
+    chosen = run.options.mixed is None or recall(run)
+    if training.steps and not (chosen and run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done):
         rate = _training_rate(run, min(images, training.batch))
         seconds[stages.FINE_TUNING] = training.steps * training.batch / rate
     return seconds

@@ -16,7 +16,7 @@ from intraq_deploy.graph.ops import (
     Linear,
 )
 from intraq_deploy.quantization.scheme import Scheme
-from intraq_deploy.quantization.spec import QuantSpec
+from intraq_deploy.quantization.spec import QuantSpec, weight_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,8 @@ def place(graph: Graph, scheme: Scheme) -> Placement:
     first, last = layers[0].name, layers[-1].name
     weights = {node.name: scheme.weight for node in layers}
     weights |= {first: scheme.first_weight, last: scheme.last_weight}
+    symmetric = scheme.weight.symmetric
+    weights |= {name: weight_spec(bits, symmetric=symmetric) for name, bits in scheme.layer_bits.items()}
     return Placement(tensors, {node.name: _place_layer(graph, node, weights[node.name], tensors) for node in layers})
 
 

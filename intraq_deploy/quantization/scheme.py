@@ -10,8 +10,8 @@
 The logits are never quantized. Protocols are not comparable with each other: say which one a number belongs to.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from intraq_deploy.errors import UsageError
@@ -37,6 +37,8 @@ class Scheme:
     maximum at every step, activations from an average of batch minima and maxima, then fixed."""
     quantize_sums: bool
     """Whether `linear` also covers tensors that no convolution or linear layer reads (inputs of residual sums)."""
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    """Weight bits of single layers, by node name, instead of what their role says: mixed precision."""
 
 
 def _integer(weight_bits: int, activation_bits: int) -> Scheme:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from intraq_deploy.pipeline.inspection import Inspection
 from intraq_deploy.pipeline.report import MixedRecord, ParityRecord, RunReport
-from intraq_deploy.pipeline.sensitivity import Loss, SensitivityReport
+from intraq_deploy.pipeline.sensitivity import LayerSensitivity, SensitivityReport
 
 _MIB = 1 << 20
 _SHOWN_FAILURES = 3
@@ -85,8 +85,9 @@ def render_sensitivity(report: SensitivityReport, directory: str) -> None:
     console, reference = Console(), report.reference
     title = f"{report.architecture}: one layer's weights at fewer bits, everything else at 8 ({report.images} images)"
     console.print(title, highlight=False, markup=False, soft_wrap=True)
-    console.print(_layers_table(report, "Increase of KL(float || quantized) in nats, by bits", _kl_increase))
-    console.print(_layers_table(report, "Points of top-1 agreement lost, by bits", _agreement_lost))
+    increase, lost = "Increase of KL(float || quantized) in nats, by bits", "Points of top-1 agreement lost, by bits"
+    console.print(_layers_table(report, increase, report.kl_increase, digits=4))
+    console.print(_layers_table(report, lost, report.agreement_lost, digits=1))
     console.print(
         f"Everything at 8 bits: KL {reference.kl:.4f}, agreement {reference.agreement:.1f} %.\n"
         f"{directory}/sensitivity: sensitivity.png shows it; .json and .csv hold every figure.",
@@ -96,15 +97,9 @@ def render_sensitivity(report: SensitivityReport, directory: str) -> None:
     )
 
 
-def _kl_increase(loss: Loss, reference: Loss) -> str:
-    return f"{loss.kl - reference.kl:.4f}"
-
-
-def _agreement_lost(loss: Loss, reference: Loss) -> str:
-    return f"{reference.agreement - loss.agreement:.1f}"
-
-
-def _layers_table(report: SensitivityReport, title: str, figure: Callable[[Loss, Loss], str]) -> Table:
+def _layers_table(
+    report: SensitivityReport, title: str, figure: Callable[[LayerSensitivity, int], float], digits: int
+) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("layer", overflow="fold")
     table.add_column("weights", justify="right")
@@ -112,7 +107,7 @@ def _layers_table(report: SensitivityReport, title: str, figure: Callable[[Loss,
     for bits in widths:
         table.add_column(str(bits), justify="right", no_wrap=True)
     for layer in report.layers:
-        cells = [figure(layer.loss[bits], report.reference) for bits in widths]
+        cells = [f"{figure(layer, bits):.{digits}f}" for bits in widths]
         table.add_row(escape(layer.name), f"{layer.weights:,}", *cells)
     return table
 

@@ -127,13 +127,13 @@ class QuantizeOptions(BaseModel):
 
     def check(self) -> None:
         """Raises UsageError for what no network could make right."""
+        if self.mixed is not None:
+            self.mixed.check()
         for option, bits in (("--weight-bits", self.weight_bits), ("--activation-bits", self.activation_bits)):
             if not MIN_BITS <= bits <= MAX_BITS:
                 raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
         if self.scheme not in SCHEMES:
             raise UsageError(f"The scheme {self.scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
-        if self.mixed is not None:
-            self.mixed.check()
 
 
 def make_options(model: ModelOptions, **values: Any) -> QuantizeOptions:

@@ -63,20 +63,28 @@ class SensitivityReport(_Record):
     def widths(self) -> list[int]:
         return list(self.layers[0].loss)
 
+    def kl_increase(self, layer: LayerSensitivity, bits: int) -> float:
+        """Nats, against the reference."""
+        return layer.loss[bits].kl - self.reference.kl
+
+    def agreement_lost(self, layer: LayerSensitivity, bits: int) -> float:
+        """Points, against the reference."""
+        return self.reference.agreement - layer.loss[bits].agreement
+
     def to_json(self) -> str:
         return self.model_dump_json(indent=1)
 
     def to_csv(self) -> str:
-        """One line per layer and width; increases and drops are against the reference."""
+        """One line per layer and width; the last two figures are against the reference."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
-            ["layer", "operator", "weights", "channels", "bits", "kl", "agreement", "kl_increase", "agreement_drop"]
+            ["layer", "operator", "weights", "channels", "bits", "kl", "agreement", "kl_increase", "agreement_lost"]
         )
         for layer in self.layers:
             for bits, loss in layer.loss.items():
-                more, less = loss.kl - self.reference.kl, self.reference.agreement - loss.agreement
-                figures = [f"{value:.6g}" for value in (loss.kl, loss.agreement, more, less)]
+                changes = self.kl_increase(layer, bits), self.agreement_lost(layer, bits)
+                figures = [f"{value:.6g}" for value in (loss.kl, loss.agreement, *changes)]
                 writer.writerow([layer.name, layer.operator, layer.weights, layer.channels, bits, *figures])
         return text.getvalue()
 
@@ -86,6 +94,12 @@ def halves(run: Run, images: Tensor) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(images), generator=seeds.generator(run.options.seed, "sensitivity"))
     middle = len(images) // 2
     return images[order[:middle][:_MOST_IMAGES]], images[order[middle:][:_MOST_IMAGES]]
+
+
+def passes(run: Run, images: int, widths: tuple[int, ...]) -> float:
+    """About how many images go through the whole network: half of it lies behind a layer on average."""
+    narrow = sum(bits < MAX_BITS for bits in widths)
+    return min(images // 2, _MOST_IMAGES) * narrow * (1 + len(run.graph.layers()) / 2)
 
 
 def scheme_at(run: Run, widths: tuple[int, ...], bits: int, activation_bits: int) -> Scheme:

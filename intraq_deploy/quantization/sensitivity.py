@@ -57,7 +57,8 @@ class _Tally:
 
 def batches(images: Tensor) -> Sequence[Tensor]:
     """Images [N, C, H, W] in parts whose activations fit in memory several times over."""
-    return images.split(_SMALL_BATCH if images.shape[2] * images.shape[3] <= _SMALL_PIXELS else _LARGE_BATCH)
+    small = images.shape[2] * images.shape[3] <= _SMALL_PIXELS
+    return torch.split(images, _SMALL_BATCH if small else _LARGE_BATCH)
 
 
 def answers(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ import typer
 from intraq_deploy.cli.export import export
 from intraq_deploy.cli.inspect import inspect
 from intraq_deploy.cli.quantize import quantize
+from intraq_deploy.cli.sensitivity import sensitivity
 from intraq_deploy.cli.synthesize import synthesize
 from intraq_deploy.cli.validate import validate
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich for --help takes longer than all else together
 )
-for command in (quantize, synthesize, export, validate, inspect):
+for command in (quantize, synthesize, sensitivity, export, validate, inspect):
     app.command()(command)
 
 

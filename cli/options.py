@@ -9,7 +9,7 @@ from intraq_deploy.cli.errors import set_debug
 from intraq_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from intraq_deploy.pipeline.options import ModelOptions
+    from intraq_deploy.pipeline.options import MixedOptions, ModelOptions
 
 ModelArgument = Annotated[
     str,
@@ -139,6 +139,33 @@ ActivationBits = Annotated[
     int | None,
     typer.Option(help="Bits of activations, 2 to 8. Default: --bits.", show_default=False),
 ]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="Choose weight bits per layer: the smallest network whose top-1 agreement with the float network, on held "
+        "synthetic images and before fine-tuning, stays within so much of all weights at the widest.",
+        show_default=False,
+    ),
+]
+MaxSize = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MIB",
+        help="Choose weight bits per layer: codes (of up to 4 bits two to a byte), scales and biases of all layers in "
+        "so many MiB.",
+        show_default=False,
+    ),
+]
+AverageBits = Annotated[
+    float | None,
+    typer.Option(metavar="BITS", help="Choose weight bits per layer: so many per weight at most.", show_default=False),
+]
+Widths = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,..", help="The bits to choose from, 2 to 8 each. Default: 4,8.", show_default=False),
+]
+BitsToTry = Annotated[str, typer.Option("--bits", metavar="A,B,..", help="Bits of weights to try, 2 to 8 each.")]
 SchemeName = Annotated[
     str,
     typer.Option(
@@ -187,6 +214,37 @@ def model_options(
         output=output,
         trust_pickle=trust_pickle,
     )
+
+
+def mixed_options(
+    max_drop: float | None,
+    max_size: float | None,
+    average_bits: float | None,
+    widths: str | None,
+    weight_bits: int | None,
+) -> "MixedOptions | None":
+    """What chooses weight bits per layer, or None. Raises UsageError for options that exclude each other."""
+    from intraq_deploy.pipeline.options import MixedOptions
+
+    budgets = {"--max-drop": max_drop, "--max-size": max_size, "--average-bits": average_bits}
+    given = [f"{option} {value:g}" for option, value in budgets.items() if value is not None]
+    if not given:
+        if widths is not None:
+            raise UsageError(f"--widths is {widths!r} without a budget: add --max-drop, --max-size or --average-bits.")
+        return None
+    given += [] if weight_bits is None else [f"--weight-bits {weight_bits}"]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other: give one of them.")
+    chosen = {} if widths is None else {"widths": parse_bits("--widths", widths)}
+    return MixedOptions(max_drop=max_drop, max_size=max_size, average_bits=average_bits, **chosen)
+
+
+def parse_bits(option: str, text: str) -> tuple[int, ...]:
+    """ "4,8" as integers. Raises UsageError."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"{option} is {text!r}: give bits separated by commas, as in 4,8.")
+    return tuple(int(part) for part in parts)
 
 
 def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -13,6 +13,10 @@ def quantize(
     bits: o.Bits = 4,
     weight_bits: o.WeightBits = None,
     activation_bits: o.ActivationBits = None,
+    max_drop: o.MaxDrop = None,
+    max_size: o.MaxSize = None,
+    average_bits: o.AverageBits = None,
+    widths: o.Widths = None,
     scheme: o.SchemeName = "integer",
     preset: o.Preset = "quick",
     calibration: o.Calibration = None,
@@ -49,10 +53,12 @@ def quantize(
     from intraq_deploy.pipeline.quantize import quantize_run
     from intraq_deploy.pipeline.rundir import default_directory
 
+    mixed = o.mixed_options(max_drop, max_size, average_bits, widths, weight_bits)
     options = make_options(
         o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle),
-        weight_bits=bits if weight_bits is None else weight_bits,
+        weight_bits=min(mixed.widths) if mixed else bits if weight_bits is None else weight_bits,
         activation_bits=bits if activation_bits is None else activation_bits,
+        mixed=mixed,
         scheme=scheme,
         preset=preset,
         calibration=calibration,
@@ -65,7 +71,9 @@ def quantize(
         device=device,
         seed=seed,
     )
-    bits_of_both = (options.weight_bits, options.activation_bits)
+    # As in runs/resnet20-cifar10-average-bits5a4.
+    weights = options.weight_bits if mixed is None else "{}{:g}".format(*mixed.budget).removeprefix("--")
+    bits_of_both = (weights, options.activation_bits)
     directory = out or default_directory(model, bits_of_both, options.scheme, options.seed)
     with make_progress() as progress:
         report = quantize_run(options, directory, progress)

@@ -1,11 +1,16 @@
 """Reports as tables and sentences, on standard output."""
 
+from collections import Counter
+from collections.abc import Callable
+
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from intraq_deploy.pipeline.inspection import Inspection
-from intraq_deploy.pipeline.report import CalibrationRecord, ParityRecord, RunReport
+from intraq_deploy.pipeline.report import CalibrationRecord, MixedRecord, ParityRecord, RunReport
+from intraq_deploy.pipeline.sensitivity import LayerSensitivity, SensitivityReport
 
 _MIB = 1 << 20
 _SHOWN_FAILURES = 3
@@ -19,7 +24,9 @@ def print_json(text: str) -> None:
 def render_report(report: RunReport, directory: str) -> None:
     """What a finished run has to say."""
     console = Console()
-    bits = f"W{report.bits.weights}A{report.bits.activations}"
+    bits = report.label if report.mixed is None else f"{report.label} ({report.mixed.average_bits:.1f} average)"
+    if report.mixed is not None:
+        console.print(_mixed_sentence(report.mixed), highlight=False)
     if report.comparison:
         console.print(_comparison(report, bits))
     for target, parity in report.parity.items():
@@ -62,6 +69,48 @@ def _comparison(report: RunReport, bits: str) -> Table:
         f"In PyTorch: float {accuracy.get('float', 0):.2f}, fake-quant {accuracy.get('fake_quant', 0):.2f}, "
         f"integer reference {accuracy.get('program', 0):.2f}. Values of fewer than 8 bits run in INT8 kernels."
     )
+    return table
+
+
+def _mixed_sentence(mixed: MixedRecord) -> str:
+    counts = Counter(mixed.layers.values())
+    layers = ", ".join(f"{counts[bits]} at {bits} bits" for bits in sorted(counts))
+    return (
+        f"Weights of layers: {layers}; {mixed.average_bits:.2f} bits on average, {mixed.stored_bytes / _MIB:.3f} MiB. "
+        f"Before fine-tuning, on {mixed.images} held synthetic images: top-1 agreement with float "
+        f"{mixed.agreement:.1f} %, with all weights at {max(mixed.asked.widths)} bits {mixed.widest_agreement:.1f} %."
+    )
+
+
+def render_sensitivity(report: SensitivityReport, directory: str) -> None:
+    """One row per layer, one column per width below 8, which is the reference."""
+    console, reference = Console(), report.reference
+    title = f"{report.architecture}: one layer's weights at fewer bits, everything else at 8 ({report.images} images)"
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    increase, lost = "Increase of KL(float || quantized) in nats, by bits", "Points of top-1 agreement lost, by bits"
+    console.print(_layers_table(report, increase, report.kl_increase, digits=4))
+    console.print(_layers_table(report, lost, report.agreement_lost, digits=1))
+    console.print(
+        f"Everything at 8 bits: KL {reference.kl:.4f}, agreement {reference.agreement:.1f} %.\n"
+        f"{directory}/sensitivity: sensitivity.png shows it; .json and .csv hold every figure.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _layers_table(
+    report: SensitivityReport, title: str, figure: Callable[[LayerSensitivity, int], float], digits: int
+) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("layer", overflow="fold")
+    table.add_column("weights", justify="right")
+    widths = [bits for bits in report.widths if bits != report.reference_bits]
+    for bits in widths:
+        table.add_column(str(bits), justify="right", no_wrap=True)
+    for layer in report.layers:
+        cells = [f"{figure(layer, bits):.{digits}f}" for bits in widths]
+        table.add_row(escape(layer.name), f"{layer.weights:,}", *cells)
     return table
 
 

@@ -7,8 +7,11 @@ from dataclasses import replace
 import torch
 
 from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline.mixed import recall
 from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.sensitivity import SENSITIVITY, passes, sensitivity_key
 from intraq_deploy.quantization.build import empty_network
+from intraq_deploy.quantization.sensitivity import answers
 from intraq_deploy.synthesis.loop import synthesize_batch
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.loop import Trainer
@@ -21,14 +24,21 @@ LONG = 30 * 60
 
 
 def estimate(run: Run) -> dict[str, float]:
-    """Seconds for each stage that has to run: synthesis and fine-tuning."""
+    """Seconds for each stage that has to run: synthesis, sensitivity and fine-tuning."""
     images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
     seconds: dict[str, float] = {}
     synthesis, training = run.recipes
     if run.calibration is None and not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
         rate = _synthesis_rate(run, min(images, synthesis.batch))
         seconds[stages.SYNTHESIS] = synthesis.images * synthesis.iterations / rate
-    if training.steps and not run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done:
+    mixed = run.options.mixed
+    chosen = mixed is None or recall(run)
+    if mixed is not None and not chosen:
+        key = sensitivity_key(run, mixed.widths)
+        if not run.directory.stage(SENSITIVITY, key).done:
+            seconds[SENSITIVITY] = passes(run, synthesis.images, mixed.widths) / _forward_rate(run, images)
+    # Before the bits are chosen nobody knows the student's key, and asking for another one's would clear its folder.
+    if training.steps and not (chosen and run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done):
         rate = _training_rate(run, min(images, training.batch))
         seconds[stages.FINE_TUNING] = training.steps * training.batch / rate
     return seconds
@@ -46,6 +56,14 @@ def _synthesis_rate(run: Run, images: int) -> float:
     return images * _TIMED / _seconds(lambda: make(_TIMED))
 
 
+def _forward_rate(run: Run, images: int) -> float:
+    """Images per second through the fake-quant module."""
+    network = empty_network(run.graph, run.scheme).to(run.device).to(memory_format=torch.channels_last)
+    noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
+    answers(network, noise, run.device)
+    return images * _TIMED / _seconds(lambda: [answers(network, noise, run.device) for _ in range(_TIMED)])
+
+
 def _training_rate(run: Run, images: int) -> float:
     """Images per second."""
     recipe = replace(run.recipes[1], batch=images)
@@ -57,7 +75,7 @@ def _training_rate(run: Run, images: int) -> float:
     return images * _TIMED / _seconds(lambda: trainer.run(1 + _TIMED))
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -18,6 +18,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
+_MIB = 1 << 20
 _LEAST_POINTS, _LEAST_IMAGES = 0.1, 3
 """A deployed network may fall below the fake-quant module by the greater of these."""
 
@@ -42,6 +43,7 @@ def check(
     _check_parity(report, student, program, artifacts, images)
     if labelled is not None:
         _check_accuracy(run, report, student, program, artifacts, labelled, compared)
+    report.warnings += _size_warnings(report)
     report.status = "failed" if report.failures else "passed"
     for warning in report.warnings:
         run.progress.warn(warning)
@@ -81,8 +83,7 @@ def _check_accuracy(
     report.comparison = measured.rows
     for target in artifacts:
         report.failures += _accuracy_failures(target, measured.accuracy)
-    bits = f"W{run.options.weight_bits}A{run.options.activation_bits}"
-    report.advice = advice(measured.rows, next(iter(artifacts)), bits)
+    report.advice = advice(measured.rows, next(iter(artifacts)), report.label)
 
 
 def _parity_failures(target: str, validation: Validation) -> list[str]:
@@ -114,6 +115,19 @@ def _accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> list[st
     return [
         f"{target}: its top-1 is {deployed.top1:.2f}, below the fake-quant module's {trained.top1:.2f} by more than "
         f"{allowed:.2f} points."
+    ]
+
+
+def _size_warnings(report: RunReport) -> list[str]:
+    """Files that are larger than what was asked for: the budget is of codes, scales and biases alone."""
+    limit = None if report.mixed is None else report.mixed.asked.max_size
+    if report.mixed is None or limit is None:
+        return []
+    return [
+        f"{target}: its file has {artifact.bytes / _MIB:.2f} MiB; --max-size {limit:g} counts codes, scales and biases "
+        f"({report.mixed.stored_bytes / _MIB:.2f} MiB), and the file also holds a graph and may store codes wider."
+        for target, artifact in report.artifacts.items()
+        if artifact.bytes > limit * _MIB
     ]
 
 

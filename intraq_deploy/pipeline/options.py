@@ -1,5 +1,6 @@
 """What was asked for, checked and kept: `RUN/config.json`."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,56 @@ class ModelOptions(BaseModel):
         )
 
 
+class MixedOptions(BaseModel):
+    """Weight bits chosen per layer, within one budget: exactly one of the three is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_drop: float | None = None
+    """Points of top-1 agreement with the float network, against all weights at the most of `widths`."""
+    max_size: float | None = None
+    """MiB of the layers as stored (quantization.allocation.stored_bytes)."""
+    average_bits: float | None = None
+    """Per weight."""
+    widths: tuple[int, ...] = (4, 8)
+    """What there is to choose from."""
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """Which of the three, as an option's name, and its value."""
+        given = {name: value for name, value in self.model_dump(exclude={"widths"}).items() if value is not None}
+        ((name, value),) = given.items()
+        return f"--{name.replace('_', '-')}", value
+
+    def check(self) -> None:
+        """Raises UsageError for what no network could make right."""
+        check_widths("--widths", self.widths)
+        if len(self.widths) < 2:
+            raise UsageError(
+                f"--widths is {self.widths[0]}: give two or more to choose from, or --weight-bits {self.widths[0]}."
+            )
+        option, value = self.budget
+        if not math.isfinite(value) or value < 0:
+            raise UsageError(f"{option} is {value:g}: give a number from 0 on.")
+        least, most = min(self.widths), max(self.widths)
+        if option == "--average-bits" and not least <= value <= most:
+            raise UsageError(f"{option} is {value:g}: with --widths {text_of(self.widths)}, give {least} to {most}.")
+
+
+def check_widths(option: str, widths: tuple[int, ...]) -> None:
+    """Raises UsageError, naming the option, for bits that are not supported or given twice."""
+    for bits in widths:
+        if not MIN_BITS <= bits <= MAX_BITS:
+            raise UsageError(f"{option} has {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
+    if len(set(widths)) < len(widths):
+        raise UsageError(f"{option} is {text_of(widths)}: give every number of bits once.")
+
+
+def text_of(widths: tuple[int, ...]) -> str:
+    """As on the command line: "4,8"."""
+    return ",".join(map(str, widths))
+
+
 class QuantizeOptions(BaseModel):
     """Everything that decides what a run computes."""
 
@@ -60,6 +111,8 @@ class QuantizeOptions(BaseModel):
 
     model: ModelOptions
     weight_bits: int = 4
+    """Of every layer; with `mixed`, the fewest that a layer may get."""
+    mixed: MixedOptions | None = None
     activation_bits: int = 4
     scheme: str = "integer"
     preset: str = "quick"
@@ -75,6 +128,8 @@ class QuantizeOptions(BaseModel):
 
     def check(self) -> None:
         """Raises UsageError for what no network could make right."""
+        if self.mixed is not None:
+            self.mixed.check()
         for option, bits in (("--weight-bits", self.weight_bits), ("--activation-bits", self.activation_bits)):
             if not MIN_BITS <= bits <= MAX_BITS:
                 raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")

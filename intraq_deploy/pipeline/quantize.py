@@ -12,11 +12,20 @@ from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.estimate import estimate, faster
 from intraq_deploy.pipeline.measurement import baselines
-from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, check_apart, read_config
+from intraq_deploy.pipeline.mixed import check_budget, choose_bits
+from intraq_deploy.pipeline.options import (
+    QuantizeOptions,
+    RunConfig,
+    check_apart,
+    check_widths,
+    make_options,
+    read_config,
+)
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import Bits, CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
+from intraq_deploy.pipeline.sensitivity import SensitivityReport, measure_sensitivity
 from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.layers_report import layer_rows
@@ -50,16 +59,21 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
     run = _prepare(options, RunDirectory(out), progress)
     _ = run.calibration
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
-    rows = layer_rows(run.graph, place(run.graph, run.scheme))
+    place(run.graph, run.scheme)
+    if options.mixed is not None:
+        check_budget(run, options.mixed)
     with run.directory.opened():
         _begin(run)
-        run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
         return _keep(run, _stages(run, labelled))
 
 
 def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     """From the images to the gate."""
     images, made = _images(run)
+    if run.options.mixed is not None:
+        run.mixed = choose_bits(run, images)
+    rows = layer_rows(run.graph, place(run.graph, run.scheme))
+    run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
     student, settled = stages.fine_tune(run, images)
     program = stages.freeze_student(run, student)
     artifacts = {target: stages.export(run, target, program) for target in run.options.targets}
@@ -134,6 +148,21 @@ def validate_run(
         return _keep(run, report)
 
 
+def sensitivity_run(
+    path: Path, widths: tuple[int, ...], device: str, trust_pickle: bool, progress: Progress
+) -> SensitivityReport:
+    """What each layer's weight bits cost, on the images of any run.
+
+    Raises UsageError for bits that are not supported, RunError for what is no run.
+    """
+    check_widths("--bits", widths)
+    run, _ = kept_run(path, trust_pickle, progress)
+    run.options = make_options(**dict(run.options) | {"device": device})
+    images = _kept_images(run)
+    with run.directory.opened():
+        return measure_sensitivity(run, images, widths)
+
+
 def _prepare(options: QuantizeOptions, directory: RunDirectory, progress: Progress) -> Run:
     """The run, its network loaded, traced and read, so that what cannot work fails before anything is made."""
     options.check()
@@ -147,9 +176,15 @@ def _prepare(options: QuantizeOptions, directory: RunDirectory, progress: Progre
 
 def finished_run(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Run, RunReport]:
     """A run whose program is there, as it was, on the CPU, and its report."""
-    config, report = read_config(path / CONFIG), read_report(path / REPORT)
+    run, report = kept_run(path, trust_pickle, progress)
     if report.status == "synthesized":
         raise RunError(f"{path} holds images only: run quantize with --out {path} first.")
+    return run, report
+
+
+def kept_run(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Run, RunReport]:
+    """A run that has its images at least, as it was, on the CPU, and its report."""
+    config, report = read_config(path / CONFIG), read_report(path / REPORT)
     folder = Path(config.folder)
     model = config.options.model.located(folder).model_copy(update={"trust_pickle": trust_pickle})
     labelled = config.options.eval
@@ -169,6 +204,7 @@ def finished_run(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Ru
             f"{model.source} is not the network that {path} was made from: put that one back, or run quantize again "
             "into another directory."
         )
+    run.mixed = report.mixed
     return run, report
 
 
@@ -210,6 +246,7 @@ def _report(
         status=status,
         model=records.model_record(run),
         bits=Bits(weights=options.weight_bits, activations=options.activation_bits),
+        mixed=run.mixed,
         scheme=options.scheme,
         preset=options.preset,
         seed=options.seed,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from intraq_deploy.errors import RunError
+from intraq_deploy.pipeline.options import MixedOptions
 
 
 class _Record(BaseModel):
@@ -29,7 +30,36 @@ class ModelRecord(_Record):
 
 class Bits(_Record):
     weights: int
+    """Of every layer; in mixed precision the fewest that a layer may have."""
     activations: int
+
+
+class MixedRecord(_Record):
+    """Weight bits by layer, and what was asked for. The two agreements are percent of held synthetic images on which a
+    network with its ranges only, before fine-tuning, has the float network's answer."""
+
+    asked: MixedOptions
+    layers: dict[str, int]
+    average_bits: float
+    """Per weight."""
+    stored_bytes: int
+    """Of the layers, codes of up to 4 bits two to a byte (quantization.allocation.stored_bytes)."""
+    images: int
+    """Held: not those that the layers were measured on."""
+    agreement: float
+    widest_agreement: float
+    """With all weights at the most bits that could be chosen."""
+
+    @property
+    def weights(self) -> str:
+        """ "4/8", or for more than three different ones "3-8"."""
+        found = sorted(set(self.layers.values()))
+        return "/".join(map(str, found)) if len(found) <= 3 else f"{found[0]}-{found[-1]}"
+
+
+def bits_label(weights: int, activations: int, mixed: MixedRecord | None) -> str:
+    """ "W4A4", or with the weight bits that were chosen "W4/8A4"."""
+    return f"W{weights if mixed is None else mixed.weights}A{activations}"
 
 
 class ImagesRecord(_Record):
@@ -121,6 +151,7 @@ class RunReport(_Record):
     warnings: list[str] = []
     model: ModelRecord
     bits: Bits
+    mixed: MixedRecord | None = None
     scheme: str
     preset: str
     seed: int
@@ -144,6 +175,11 @@ class RunReport(_Record):
     comparison: list[ComparisonRow] = []
     advice: str | None = None
     artifacts: dict[str, ArtifactRecord] = {}
+
+    @property
+    def label(self) -> str:
+        """ "W4A4", "W4/8A4"."""
+        return bits_label(self.bits.weights, self.bits.activations, self.mixed)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2)

@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.presets import Recipes, recipes
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.report import MixedRecord, bits_label
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.program import float_program
 from intraq_deploy.program.storage import program_sha256
@@ -37,6 +38,8 @@ class Run:
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
+    mixed: MixedRecord | None = None
+    """Weight bits by layer, once they are chosen."""
 
     @cached_property
     def device(self) -> torch.device:
@@ -46,10 +49,16 @@ class Run:
     def graph(self) -> Graph:
         return trace(self.model.module, self.model.input_shape)
 
-    @cached_property
+    @property
     def scheme(self) -> Scheme:
         o = self.options
-        return make_scheme(o.scheme, o.weight_bits, o.activation_bits, freedom_of(o.targets))
+        scheme = make_scheme(o.scheme, o.weight_bits, o.activation_bits, freedom_of(o.targets))
+        return scheme if self.mixed is None else replace(scheme, layer_bits=self.mixed.layers)
+
+    @property
+    def bits(self) -> str:
+        """ "W4A4", "W4/8A4"."""
+        return bits_label(self.options.weight_bits, self.options.activation_bits, self.mixed)
 
     @cached_property
     def probe(self) -> Probe:

@@ -139,9 +139,13 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def default_directory(source: str, bits: tuple[int, int], scheme: str, seed: int) -> Path:
-    """`runs/NAME-wXaY` in the current folder, with the scheme and the seed where they are not the usual ones."""
+def default_directory(source: str, bits: tuple[int | str, int], scheme: str, seed: int) -> Path:
+    """`runs/NAME-wXaY` in the current folder, with the scheme and the seed where they are not the usual ones.
+
+    bits: of weights and activations; for weights of mixed precision the budget, as in "average-bits5".
+    """
     name = Path(source.partition(":")[2] or source).name
     stem = name.rsplit(".", 1)[0] if name.endswith((".pth", ".pt", ".pt2", ".safetensors")) else name
     unusual = f"-{scheme}" * (scheme != "integer") + f"-seed{seed}" * (seed != 0)
-    return Path("runs") / f"{stem}-w{bits[0]}a{bits[1]}{unusual}"
+    weights = f"w{bits[0]}" if isinstance(bits[0], int) else bits[0]
+    return Path("runs") / f"{stem}-{weights}a{bits[1]}{unusual}"

@@ -225,8 +225,7 @@ def export(run: Run, target: str, program: Program) -> Artifact:
     """The artifact of one target."""
     profile = load_profile(target)
     name = f"targets/{target}"
-    bits = f"W{run.options.weight_bits}A{run.options.activation_bits}"
-    metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
+    metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": run.bits}
     key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata)
     before = kept(run, name, key, whole_artifact)
     if before is not None:

@@ -11,8 +11,8 @@
 The logits are never quantized. Protocols are not comparable with each other: say which one a number belongs to.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from intraq_deploy.errors import UsageError
@@ -53,6 +53,10 @@ class Scheme:
     maximum at every step, activations from an average of batch minima and maxima, then fixed."""
     quantize_sums: bool
     """Whether `linear` also covers tensors that no convolution or linear layer reads (inputs of residual sums)."""
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    """Weight bits of single layers, by node name, instead of what their role says: mixed precision."""
+    largest_weight: int | None = None
+    """The greatest |code| of 8-bit weights; None: 127."""
 
 
 def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
@@ -129,4 +133,4 @@ def make_scheme(name: str, weight_bits: int, activation_bits: int, freedom: Free
     """
     if name not in SCHEMES:
         raise UsageError(f"The scheme {name!r} is unknown: choose one of {', '.join(SCHEMES)}.")
-    return SCHEMES[name](weight_bits, activation_bits, freedom)
+    return replace(SCHEMES[name](weight_bits, activation_bits, freedom), largest_weight=freedom.largest_weight)

@@ -216,7 +216,7 @@ def test_networks_that_cannot_be_quantized(run, tmp_path, name, words, problem):
     assert inspection.stdout.count("Cannot be") == inspection.stdout.count(problem) == 1
 
 
-@pytest.mark.parametrize("command", ["export", "validate"])
+@pytest.mark.parametrize("command", ["export", "validate", "sensitivity"])
 def test_what_is_no_run(run, tmp_path, command):
     result = run(command, tmp_path / "absent")
     assert result.exit_code == 1

@@ -1,5 +1,7 @@
 """Who gets a quantizer, by scheme: what the placement report says."""
 
+from dataclasses import replace
+
 import pytest
 from support import SMALL_SHAPE, small_network
 from torch import nn
@@ -98,3 +100,18 @@ def test_a_network_without_layers_is_refused():
 def test_unknown_schemes_are_refused():
     with pytest.raises(UsageError, match="'intger' is unknown: choose one of integer, paper, ends8"):
         make_scheme("intger", 4, 4)
+
+
+def test_single_layers_have_bits_of_their_own(graphs):
+    """Layers by name beat roles; the kind of the scheme's weights stays, and so does everything about activations."""
+    graph = graphs["resnet"]
+    for name, symmetric in (("integer", True), ("paper", False), ("ends8", True)):
+        scheme = make_scheme(name, 4, 4)
+        mixed = place(graph, replace(scheme, layer_bits={"conv1": 6, "layer2.conv1": 3, "layer3.conv2": 8}))
+        plain = place(graph, scheme)
+        assert mixed.layers["conv1"].weight == weight_spec(6, symmetric=symmetric)
+        assert mixed.layers["layer2.conv1"].weight == weight_spec(3, symmetric=symmetric)
+        assert mixed.layers["layer3.conv2"].weight == weight_spec(8)
+        others = plain.layers.keys() - {"conv1", "layer2.conv1", "layer3.conv2"}
+        assert all(mixed.layers[other] == plain.layers[other] for other in others)
+        assert mixed.tensors == plain.tensors

@@ -79,7 +79,7 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     artifacts = {target: stages.export(run, target, program) for target in run.options.targets}
     compared = {} if labelled is None else baselines(run, images)
     report = _report(run, made, "quantized")
-    report.settled = settled
+    report.settled, report.accumulator = settled, records.accumulator_record(program)
     report.artifacts = {target: records.artifact_record(run, artifact) for target, artifact in artifacts.items()}
 
     key = _validation_key(report, program, labelled)

@@ -1,5 +1,6 @@
 """From values in memory to the records of run.json."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.evaluation.parity import agreement
 from intraq_deploy.pipeline.report import (
+    AccumulatorRecord,
     ArtifactRecord,
     CalibrationRecord,
     ImagesRecord,
@@ -18,6 +20,8 @@ from intraq_deploy.pipeline.report import (
 )
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.validation import Validation
+from intraq_deploy.program import Program
+from intraq_deploy.program.bounds import largest_accumulator
 from intraq_deploy.synthesis.quality import Quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
@@ -90,6 +94,14 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
         integer_kernels=validation.integer_kernels,
         float_kernels=validation.float_kernels,
     )
+
+
+def accumulator_record(program: Program) -> AccumulatorRecord | None:
+    """None for a program without integer layers."""
+    layer, largest = largest_accumulator(program)
+    if not largest:
+        return None
+    return AccumulatorRecord(layer=layer, largest=largest, headroom_bits=round(math.log2((1 << 31) / largest), 2))
 
 
 def artifact_record(run: Run, artifact: Artifact) -> ArtifactRecord:

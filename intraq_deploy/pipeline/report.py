@@ -120,6 +120,15 @@ class ParityRecord(_Record):
     float_kernels: dict[str, int]
 
 
+class AccumulatorRecord(_Record):
+    """The integer layer whose accumulator can grow largest, for any input."""
+
+    layer: str
+    largest: int
+    headroom_bits: float
+    """How many times it could double before it leaves int32."""
+
+
 class ComparisonRow(_Record):
     """One line of the table for people."""
 
@@ -163,6 +172,7 @@ class RunReport(_Record):
     """What the artifacts take: "float" or "uint8"."""
     images: ImagesRecord | CalibrationRecord
     steps: int
+    accumulator: AccumulatorRecord | None = None
     settled: list[str] = []
     """What was adjusted before freezing."""
     seconds: dict[str, float]

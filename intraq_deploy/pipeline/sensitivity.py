@@ -16,7 +16,7 @@ from intraq_deploy.files import write_atomically
 from intraq_deploy.models.wording import reason
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
-from intraq_deploy.pipeline.stages import kept, running, images_key
+from intraq_deploy.pipeline.stages import images_key, kept, running
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.placement import place

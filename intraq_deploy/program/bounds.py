@@ -66,6 +66,16 @@ def accumulator_bound(weights: IntegerWeights, grid_x: Grid) -> Tensor:
     )
 
 
+def largest_accumulator(program: Program) -> tuple[str, int]:
+    """The integer layer whose accumulator can grow largest, and how far; ("", 0) without one."""
+    bounds = {
+        name: int(accumulator_bound(weights, program.grids[program.graph[name].inputs[0]]).max())
+        for name, weights in program.layers.items()
+        if isinstance(weights, IntegerWeights)
+    }
+    return max(bounds.items(), key=lambda item: item[1], default=("", 0))
+
+
 def _values(grid: Grid) -> Reach:
     return grid.scale * grid.code_min, grid.scale * grid.code_max
 

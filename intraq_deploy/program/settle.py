@@ -9,8 +9,8 @@ Settling changes a fake-quant module in place, in execution order, by the least 
 * the output scale of a **layer** with frequent accumulators in the middle between two codes is nudged to have as few as
   can be: integers round them alike everywhere, but training's float sums do not.
 
-Tensors that are concatenated share one scale: it is nudged for all of them. A nudge is at most 1e-3 of the scale, and
-nearly always below 1e-4. Evaluate after settling, not before.
+Tensors that are concatenated share one scale: it is nudged for all of them. A nudge is the smallest that helps, at most
+1e-3 of the scale. Evaluate after settling, not before.
 """
 
 from collections.abc import Callable, Iterator

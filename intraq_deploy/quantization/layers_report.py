@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from intraq_deploy.graph.graph import Graph
+from intraq_deploy.graph.graph import Graph, Node
+from intraq_deploy.graph.ops import AveragePool2d, ChannelNorm, Input, Op
 from intraq_deploy.quantization.placement import Placement, is_integer
 
 
@@ -35,7 +36,29 @@ def layer_rows(graph: Graph, placement: Placement) -> list[LayerRow]:
                 output=output if tensor.spec is None else str(tensor.spec),
                 weight="" if layer is None else str(layer.weight),
                 integer=is_integer(graph, node, placement),
-                reason=tensor.reason if layer is None else layer.reason,
+                reason=_reason(graph, node, placement),
             )
         )
     return rows
+
+
+def _reason(graph: Graph, node: Node, placement: Placement) -> str:
+    """Why a node computes as it does."""
+    if node.name in placement.layers:
+        return placement.layers[node.name].reason
+    tensor = placement.tensors[node.name]
+    if tensor.grid is None or is_integer(graph, node, placement) or isinstance(node.op, Input):
+        return tensor.reason
+    floats = [name for name in node.inputs if placement.grid(name) is None]
+    return f"{tensor.reason}; computed in float: " + (
+        f"its input {floats[0]} is float" if floats else _why_float(node.op)
+    )
+
+
+def _why_float(op: Op) -> str:
+    match op:
+        case ChannelNorm():
+            return "no runtime normalises integers"
+        case AveragePool2d():
+            return "its windows have unlike divisors"
+    return "one comparison per value, which is exact there too"

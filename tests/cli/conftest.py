@@ -32,3 +32,9 @@ def finished(checkpoint, tmp_path_factory):
     result = CliRunner().invoke(app, ["quantize", str(checkpoint), *NETWORK, *TINY, "--out", str(directory)])
     assert result.exit_code == 0, result.output
     return directory
+
+
+@pytest.fixture(autouse=True)
+def no_debug(monkeypatch):
+    """What --debug leaves in the environment of its process is not for the next test's."""
+    monkeypatch.setenv("INTRAQ_DEPLOY_DEBUG", "")

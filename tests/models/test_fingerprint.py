@@ -10,6 +10,7 @@ from torch import nn
 
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.models import load_model, timm_zoo, torchvision_zoo
+from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.models.builtin import NETWORKS, ResNet20
 from intraq_deploy.models.fingerprint import DATA_FILE, find_candidates, load_index, nearest_architectures
 from intraq_deploy.models.make_fingerprints import Tables
@@ -212,3 +213,24 @@ def test_signature_tells_classes_from_channels():
 def test_other_changes_are_refused(second, words):
     with pytest.raises(ValueError, match=words):
         find_signature({"head": (1009, 16)}, second)
+
+
+RECOGNISED = [
+    "torchvision:googlenet", "torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small",
+    "torchvision:shufflenet_v2_x1_0", "torchvision:mnasnet1_0", "torchvision:efficientnet_b0",
+    "torchvision:regnet_y_400mf", "timm:mobilenetv1_100", "timm:repvgg_a0", "timm:ghostnet_100", "timm:resnet18d",
+]  # fmt: skip
+TWINS = {
+    "torchvision:resnet50": {"timm:resnet50", "timm:resnetaa50", "timm:resnetblur50", "torchvision:resnet50"},
+    "torchvision:densenet121": {"timm:densenet121", "torchvision:densenet121"},
+    "timm:efficientnet_lite0": {"timm:efficientnet_lite0", "timm:tf_efficientnet_lite0"},
+    "timm:tf_mobilenetv3_small_100": {"timm:mobilenetv3_small_100", "timm:tf_mobilenetv3_small_100"},
+}
+
+
+@pytest.mark.parametrize("spec", [*RECOGNISED, *TWINS])
+def test_networks_are_recognised_with_another_class_count(spec):
+    """Alone, or among those with the same tensors."""
+    candidates = find_candidates(shapes_of(find_architecture(spec).make(37, 3).state_dict()))
+    assert {candidate.spec for candidate in candidates} == TWINS.get(spec, {spec})
+    assert {candidate.classes for candidate in candidates} == {37}

@@ -38,7 +38,7 @@ def one_layer(codes):
     conv = Conv2d((1, 1), (0, 0, 0, 0), (1, 1), 1)
     graph = Graph((Node("image", Input(), (), (inputs, 4, 4)), Node("conv", conv, ("image",), (outputs, 4, 4))), "conv")
     weights = IntegerWeights(codes, torch.full((outputs,), 0.1), torch.arange(outputs, dtype=torch.int32))
-    return Program(graph, {"image": Grid(0.5, 8, -128, 127)}, {"conv": weights})
+    return Program(graph, {"image": Grid(0.5, 8, -128, 127, -128)}, {"conv": weights})
 
 
 def stored(model):

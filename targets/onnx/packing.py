@@ -70,7 +70,8 @@ def implied_parameters(model: ir.Model) -> bool:
     for node in list(model.graph):
         if node.op_type not in ("Conv", "Gemm"):
             continue
-        x, weight, bias = (_dequantize(value) for value in node.inputs)
+        x, weight = (_dequantize(value) for value in node.inputs[:2])
+        bias = _dequantize(node.inputs[2]) if len(node.inputs) > 2 else None
         for source in (bias, weight if node.op_type == "Conv" else None):
             changed |= source is not None and _drop_zero_point(source)
         if x is not None and weight is not None and bias is not None:

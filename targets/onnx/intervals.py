@@ -144,5 +144,6 @@ def _hull(*intervals: Interval) -> Interval:
 def _evaluate(node: ir.Node, x: float) -> float:
     """A function of one input at one point."""
     (value,) = filter(None, node.inputs)
-    (y,) = ReferenceEvaluator(ir.to_proto(node)).run(None, {str(value.name): np.array([x], dtype=np.float32)})
+    with np.errstate(all="ignore"):  # onnx computes both branches of a Sigmoid, of which one may overflow
+        (y,) = ReferenceEvaluator(ir.to_proto(node)).run(None, {str(value.name): np.array([x], dtype=np.float32)})
     return float(y[0])

@@ -60,7 +60,8 @@ def _comparison(report: RunReport, bits: str) -> Table:
         table.add_column(heading, justify="left" if not heading else "right")
     names = {"float32": "float32", "w8a8": "W8A8, ranges only"}
     for row in report.comparison:
-        name = names.get(row.name, f"{bits} {report.scheme}")
+        own = f"{bits} {report.scheme}" + (f", {row.name}" if len(report.artifacts) > 1 else "")
+        name = names.get(row.name, own)
         size, time = f"{row.bytes / _MIB:.2f}", f"{row.milliseconds:.3f}"
         table.add_row(
             name, f"{row.top1:.2f}", f"{row.top5:.2f}", size, time, style="bold" if row.name not in names else ""

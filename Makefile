@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 # Companies add certificates of their own to the system's; a machine without any relies on uv's.
 CERTIFICATES := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),--system-certs)
 RUN_DEMO := runs/demo
+# The tests of a file share what they prepare, and run on one thread.
+IN_PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test test-slow check environment lock clean
 
@@ -16,10 +18,10 @@ demo: $(READY)
 	$(BIN)/intraq-deploy quantize builtin:resnet20-cifar10 --bits 4 --eval builtin:cifar10-sample --out $(RUN_DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(IN_PARALLEL)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

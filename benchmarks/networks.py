@@ -1,27 +1,30 @@
 """Makes docs/networks.md: every supported network at full size, quantized, compared integer by integer, and timed.
 
-Weights are random and batch norms realistic: integers, kernels and speed do not depend on what was learned. Finished
-rows are kept in networks.csv beside this file, so an interrupted run continues.
+Weights are random and batch norms realistic: integers, kernels and speed do not depend on what was learned. Networks of
+published.py have their published weights if a folder has them. Finished rows are kept in networks.csv beside this file,
+so an interrupted run continues.
 
-    python benchmarks/networks.py [NETWORK ...]
+    python benchmarks/networks.py [--weights DIR] [NETWORK ...]
 """
 
+import argparse
 import collections
 import csv
 import math
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import torch
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
+from published import EfficientNetLite0, MobileNetV1, MobileNetV2Same, ResNet20Wide
+from resnet20_option_a import ResNet20
 from torch import nn
 
-from intraq_deploy.evaluation.latency import paired_medians
 from intraq_deploy.graph import trace
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.pipeline.run import freedom_of, machine
@@ -32,12 +35,16 @@ from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 
+sys.path.append(str(Path(__file__).parent / "latency"))
+from measure import interleaved, onnxruntime_model
+from models import export_quantize_static, export_with_torch, realistic
+
 TABLE = Path(__file__).with_name("networks.csv")
 PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
 MARKER = "<!-- made by benchmarks/networks.py -->"
 COLUMNS = (
     "network", "pixels", "bits", "integer_layers", "float_layers", "toleranced", "why", "compared", "mismatched",
-    "headroom_bits", "mib_float32", "mib", "ms_float32", "ms", "machine", "versions",
+    "headroom_bits", "mib_float32", "mib", "ms_float32", "ms_static", "ms", "machine", "versions",
 )  # fmt: skip
 NETWORKS = (
     *(
@@ -57,48 +64,61 @@ NETWORKS = (
         )
     ),
 )  # fmt: skip
+PUBLISHED = {
+    "resnet20_cifar10": (ResNet20, 32, 10),
+    "resnet20wide_stem_cifar100": (ResNet20Wide, 32, 100),
+    "mobilenetv1_w075_imagenet": (MobileNetV1, 224, 1000),
+    "mobilenetv2_w1_imagenet": (MobileNetV2Same, 224, 1000),
+    "efficientnet_lite0_imagenet": (EfficientNetLite0, 224, 1000),
+}
+"""By the names of their files of weights."""
 BITS = (4, 8)
 _CALIBRATED, _COMPARED = 8, 4
+_ROUNDS, _SECONDS = 60, 12.0
 
 
-def realistic(module: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """Random batch norms as training leaves them: gammas of both signs, statistics of what flows through."""
-    generator = torch.Generator().manual_seed(0)
-    for norm in (layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)):
-        norm.reset_running_stats()
-        norm.momentum = None
-        with torch.no_grad():
-            norm.weight.uniform_(0.5, 1.5, generator=generator)
-            norm.weight[::7] *= -1
-            norm.bias.normal_(0, 0.3, generator=generator)
-            norm.train()
-    with torch.no_grad():
-        module(torch.randn(4, *shape, generator=generator))
-    return module.eval().requires_grad_(False)
-
-
-def row(network: str) -> dict[str, object]:
-    """Everything about one network at W4A8."""
+def network_of(name: str, weights: Path | None) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A network by its name in the table, and the shape of its images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        architecture = find_architecture(network)
-        module = architecture.make(1000, 3)
-    assert architecture.preprocessing is not None
-    shape = (3, *architecture.preprocessing.input_size)
-    graph = trace(realistic(module.eval(), shape), shape)
+        if name in PUBLISHED:
+            make, size, classes = PUBLISHED[name]
+            shape = (3, size, size)
+            module = make(classes).eval().requires_grad_(False)
+        else:
+            architecture = find_architecture(name)
+            assert architecture.preprocessing is not None
+            shape = (3, *architecture.preprocessing.input_size)
+            module = architecture.make(1000, 3)
+    if name in PUBLISHED and weights is not None:
+        module.load_state_dict(torch.load(weights / f"{name}.pth", weights_only=True))
+    else:
+        realistic(module, shape)
+    return module, shape
+
+
+def row(network: str, weights: Path | None) -> dict[str, object]:
+    """Everything about one network at W4A8."""
+    module, shape = network_of(network, weights)
+    graph = trace(module, shape)
     images = torch.randn(_CALIBRATED + _COMPARED, *shape, generator=torch.Generator().manual_seed(1))
     student = build_network(graph, make_scheme("integer", *BITS, freedom_of(("onnxruntime",))), images[:_CALIBRATED], 0)
     settle(student)
     program = freeze(student)
-    with tempfile.TemporaryDirectory() as folder:
-        plain, ours = Path(folder, "float32"), Path(folder, "ours")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain, ours = folder / "float32", folder / "ours"
         plain.mkdir()
         ours.mkdir()
         baseline = export(float_program(graph), load_profile("onnxruntime"), plain, {})
         artifact = export(program, load_profile("onnxruntime"), ours, {})
+        export_with_torch(module, images[:1], folder / "torch.onnx")
+        export_quantize_static(folder / "torch.onnx", folder / "static.onnx", images[:_CALIBRATED].numpy())
         result = validate(artifact, program, images[_CALIBRATED:])
-        sessions = {"float32": open_shipped(baseline, threads=1), "ours": open_shipped(artifact, threads=1)}
-        times = paired_medians({name: partial(session.run, images[:1]) for name, session in sessions.items()})
+        files = {"ours": artifact.path, "float32": baseline.path}
+        files |= {"torch": folder / "torch.onnx", "static": folder / "static.onnx"}
+        runs = {name: onnxruntime_model(path, images[:1].numpy(), 1) for name, path in files.items()}
+        times = {name: np.median(each) for name, each in interleaved(runs, _ROUNDS, _SECONDS, 1).items()}
     layers = len(program.layers)
     integer = sum(isinstance(weights, IntegerWeights) for weights in program.layers.values())
     reasons = collections.Counter(t.reason.rpartition(": ")[2] for t in program.tolerances.values())
@@ -116,7 +136,8 @@ def row(network: str) -> dict[str, object]:
         "headroom_bits": f"{math.log2((1 << 31) / largest):.1f}",
         "mib_float32": f"{baseline.bytes / (1 << 20):.2f}",
         "mib": f"{artifact.bytes / (1 << 20):.2f}",
-        "ms_float32": f"{times['float32']:.2f}",
+        "ms_float32": f"{min(times['float32'], times['torch']):.2f}",
+        "ms_static": f"{times['static']:.2f}",
         "ms": f"{times['ours']:.2f}",
         "machine": machine(),
         "versions": f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}",
@@ -127,8 +148,8 @@ def render(rows: list[dict[str, str]]) -> str:
     """The page's table."""
     lines = [
         "| network | pixels | integer layers | float layers | toleranced tensors | integers compared | differing | "
-        "head-room, bits | MiB, float32 to ours | time, ours / float32 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "head-room, bits | MiB, float32 to ours | time / float32 | time / quantize_static |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         why = f" ({row['why']})" if row["why"] else ""
@@ -136,26 +157,37 @@ def render(rows: list[dict[str, str]]) -> str:
             f"| {row['network']} | {row['pixels']} | {row['integer_layers']} | {row['float_layers']} | "
             f"{row['toleranced']}{why} | {int(row['compared']):,} | {int(row['mismatched']):,} | "
             f"{row['headroom_bits']} | {row['mib_float32']} to {row['mib']} | "
-            f"{float(row['ms']) / float(row['ms_float32']):.2f} |"
+            f"{float(row['ms']) / float(row['ms_float32']):.2f} | "
+            f"{float(row['ms']) / float(row['ms_static']):.2f} |"
         )
     conditions = sorted({f"{row['machine']}; {row['versions']}; {row['bits']}" for row in rows})
     return "\n".join([*lines, "", *(f"{condition}." for condition in conditions)]) + "\n"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=[*NETWORKS, *PUBLISHED])
+    parser.add_argument("--weights", type=Path, help="a folder with the published weights, else they are random")
+    args = parser.parse_args()
     rows = list(csv.DictReader(TABLE.open(newline=""))) if TABLE.exists() else []
-    for network in sys.argv[1:] or NETWORKS:
+    for network in args.networks:
         if network in {row["network"] for row in rows}:
             continue
         start = time.perf_counter()
-        rows.append({key: str(value) for key, value in row(network).items()})
+        rows.append({key: str(value) for key, value in row(network, args.weights).items()})
         with TABLE.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         print(rows[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+        write_page(rows)
+
+
+def write_page(rows: list[dict[str, str]]) -> None:
+    """In the order of the lists above."""
+    order = [*NETWORKS, *PUBLISHED]
     before = PAGE.read_text().partition(MARKER)[0] if PAGE.exists() else ""
-    PAGE.write_text(f"{before}{MARKER}\n\n{render(rows)}")
+    PAGE.write_text(f"{before}{MARKER}\n\n{render(sorted(rows, key=lambda row: order.index(row['network'])))}")
 
 
 if __name__ == "__main__":

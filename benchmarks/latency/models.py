@@ -60,13 +60,13 @@ def make(network: str, profiles: Sequence[str], folder: Path) -> Made:
         module = architecture.make(1000, 3)
     assert architecture.preprocessing is not None
     shape = (3, *architecture.preprocessing.input_size)
-    _realistic(module, shape)
+    realistic(module, shape)
     images = torch.randn(CALIBRATION_IMAGES, *shape, generator=torch.Generator().manual_seed(1))
     np.save(folder / IMAGES, images.numpy())
 
     float32, static = folder / "float32-torch.onnx", folder / "quantize_static.onnx"
-    _export_with_torch(module, images[:1], float32)
-    _quantize_static(float32, static, images.numpy())
+    export_with_torch(module, images[:1], float32)
+    export_quantize_static(float32, static, images.numpy())
     files = [File(TORCH, "", float32), File(STATIC, "", static)]
     wanted = [(OURS, ""), *((f"W{w}A{a}", profile) for profile in profiles for w, a in BITS)]
     missing: dict[tuple[str, str], str] = {}
@@ -79,7 +79,7 @@ def make(network: str, profiles: Sequence[str], folder: Path) -> Made:
     return Made(shape, files, missing)
 
 
-def _realistic(module: nn.Module, shape: tuple[int, int, int]) -> None:
+def realistic(module: nn.Module, shape: tuple[int, int, int]) -> None:
     """Random batch norms as training leaves them: gammas of both signs, and statistics of what really flows through."""
     generator = torch.Generator().manual_seed(0)
     module.eval().requires_grad_(False)
@@ -96,7 +96,7 @@ def _realistic(module: nn.Module, shape: tuple[int, int, int]) -> None:
     module.eval()
 
 
-def _export_with_torch(module: nn.Module, image: torch.Tensor, path: Path) -> None:
+def export_with_torch(module: nn.Module, image: torch.Tensor, path: Path) -> None:
     """By tracing: the newer exporter writes ReduceMean for global averages, which costs squeeze-and-excitation networks
     the blocked layout of ONNX Runtime's float convolutions."""
     names = {"input_names": ["image"], "output_names": ["logits"]}
@@ -115,7 +115,7 @@ class _Images(CalibrationDataReader):
         return None if image is None else {"image": image[None]}
 
 
-def _quantize_static(source: Path, path: Path, images: NDArray[np.float32]) -> None:
+def export_quantize_static(source: Path, path: Path, images: NDArray[np.float32]) -> None:
     """ONNX Runtime's own quantizer, as its documentation recommends for x86: preprocessed, QDQ, u8 s8, per channel."""
     prepared = source.with_name("prepared.onnx")
     quant_pre_process(source, prepared)

@@ -31,8 +31,6 @@ from intraq_deploy.graph.ops import (
 FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "Sigmoid": lambda x, _: torch.sigmoid(x),
     "HardSigmoid": lambda x, _: F.hardsigmoid(x),
-    "HardSwish": lambda x, _: F.hardswish(x),
-    "Swish": lambda x, _: F.silu(x),
     "Gelu": lambda x, _: F.gelu(x),
     "GeluTanh": lambda x, _: F.gelu(x, approximate="tanh"),
     "Tanh": lambda x, _: torch.tanh(x),

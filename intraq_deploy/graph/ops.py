@@ -159,7 +159,7 @@ Op = (
     | Pad
 )
 FUNCTIONS = (
-    "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Gelu", "GeluTanh", "Tanh", "Mish", "LeakyRelu", "Elu",
+    "Sigmoid", "HardSigmoid", "Gelu", "GeluTanh", "Tanh", "Mish", "LeakyRelu", "Elu",
 )  # fmt: skip
 MOVES_DATA = (MaxPool2d, Flatten, Reshape, Transpose, Concat, Slice, Pad)
 HAS_WEIGHT = (Conv2d, Linear)

@@ -46,7 +46,7 @@ def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation
     zero_points = stored_zero_points(program)
     parity = compare(program, lambda part: instrumented.run_instrumented(part, zero_points), images, batch)
     logits = torch.cat([shipped.run(part) for part in images.split(batch)])
-    layers = sum(isinstance(weights, IntegerWeights) for weights in program.layers.values())
+    layers = sum(not isinstance(weights, IntegerWeights) for weights in program.layers.values())
     return Validation(
         parity=parity,
         top1_agreement=agreement(logits, parity.expected),
@@ -54,7 +54,7 @@ def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation
         instrumented_equal=torch.equal(logits, parity.found),
         integer_kernels=shipped.integer_kernels(),
         float_kernels=shipped.float_kernels(),
-        layers_left_in_float=layers - shipped.integer_layers(),
+        layers_left_in_float=shipped.float_layers() - layers,
     )
 
 

@@ -129,9 +129,15 @@ def _role(graph: Graph, node: Node, logits: set[str], gates: set[str]) -> str:
         return "pooled"
     if node.name in gates:
         return "gate"
-    if isinstance(node.op, Clamp | Unary) or node.activation is not None:
+    if isinstance(node.op, Clamp | Unary) or node.activation is not None or _is_gated(graph, node):
         return "activation"
     return "linear"
+
+
+def _is_gated(graph: Graph, node: Node) -> bool:
+    """Whether a node is the product of a tensor and of a function of it: SiLU, HardSwish."""
+    functions = [graph[name] for name in node.inputs if isinstance(graph[name].op, Unary)]
+    return isinstance(node.op, Multiply) and any(set(gate.inputs) < set(node.inputs) for gate in functions)
 
 
 def _spec(graph: Graph, name: str, scheme: Scheme, role: str) -> QuantSpec | None:

@@ -62,14 +62,15 @@ class Scheme:
 def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
     """What a device runs: every convolution, sum and the classifier on integers.
 
-    Weights symmetric per output channel; k-bit asymmetric activations behind ReLU-like functions (at 8 bits symmetric,
-    so that one program serves runtimes without zero-points, unless all targets take unsigned bytes); everything else 8
-    bits signed symmetric.
+    Weights symmetric per output channel; k-bit asymmetric activations behind ReLU-like functions, 8-bit means and gates
+    (at 8 bits symmetric, so that one program serves runtimes without zero-points, unless all targets take unsigned
+    bytes); everything else 8 bits signed symmetric.
     """
     weight = weight_spec(weight_bits, limit=freedom.largest_weight if weight_bits == MAX_BITS else None)
     byte = activation_spec(8, symmetric=True)
     # Two products of unsigned inputs must fit 16 bits on some CPUs: not with 8-bit weights at their full range.
     unsigned = freedom.unsigned_activations and largest_code(weight) * 2 * 255 <= INT16_MAX
+    positive = activation_spec(8, symmetric=not unsigned)
     return Scheme(
         name="integer",
         weight=weight,
@@ -78,8 +79,8 @@ def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme
         activation=activation_spec(activation_bits, symmetric=activation_bits == 8 and not unsigned),
         image=byte,
         linear=byte,
-        pooled=byte,
-        gate=byte,
+        pooled=positive,
+        gate=positive,
         ranges="learned",
         quantize_sums=True,
     )

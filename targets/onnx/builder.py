@@ -42,3 +42,26 @@ class Builder:
 def scalar(value: float, dtype: type[np.generic]) -> NDArray[Any]:
     """A 0-dim array."""
     return np.array(value, dtype=dtype)
+
+
+def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """A new initializer of a graph."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def array(value: ir.Value | None) -> NDArray[Any]:
+    """What a constant holds."""
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def set_constant(old: ir.Value | None, values: NDArray[Any]) -> ir.Value:
+    """Gives an initializer another value, under its name."""
+    assert old is not None
+    old.const_value = ir.tensor(values, name=old.name)
+    old.dtype, old.shape = old.const_value.dtype, ir.Shape(values.shape)
+    return old

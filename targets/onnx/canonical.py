@@ -163,8 +163,6 @@ class _Writer:
     def _unary(self, op: Unary, x: ir.Value, name: str) -> ir.Value:
         build = self._builder
         match op.function:
-            case "Swish":
-                return build.op("Mul", [x, build.op("Sigmoid", [x], f"{name}.sigmoid")], name)
             case "HardSigmoid":
                 return build.op("HardSigmoid", [x], name, {"alpha": 1 / 6, "beta": 0.5})
             case "Gelu" | "GeluTanh":

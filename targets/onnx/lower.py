@@ -2,7 +2,7 @@
 
 import onnx
 import onnx_ir as ir
-from intraq_deploy.targets.onnx import canonical, packing  # noqa: F401  registers its passes
+from intraq_deploy.targets.onnx import canonical, kernels, packing  # noqa: F401  registers its passes
 from intraq_deploy.targets.onnx.lint import Finding, lint
 from intraq_deploy.targets.onnx.passes import PASSES, drop_unused
 from intraq_deploy.targets.profile import TargetProfile

@@ -4,10 +4,10 @@ ONNX Runtime folds constants when it loads a model, so what runs is what would h
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from intraq_deploy.targets.onnx.builder import array
 from intraq_deploy.targets.onnx.passes import register
 from numpy.typing import NDArray
 
@@ -33,7 +33,7 @@ def packed_weights(model: ir.Model) -> bool:
 
 
 def _pack(graph: ir.Graph, dequantize: ir.Node, codes: ir.Value) -> bool:
-    values = _array(codes).astype(np.int32)
+    values = array(codes).astype(np.int32)
     zero_point = _zero_points(values)
     stored = values + zero_point
     if stored.max() > _HIGHEST:
@@ -85,7 +85,7 @@ def _dequantize(value: ir.Value | None) -> ir.Node | None:
 
 
 def _drop_zero_point(dequantize: ir.Node) -> bool:
-    if len(dequantize.inputs) < 3 or _array(dequantize.inputs[2]).any():
+    if len(dequantize.inputs) < 3 or array(dequantize.inputs[2]).any():
         return False
     dequantize.resize_inputs(2)
     return True
@@ -95,7 +95,7 @@ def _compute_scale(graph: ir.Graph, x: ir.Node, weight: ir.Node, bias: ir.Node) 
     scale_x, scale_w, scale = (source.inputs[1] for source in (x, weight, bias))
     if scale is None or scale.const_value is None:
         return False
-    if not np.array_equal(_array(scale_x) * _array(scale_w), _array(scale)):
+    if not np.array_equal(array(scale_x) * array(scale_w), array(scale)):
         return False
     _compute(graph, scale, bias, [ir.node("Mul", [scale_x, scale_w])])
     return True
@@ -114,9 +114,3 @@ def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     value = ir.val(str(tensor.name), const_value=tensor)
     graph.register_initializer(value)
     return value
-
-
-def _array(value: ir.Value | None) -> NDArray[Any]:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()

@@ -5,13 +5,11 @@ A pass changes a model in place. Each says what it requires and ensures; profile
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from intraq_deploy.targets.onnx.builder import scalar
+from intraq_deploy.targets.onnx.builder import initializer, scalar, set_constant
 from intraq_deploy.targets.onnx.canonical import GRID, UNCLIPPED
-from numpy.typing import NDArray
 
 from intraq_deploy.program.program import Grid
 
@@ -56,7 +54,7 @@ def _store_unsigned(graph: ir.Graph, codes: ir.Value, grid: Grid) -> bool:
     assert producer is not None
     clip = producer if producer.op_type == "Clip" else None
     quantize = producer if clip is None else _producer(clip.inputs[0])
-    zero_point = _constant(quantize.inputs[2], scalar(grid.unsigned_zero_point, np.uint8))
+    zero_point = set_constant(quantize.inputs[2], scalar(grid.unsigned_zero_point, np.uint8))
     for reader in [quantize, *(usage.node for usage in codes.uses())]:
         if reader.op_type in ("QuantizeLinear", "DequantizeLinear"):
             reader.replace_input_with(2, zero_point)
@@ -70,13 +68,13 @@ def _clip_unsigned(graph: ir.Graph, clip: ir.Node, quantize: ir.Node, grid: Grid
     least, most = stored.meta[UNCLIPPED]
     low = grid.code_min + grid.unsigned_zero_point if least < grid.code_min else 0
     high = grid.code_max + grid.unsigned_zero_point if most > grid.code_max else 255
-    clip.replace_input_with(1, None if low == 0 else _constant(clip.inputs[1], scalar(low, np.uint8)))
-    clip.replace_input_with(2, None if high == 255 else _constant(clip.inputs[2], scalar(high, np.uint8)))
+    clip.replace_input_with(1, None if low == 0 else set_constant(clip.inputs[1], scalar(low, np.uint8)))
+    clip.replace_input_with(2, None if high == 255 else set_constant(clip.inputs[2], scalar(high, np.uint8)))
     if (low, high) == (0, 255):
-        _replace_output(graph, clip, quantize)
+        replace_output(graph, clip, quantize)
 
 
-def _replace_output(graph: ir.Graph, last: ir.Node, producer: ir.Node) -> None:
+def replace_output(graph: ir.Graph, last: ir.Node, producer: ir.Node) -> None:
     """`producer` makes what `last` made, under its name; `last` goes."""
     old, new = last.outputs[0], producer.outputs[0]
     name = old.name
@@ -95,7 +93,7 @@ def averages_as_convolutions(model: ir.Model) -> bool:
     """
     changed = False
     for node in list(model.graph):
-        if node.op_type == "AveragePool" and _grid_behind(node) is not None and _counts_padding(node):
+        if node.op_type == "AveragePool" and _readers(node) == ["QuantizeLinear"] and _counts_padding(node):
             changed |= _convolve(model.graph, node)
     return changed
 
@@ -110,22 +108,15 @@ def _convolve(graph: ir.Graph, pool: ir.Node) -> bool:
         return False
     name, channels = pool.name, int(x.shape[1])  # type: ignore[arg-type]
     kernel = tuple(pool.attributes.get_ints("kernel_shape", ()))
-    ones = _initializer(graph, f"{name}.weight.codes", np.ones((channels, 1, *kernel), dtype=np.int8))
-    share = _initializer(graph, f"{name}.weight.scale", scalar(1 / math.prod(kernel), np.float32))
-    zero = _initializer(graph, f"{name}.weight.zero_point", scalar(0, np.int8))
+    ones = initializer(graph, f"{name}.weight.codes", np.ones((channels, 1, *kernel), dtype=np.int8))
+    share = initializer(graph, f"{name}.weight.scale", scalar(1 / math.prod(kernel), np.float32))
+    zero = initializer(graph, f"{name}.weight.zero_point", scalar(0, np.int8))
     weight = ir.node("DequantizeLinear", [ones, share, zero], outputs=[ir.val(f"{name}.weight")], name=f"{name}.weight")
     attributes = {key: tuple(pool.attributes.get_ints(key, ())) for key in ("strides", "pads")} | {"group": channels}
     conv = ir.node("Conv", [x, weight.outputs[0]], attributes, outputs=[ir.val(f"{name}.mean")], name=name)
     graph.insert_before(pool, [weight, conv])
-    _replace_output(graph, pool, conv)
+    replace_output(graph, pool, conv)
     return True
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 @register("unsigned-weights")
@@ -162,8 +153,8 @@ def _can_overflow(layer: ir.Node) -> bool:
 def _store_weights_unsigned(dequantize: ir.Node) -> None:
     codes, _, zero_point = dequantize.inputs
     values = codes.const_value.numpy().astype(np.int32) + 128  # type: ignore[union-attr]
-    _constant(codes, values.astype(np.uint8))
-    _constant(zero_point, np.full(values.shape[0], 128, dtype=np.uint8))
+    set_constant(codes, values.astype(np.uint8))
+    set_constant(zero_point, np.full(values.shape[0], 128, dtype=np.uint8))
 
 
 @register("integer-moves")
@@ -181,11 +172,15 @@ def integer_moves(model: ir.Model) -> bool:
     return changed
 
 
+def _readers(node: ir.Node) -> list[str]:
+    return [usage.node.op_type for usage in node.outputs[0].uses()]
+
+
 def _grid_behind(node: ir.Node) -> Grid | None:
-    readers = [usage.node for usage in node.outputs[0].uses()]
-    if [reader.op_type for reader in readers] != ["QuantizeLinear"]:
+    if _readers(node) != ["QuantizeLinear"]:
         return None
-    grid = readers[0].outputs[0].meta.get(GRID)
+    (usage,) = node.outputs[0].uses()
+    grid = usage.node.outputs[0].meta.get(GRID)
     return grid if isinstance(grid, Grid) else None
 
 
@@ -203,7 +198,7 @@ def _move_codes(graph: ir.Graph, node: ir.Node, grid: Grid) -> bool:
         # ONNX pads with 0 where nothing is said; the code of zero is stored as the zero-point.
         node.resize_inputs(3)
         node.replace_input_with(2, quantize.inputs[2])
-    _replace_output(graph, quantize, node)
+    replace_output(graph, quantize, node)
     return True
 
 
@@ -219,14 +214,6 @@ def _producer(value: ir.Value | None) -> ir.Node:
     producer = None if value is None else value.producer()
     assert producer is not None
     return producer
-
-
-def _constant(old: ir.Value | None, array: NDArray[Any]) -> ir.Value:
-    """Gives the initializer `old` another value, keeping its name."""
-    assert old is not None
-    old.const_value = ir.tensor(array, name=old.name)
-    old.dtype = old.const_value.dtype
-    return old
 
 
 def drop_unused(model: ir.Model) -> None:

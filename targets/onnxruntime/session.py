@@ -15,19 +15,8 @@ from torch import Tensor
 from intraq_deploy.errors import TargetError
 
 INTEGER_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
-_INTEGER_LAYERS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
-_FLOAT_KERNELS = (
-    "Conv",
-    "FusedConv",
-    "Gemm",
-    "FusedGemm",
-    "MatMul",
-    "FusedMatMul",
-    "Add",
-    "AveragePool",
-    "GlobalAveragePool",
-    "ReduceMean",
-)
+_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_FLOAT_KERNELS = (*_FLOAT_LAYERS, "Add", "AveragePool", "GlobalAveragePool", "ReduceMean")
 _ERRORS_ONLY = 3
 
 
@@ -73,9 +62,9 @@ class Session:
         """Operators of the optimised graph that compute on integers, with their number."""
         return {op: n for op, n in sorted(self._operators.items()) if op.startswith(INTEGER_KERNELS)}
 
-    def integer_layers(self) -> int:
-        """How many convolutions and linear layers compute on integers."""
-        return sum(self._operators[op] for op in _INTEGER_LAYERS)
+    def float_layers(self) -> int:
+        """How many convolutions and linear layers compute in float."""
+        return sum(self._operators[op] for op in _FLOAT_LAYERS)
 
     def float_kernels(self) -> dict[str, int]:
         """Operators of the optimised graph that compute sums and products in float, with their number."""

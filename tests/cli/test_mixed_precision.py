@@ -49,7 +49,9 @@ def assert_consistent(directory):
     assert mixed["average_bits"] == pytest.approx(average(layers), abs=1e-3)
     assert mixed["stored_bytes"] == stored(layers)
     rows = {row["name"]: row["weight"] for row in json.loads((directory / "placement.json").read_text())}
-    assert {name: rows[name] for name in layers} == {name: f"{bits} bits symmetric" for name, bits in layers.items()}
+    assert {name: rows[name] for name in layers} == {
+        name: f"{bits} bits symmetric{' within 64' if bits == 8 else ''}" for name, bits in layers.items()
+    }
     assert bits_in(directory / "program") == layers
     assert json.loads((directory / "config.json").read_text())["options"]["mixed"] == mixed["asked"]
     return mixed
@@ -180,7 +182,7 @@ def test_asymmetric_weights(quantize, directory):
     """The scheme `paper`: below 8 bits asymmetric, as without a search."""
     assert quantize("--average-bits", "5", "--scheme", "paper").exit_code == 0
     rows = {row["name"]: row["weight"] for row in json.loads((directory / "placement.json").read_text())}
-    kinds = {4: "4 bits asymmetric", 8: "8 bits symmetric"}
+    kinds = {4: "4 bits asymmetric", 8: "8 bits symmetric within 64"}
     layers = report_of(directory)["mixed"]["layers"]
     assert {name: rows[name] for name in layers} == {name: kinds[bits] for name, bits in layers.items()}
 

@@ -62,6 +62,9 @@ CASES = {
     "a gate": (
         lambda net, x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)), ["GlobalAveragePool", "Unary", "Multiply"],
     ),
+    "hardswish": (lambda net, x: F.hardswish(x), ["Unary", "Multiply"]),
+    "silu": (lambda net, x: F.silu(x), ["Unary", "Multiply"]),
+    "silu behind a transposition": (lambda net, x: first(F.silu(last(x))), ["Unary", "Multiply"]),
     "concatenation and split": (lambda net, x: torch.cat([y * 2 for y in x.chunk(2, 1)][::-1], 1), None),
     "channel shuffle": (lambda net, x: shuffle(x), ["Reshape", "Transpose", "Reshape"]),
     "padded average that counts padding": (lambda net, x: F.avg_pool2d(x, 3, 1, 1), ["AveragePool2d"]),
@@ -88,7 +91,7 @@ def test_it_is_traced_to_the_same_values(case):
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (torch.sigmoid, "Sigmoid"), (F.hardsigmoid, "HardSigmoid"), (F.hardswish, "HardSwish"), (F.silu, "Swish"),
+        (torch.sigmoid, "Sigmoid"), (F.hardsigmoid, "HardSigmoid"),
         (F.gelu, "Gelu"), (lambda x: F.gelu(x, approximate="tanh"), "GeluTanh"), (torch.tanh, "Tanh"), (F.mish, "Mish"),
         (lambda x: F.leaky_relu(x, 0.2), "LeakyRelu"), (lambda x: F.elu(x, 0.7), "Elu"),
     ],

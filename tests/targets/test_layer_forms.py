@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnxruntime.target import export, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from support import random_images, realistic
 from torch import nn
@@ -11,10 +11,12 @@ from torch import nn
 from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import apply
 from intraq_deploy.graph.ops import Unary
+from intraq_deploy.pipeline.run import freedom_of
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import arithmetic, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.scheme import ANY_RUNTIME
 
 SHAPE = (4, 15, 15)
 
@@ -67,6 +69,19 @@ class Calls(nn.Module):
         return self.fc(self.function(self, self.bn(self.conv(x))).mean((2, 3)))
 
 
+class Direct(nn.Module):
+    """A function of the image, then a convolution and a classifier."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.conv(self.function(x))).mean((2, 3)))
+
+
 def shuffled(x):
     n, c, h, w = x.shape
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
@@ -115,8 +130,9 @@ FORMS = {
 } | {name: (lambda function=function: Calls(function)) for name, function in CALLS.items()}  # fmt: skip
 
 
-def program_of(module, bits, scheme="integer"):
-    network = build_network(trace(module, SHAPE), make_scheme(scheme, bits, bits), random_images(32, SHAPE), 0)
+def program_of(module, bits, scheme="integer", profile=None):
+    freedom = ANY_RUNTIME if profile is None else freedom_of((profile,))
+    network = build_network(trace(module, SHAPE), make_scheme(scheme, bits, bits, freedom), random_images(32, SHAPE), 0)
     settle(network)
     return freeze(network)
 
@@ -145,6 +161,15 @@ def test_a_form_is_equal_integer_for_integer(form, bits, tmp_path):
     assert result.passes
 
 
+@pytest.mark.parametrize("profile", [None, "onnxruntime"], ids=["signed", "unsigned"])
+def test_no_average_over_windows_is_left_to_floats(profile, tmp_path):
+    """With signed codes a Clip stands behind the average, with unsigned ones none."""
+    program = program_of(seeded(FORMS["average over windows"]), 4, profile=profile)
+    operators = open_shipped(export(program, load_profile("onnxruntime"), tmp_path, {})).operators()
+    assert operators.get("Clip", 0) >= (profile is None)
+    assert not [operator for operator in operators if "AveragePool" in operator and "Global" not in operator]
+
+
 def test_the_largest_products_of_a_channel_multiplier_do_not_saturate(tmp_path):
     """Largest weights on the largest signed inputs, which kernels for depthwise convolutions do not cover."""
     module = seeded(FORMS["channel multiplier"])
@@ -163,6 +188,31 @@ def test_without_a_quantized_tensor_the_logits_are_still_compared(tmp_path):
     assert validate(artifact, program, random_images(8, SHAPE)).passes
     program.layers[program.graph.output].bias[0] += 0.01
     assert not validate(artifact, program, random_images(8, SHAPE)).passes
+
+
+INTEGER_KERNELS = {
+    "sigmoid": {"QLinearSigmoid": 1},
+    "hardsigmoid": {"QLinearLeakyRelu": 1},
+    "hardswish": {"QLinearLeakyRelu": 1, "QLinearMul": 1},
+    "silu": {"QLinearSigmoid": 1, "QLinearMul": 1},
+    "leaky_relu": {"QLinearLeakyRelu": 1},
+}
+
+
+@pytest.mark.parametrize(("name", "kernels"), INTEGER_KERNELS.items(), ids=INTEGER_KERNELS)
+@pytest.mark.parametrize("profile", ["onnxruntime", "onnxruntime-avx2"])
+def test_every_code_goes_through_an_integer_kernel(name, kernels, profile, tmp_path):
+    """Images of all 256 codes: what the runtime makes of each is in the Program's table."""
+    module = seeded(lambda: Direct(FUNCTIONS[name]))
+    program = program_of(module, 8, profile=profile)
+    codes = torch.arange(256).repeat(4)[: SHAPE[0] * SHAPE[1] * SHAPE[2]].reshape(1, *SHAPE) - 128
+    images = codes * torch.tensor(program.grids["image"].scale)
+    artifact = export(program, load_profile(profile), tmp_path, {})
+    result = validate(artifact, program, images)
+    assert result.parity.mismatched == 0
+    operators = open_shipped(artifact).operators()
+    assert {key: operators.get(key) for key in kernels} == kernels
+    assert not {"Sigmoid", "HardSigmoid", "LeakyRelu", "Mul"} & set(operators)
 
 
 def test_every_code_of_a_function_is_its_tables(tmp_path):

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from intraq_deploy.targets.onnx import canonical
+from intraq_deploy.targets.onnx.kernels import four_channel_images
 from intraq_deploy.targets.onnx.lower import instrument, lower
 from intraq_deploy.targets.onnx.passes import integer_moves, register, unsigned_activations, unsigned_weights
 from intraq_deploy.targets.profile import load_profile
@@ -17,13 +18,14 @@ from intraq_deploy.program.program import Grid, IntegerWeights, Normalization, P
 IMAGE, SIGNED, NIBBLE = Grid(0.5, 8, -128, 127, -128), Grid(0.25, 8, -128, 127, -128), Grid(0.25, 4, 0, 15, 0)
 
 
-def tiny(output=NIBBLE, move=None, weight=7, groups=1, **more):
+def tiny(output=NIBBLE, move=None, weight=7, groups=1, kernel=(1, 1), **more):
     """image -> conv -> [move] -> flatten -> fc."""
-    codes = torch.full((3, 3 // groups, 1, 1), weight, dtype=torch.int8)
+    codes = torch.full((3, 3 // groups, *kernel), weight, dtype=torch.int8)
+    padding = (kernel[0] // 2, kernel[1] // 2) * 2
     conv = IntegerWeights(codes, torch.full((3,), 0.1), torch.tensor([1, -2, 3], dtype=torch.int32))
     nodes = [
         Node("image", Input(), (), (3, 4, 4)),
-        Node("conv", Conv2d((1, 1), (0, 0, 0, 0), (1, 1), groups), ("image",), (3, 4, 4), Clamp(0, float("inf"))),
+        Node("conv", Conv2d((1, 1), padding, (1, 1), groups), ("image",), (3, 4, 4), Clamp(0, float("inf"))),
     ]
     grids = {"image": IMAGE, "conv": output}
     shape = (3, 4, 4)
@@ -140,6 +142,22 @@ def test_weights_behind_a_relu_stay_signed():
     model = written(program)
     unsigned_activations(model)
     assert not unsigned_weights(model)
+
+
+@pytest.mark.parametrize(("kernel", "channels"), [((3, 3), 4), ((1, 1), 3)], ids=["3x3", "1x1"])
+def test_four_channel_images(kernel, channels):
+    program = tiny(kernel=kernel)
+    model = written(program)
+    unsigned_activations(model)
+    assert four_channel_images(model) == (channels == 4)
+    assert not four_channel_images(model), "nothing is left to do"
+    codes = constants(model)["conv.weight.codes"]
+    assert codes.shape == (3, channels, *kernel)
+    assert (codes[:, :3] == 7).all()
+    assert not codes[:, 3:].any()
+    for pad in (node for node in model.graph if node.op_type == "Pad"):
+        assert pad.inputs[0].name == "image.codes"
+        assert int(pad.inputs[2].const_value.numpy()) == 128, "the stored value of zero"
 
 
 def test_a_pass_has_one_name():

@@ -30,8 +30,6 @@ def _clamp(t: Translator, call: fx.Node) -> None:
 _FUNCTIONS = {
     "aten.sigmoid.default": "Sigmoid",
     "aten.hardsigmoid.default": "HardSigmoid",
-    "aten.hardswish.default": "HardSwish",
-    "aten.silu.default": "Swish",
     "aten.tanh.default": "Tanh",
     "aten.mish.default": "Mish",
 }
@@ -41,6 +39,23 @@ _FUNCTIONS = {
 def _function(t: Translator, call: fx.Node) -> None:
     function = _FUNCTIONS[call_name(call)]
     _elementwise(t, call, Unary(function), function.lower())
+
+
+_GATES = {"aten.hardswish.default": "HardSigmoid", "aten.silu.default": "Sigmoid"}
+
+
+@translates(*_GATES)
+def _gated(t: Translator, call: fx.Node) -> None:
+    """x g(x) as the product that it is: runtimes have integer kernels for products, and for these two functions of a
+    code, but none for the whole."""
+    function = _GATES[call_name(call)]
+    name = child_name(call, call_name(call).split(".")[1])
+
+    def make(x: str) -> str:
+        gate = t.add(f"{name}.gate", Unary(function), [x], t.shape_of(x))
+        return t.add(name, Multiply(), [x, gate], t.shape_of(x))
+
+    t.same(call, through_transpose(t, t.value(call.args[0]), make))
 
 
 @translates("aten.gelu.default")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import emulation
 import pytest
 import torch
+import torch.nn.functional as F
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.profile import load_profile
@@ -13,6 +14,7 @@ from support import SMALL_SHAPE, random_images, realistic
 from torch import nn
 
 from intraq_deploy.graph import trace
+from intraq_deploy.pipeline.run import freedom_of
 from intraq_deploy.program import arithmetic, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
@@ -53,6 +55,43 @@ def plain():
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(7), nn.Flatten(), nn.Linear(128, 5)
     )
+
+
+class Gated(nn.Module):
+    """SiLU, squeeze-and-excitation, HardSwish and an average over windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.squeeze, self.excite = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.project, self.norm = nn.Conv2d(16, 24, 1, bias=False), nn.BatchNorm2d(24)
+        self.fc = nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = F.silu(self.bn(self.conv(x)))
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        x = F.hardswish(self.norm(self.project(x)))
+        return self.fc(F.avg_pool2d(x, 2).mean((2, 3)))
+
+
+GATES = {"QLinearLeakyRelu": 1, "QLinearMul": 3, "QLinearSigmoid": 2}
+
+
+def gated(profile):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = realistic(Gated(), SMALL_SHAPE)
+    scheme = make_scheme("integer", 4, 8, freedom_of((profile.name,)))
+    built = build_network(trace(network, SMALL_SHAPE), scheme, random_images(32), 0)
+    settle(built)
+    return freeze(built)
+
+
+def assert_gates_are_equal(case):
+    found = emulation.parity(case)
+    assert found.compared > 100_000
+    assert (found.mismatched, found.logits_difference) == (0, 0)
+    assert GATES.items() <= emulation.integer_kernels(case).items()
 
 
 def within(program, limit, only=None):
@@ -142,6 +181,7 @@ def on_haswell(frozen, tmp_path_factory):
         "largest within 65": emulation.write(within(unsigned(largest), 65), PLAIN, LARGEST, folder / "largest-65"),
         "depthwise": emulation.write(within(channels, 64, last), AVX2, LARGEST, folder / "depthwise"),
     }
+    cases["gates"] = emulation.write(gated(ANY), ANY, IMAGES, folder / "gates")
     for scales in SCALES:
         cases[scales] = emulation.write(sum_of(scales), ANY, PAIRS, folder / str(scales))
     emulation.run(emulator, cases.values())
@@ -165,6 +205,11 @@ def test_without_vnni_what_the_linter_lets_through_is_equal(on_haswell, case):
     assert found.compared > 30_000
     assert (found.mismatched, found.logits_difference) == (0, 0)
     assert set(emulation.integer_kernels(on_haswell[case])) >= {"QGemm", "QLinearConv"}
+
+
+@pytest.mark.haswell
+def test_without_vnni_gates_are_equal_on_integer_kernels(on_haswell):
+    assert_gates_are_equal(on_haswell["gates"])
 
 
 @pytest.mark.haswell
@@ -198,6 +243,7 @@ def on_arm64(frozen, student, tmp_path_factory):
         "aligned sum": emulation.write(aligned, ARM64, IMAGES, folder / "aligned"),
         "settled sum": emulation.write(settled, ARM64, IMAGES, folder / "settled"),
     }
+    cases["gates"] = emulation.write(gated(ARM64), ARM64, IMAGES, folder / "gates")
     for scales in SCALES:
         cases[scales] = emulation.write(sum_of(scales), ARM64, PAIRS, folder / str(scales))
     emulation.run(emulator, cases.values())
@@ -231,6 +277,11 @@ def test_arm64_is_equal_on_integer_kernels(on_arm64, case):
         "QLinearConv": layers["Conv2d"],
         "QLinearGlobalAveragePool": 1,
     }
+
+
+@pytest.mark.arm64
+def test_arm64_gates_are_equal_on_integer_kernels(on_arm64):
+    assert_gates_are_equal(on_arm64["gates"])
 
 
 @pytest.mark.arm64

@@ -155,7 +155,7 @@ def render(rows: list[dict[str, str]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        differ = f", {row['mismatched_toleranced']} integers differ" if int(row["mismatched_toleranced"]) else ""
+        differ = f"; integers that differ: {row['mismatched_toleranced']}" if int(row["mismatched_toleranced"]) else ""
         why = f" ({row['why']}{differ})" if row["why"] else ""
         lines.append(
             f"| {row['network']} | {row['pixels']} | {row['integer_layers']} | {row['float_layers']} | "
@@ -184,7 +184,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
         print(rows[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
-        write_page(rows)
+    write_page(rows)
 
 
 def write_page(rows: list[dict[str, str]]) -> None:

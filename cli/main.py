@@ -6,6 +6,7 @@ import typer
 from intraq_deploy.cli.export import export
 from intraq_deploy.cli.inspect import inspect
 from intraq_deploy.cli.quantize import quantize
+from intraq_deploy.cli.recipes import recipes
 from intraq_deploy.cli.sensitivity import sensitivity
 from intraq_deploy.cli.synthesize import synthesize
 from intraq_deploy.cli.validate import validate
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (quantize, synthesize, sensitivity, export, validate, inspect):
     app.command()(command)
+app.add_typer(recipes, name="recipes")
 
 
 def _show_version(value: bool) -> None:

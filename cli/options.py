@@ -1,7 +1,7 @@
 """Options that several commands share, and how their text becomes values."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from intraq_deploy.cli.errors import set_debug
@@ -78,23 +78,44 @@ TrustPickle = Annotated[
 ]
 Images = Annotated[
     int | None,
-    typer.Option(help="How many are made, or drawn from --calibration. Default: the preset's.", show_default=False),
+    typer.Option(help="How many are made, or drawn from --calibration. Default: the recipe's.", show_default=False),
 ]
 Iterations = Annotated[
     int | None,
     typer.Option(
-        help="Optimisation steps per batch of images. Default: the preset's.",
+        help="Optimisation steps per batch of images. Default: the recipe's.",
         show_default=False,
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        help="Fine-tuning steps; 0: ranges only. Default: the preset's.",
+        help="Fine-tuning steps; 0: ranges only. Default: the recipe's.",
         show_default=False,
     ),
 ]
-Preset = Annotated[str, typer.Option(help="quick, standard or paper.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A built-in recipe: quick, standard, best or paper; `intraq-deploy recipes list` says more. Default: "
+        "quick.",
+        show_default=False,
+    ),
+]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A recipe of your own, in place of --preset: TOML, as `intraq-deploy recipes show` prints it. "
+        "Default: none.",
+        show_default=False,
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(help="qat: ranges, then fine-tuning; ptq: ranges only, no fine-tuning, which is for 8 bits."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Out = Annotated[
@@ -214,6 +235,17 @@ def model_options(
         output=output,
         trust_pickle=trust_pickle,
     )
+
+
+def recipe_options(preset: str | None, recipe: Path | None) -> dict[str, Any]:
+    """What says how images are made and the network is trained. Raises UsageError for two, or a file that is none."""
+    from intraq_deploy.pipeline.options import own_recipe
+
+    if preset is not None and recipe is not None:
+        raise UsageError(f"--preset {preset} and --recipe {recipe} exclude each other: give one of them.")
+    if recipe is not None:
+        return {"recipe": own_recipe(recipe)}
+    return {} if preset is None else {"preset": preset}
 
 
 def mixed_options(

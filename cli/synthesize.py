@@ -7,7 +7,8 @@ from intraq_deploy.cli.errors import reports_errors
 @reports_errors
 def synthesize(
     model: o.ModelArgument,
-    preset: o.Preset = "quick",
+    preset: o.Preset = None,
+    recipe: o.Recipe = None,
     images: o.Images = None,
     iterations: o.Iterations = None,
     out: o.Out = None,
@@ -36,7 +37,7 @@ def synthesize(
 
     options = make_options(
         o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle),
-        preset=preset,
+        **o.recipe_options(preset, recipe),
         images=images,
         iterations=iterations,
         device=device,

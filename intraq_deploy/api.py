@@ -15,47 +15,54 @@ from intraq_deploy.graph import trace
 from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.answers import answered
 from intraq_deploy.pipeline.devices import choose_device
-from intraq_deploy.pipeline.presets import recipes
+from intraq_deploy.pipeline.recipes import recipe_for
 from intraq_deploy.pipeline.run import freedom_of
 from intraq_deploy.pipeline.stages import model_metadata
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
 from intraq_deploy.program import Program, settle
-from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.recipes import RecipeFile, builtin, read
 from intraq_deploy.synthesis.make import make_images, probe_of
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.loop import Trainer
+from intraq_deploy.training.teacher import Teacher
 
 __all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize", "validate"]
+
+
+def recipe_file(recipe: str | Path) -> RecipeFile:
+    """A built-in recipe by its name, a person's own by its path. Raises UsageError for neither."""
+    return read(recipe) if isinstance(recipe, Path) else builtin(recipe)
 
 
 def synthesize(
     model: Model,
     *,
-    preset: str = "quick",
+    recipe: str | Path = "quick",
     images: int | None = None,
     iterations: int | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> SyntheticSet:
-    """Images made from the network alone. images, iterations: override the preset.
+    """Images made from the network alone. images, iterations: override the recipe.
 
     Raises UnsupportedModelError for a network without batch norm, DivergedError for a loss that is not finite.
     """
-    recipe, _ = recipes(preset, model.input_shape, model.classes, images=images, iterations=iterations)
-    return make_images(model, probe_of(model, choose_device(device)), recipe, seed)
+    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, images=images, iterations=iterations)
+    return make_images(model, probe_of(model, choose_device(device)), chosen.synthesis, seed)
 
 
 def calibration_images(
     model: Model,
     path: str | Path,
     *,
-    preset: str = "quick",
+    recipe: str | Path = "quick",
     count: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -63,11 +70,11 @@ def calibration_images(
     """Your own images in place of synthetic ones, labelled by the network's answers: for networks without batch norm.
 
     path: a folder of images, searched through; or an .npz with `images` uint8 [N, H, W, C]. No label is read.
-    count: at most so many, drawn with `seed` where there are more; overrides the preset.
+    count: at most so many, drawn with `seed` where there are more; overrides the recipe.
     Raises DataError for images that cannot be used.
     """
-    recipe, _ = recipes(preset, model.input_shape, model.classes, images=count)
-    return answered(model, load_unlabelled(path, model, recipe.images, seed).images, choose_device(device))
+    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, images=count).synthesis
+    return answered(model, load_unlabelled(path, model, chosen.images, seed).images, choose_device(device))
 
 
 def quantize(
@@ -77,24 +84,27 @@ def quantize(
     weight_bits: int = 4,
     activation_bits: int = 4,
     scheme: str = "integer",
-    preset: str = "quick",
+    recipe: str | Path = "quick",
     steps: int | None = None,
     targets: tuple[str, ...] = ("onnxruntime",),
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
-    """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the preset; 0: ranges only.
+    """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the recipe; 0: ranges only.
 
     targets: what it will be exported for; some allow more than others.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite.
     """
-    chosen = make_scheme(scheme, weight_bits, activation_bits, freedom_of(targets))
-    _, recipe = recipes(preset, model.input_shape, model.classes, steps=steps)
-    student = build_network(trace(model.module, model.input_shape), chosen, images.images, seed)
-    if recipe.steps:
+    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, steps=steps)
+    placed = make_scheme(scheme, weight_bits, activation_bits, freedom_of(targets))
+    placed = placed.with_ranges(chosen.quantization.ranges)
+    graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
+    student = build_network(graph, placed, images.images, seed)
+    if chosen.training.steps:
         where = choose_device(device)
-        Trainer(student, model.module_on(where), images, recipe, seed, where).run(recipe.steps)
+        trainer = Trainer(student, Teacher(graph).to(where), images, chosen.training, seed, where)
+        trainer.run(chosen.training.steps)
     student = student.cpu()
     settle(student)
     return student

@@ -8,12 +8,20 @@ import pytest
 import typer
 from intraq_deploy.cli.main import app
 
-from intraq_deploy.pipeline import presets
-from intraq_deploy.synthesis.recipe import SynthesisRecipe
-from intraq_deploy.training.recipe import TrainingRecipe
+from intraq_deploy import api
+from intraq_deploy.recipes import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SMALL = """
+[synthesis]
+images = 8
+iterations = 2
+[training]
+steps = 2
+batch = 4
+learning_rate = 1e-4
+"""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -22,15 +30,14 @@ def blocks(language):
 
 
 def commands():
-    """Every intraq-deploy command line of the README."""
+    """Every intraq-deploy command line of the README, up to where its output goes."""
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("intraq-deploy")]
+    return [line.partition(" > ")[0] for line in lines if line.startswith("intraq-deploy")]
 
 
 def test_the_python_example(tmp_path, monkeypatch, capsys):
-    """As it stands, with a smaller budget behind the name of its preset."""
-    small = SynthesisRecipe(images=8, iterations=2), TrainingRecipe(steps=2, batch=4, learning_rate=1e-4)
-    monkeypatch.setitem(presets.PRESETS, "quick", lambda _: small)
+    """As it stands, with a smaller budget behind the name of its recipe."""
+    monkeypatch.setattr(api, "recipe_file", lambda name: parse(name, SMALL))
     monkeypatch.chdir(tmp_path)
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
@@ -44,9 +51,12 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line):
-    command, *arguments = shlex.split(line, comments=True)[1:]
-    parser = typer.main.get_command(app).commands[command]
-    parser.make_context(command, arguments)
+    name, *arguments = shlex.split(line, comments=True)
+    parser = typer.main.get_command(app)
+    while hasattr(parser, "commands"):
+        name, *arguments = arguments
+        parser = parser.commands[name]
+    parser.make_context(name, arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -25,7 +25,8 @@ ALLOWED = {
     "data": {"models"},
     "synthesis": {"models"},
     "quantization": {"graph"},
-    "training": {"quantization", "synthesis"},
+    "training": {"graph", "quantization", "synthesis"},
+    "recipes": {"quantization", "synthesis", "training"},
     "program": {"graph", "quantization"},
     "evaluation": {"program"},
     "targets": {"graph", "program", "evaluation"},
@@ -36,11 +37,12 @@ ALLOWED = {
         "models",
         "program",
         "quantization",
+        "recipes",
         "synthesis",
         "targets",
         "training",
     },
-    "cli": {"pipeline"},
+    "cli": {"pipeline", "recipes"},
 }
 
 
@@ -110,7 +112,7 @@ def test_the_public_face_is_importable():
         _ = intraq_deploy.absent
 
 
-@pytest.mark.parametrize("module", ["intraq_deploy", "intraq_deploy.cli.main"])
+@pytest.mark.parametrize("module", ["intraq_deploy", "intraq_deploy.cli.main", "intraq_deploy.recipes"])
 def test_importing_needs_neither_torch_nor_a_runtime(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")

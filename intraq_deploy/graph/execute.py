@@ -99,10 +99,12 @@ def _average(x: Tensor, op: AveragePool2d) -> Tensor:
     return means / F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), sides), op.kernel, op.stride)
 
 
-def clamp(x: Tensor, activation: Clamp | None) -> Tensor:
-    """The activation behind a node, or x itself."""
+def clamp(x: Tensor, activation: Clamp | None, ceiling: Tensor | None = None) -> Tensor:
+    """The activation behind a node, or x itself. ceiling: float32 [C], instead of its upper bound."""
     if activation is None:
         return x
+    if ceiling is not None:
+        return torch.minimum(x.clamp(min=activation.low), ceiling.reshape(-1, *[1] * (x.dim() - 2)))
     if activation.low == 0 and activation.high == float("inf"):
         return torch.relu(x)
     return torch.clamp(x, activation.low, activation.high)
@@ -134,9 +136,10 @@ def evaluate_float(graph: Graph, node: Node, inputs: Sequence[Tensor]) -> Tensor
     if isinstance(node.op, Input):
         return inputs[0]
     if isinstance(node.op, Conv2d | Linear):
-        y = apply_layer(node.op, inputs[0], *graph.weights[node.name].folded())
-    else:
-        y = apply(node.op, *inputs)
+        weights = graph.weights[node.name]
+        y = apply_layer(node.op, inputs[0], *weights.folded())
+        return clamp(y, node.activation, weights.ceiling)
+    y = apply(node.op, *inputs)
     return clamp(y, node.activation)
 
 

@@ -56,6 +56,9 @@ class Weights:
     weight: Tensor
     bias: Tensor | None
     batch_norm: BatchNorm | None
+    ceiling: Tensor | None = None
+    """float32 [O]: the upper bound of each channel in the float network, in place of the activation's `high`. The
+    quantized network keeps `high`."""
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """The layer and its batch norm as one weight [O, ...] and bias [O], float32."""

@@ -27,7 +27,7 @@ def estimate(run: Run) -> dict[str, float]:
     """Seconds for each stage that has to run: synthesis, sensitivity and fine-tuning."""
     images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
     seconds: dict[str, float] = {}
-    synthesis, training = run.recipes
+    synthesis, training = run.recipe.synthesis, run.recipe.training
     if run.calibration is None and not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
         rate = _synthesis_rate(run, min(images, synthesis.batch))
         seconds[stages.SYNTHESIS] = synthesis.images * synthesis.iterations / rate
@@ -46,7 +46,7 @@ def estimate(run: Run) -> dict[str, float]:
 
 def _synthesis_rate(run: Run, images: int) -> float:
     """Image-iterations per second."""
-    recipe = replace(run.recipes[0], images=images, batch=images)
+    recipe = replace(run.recipe.synthesis, images=images, batch=images)
 
     def make(iterations: int) -> None:
         short = replace(recipe, iterations=iterations)
@@ -66,11 +66,10 @@ def _forward_rate(run: Run, images: int) -> float:
 
 def _training_rate(run: Run, images: int) -> float:
     """Images per second."""
-    recipe = replace(run.recipes[1], batch=images)
+    recipe = replace(run.recipe.training, batch=images)
     noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
     samples = SyntheticSet(noise, torch.zeros(images, dtype=torch.int64), torch.ones(images))
-    teacher = run.model.module_on(run.device)
-    trainer = Trainer(empty_network(run.graph, run.scheme), teacher, samples, recipe, 0, run.device)
+    trainer = Trainer(empty_network(run.graph, run.scheme), run.teacher, samples, recipe, 0, run.device)
     trainer.run(1)
     return images * _TIMED / _seconds(lambda: trainer.run(1 + _TIMED))
 
@@ -87,7 +86,7 @@ def faster(run: Run, seconds: dict[str, float]) -> str | None:
     if total < LONG:
         return None
     ways = []
-    if run.options.preset != "quick":
+    if run.options.preset != "quick" or run.options.recipe is not None:
         ways.append("--preset quick")
     if run.device.type == "cpu":
         ways.append("a CUDA device")

@@ -58,11 +58,12 @@ def _kept_baselines(folder: Path) -> dict[str, Artifact]:
 
 def _export_baselines(run: Run, images: SyntheticSet, folder: Path) -> None:
     normalization = normalization_of(run)
+    # Whatever the recipe does to the network before it is quantized is no part of a baseline.
     eight = build_network(
-        run.graph, make_scheme("integer", 8, 8, freedom_of(("onnxruntime",))), images.images, run.options.seed
+        run.traced, make_scheme("integer", 8, 8, freedom_of(("onnxruntime",))), images.images, run.options.seed
     )
     settle(eight)
-    programs = {FLOAT32: float_program(run.graph, normalization), W8A8: freeze(eight, normalization)}
+    programs = {FLOAT32: float_program(run.traced, normalization), W8A8: freeze(eight, normalization)}
     for name, program in programs.items():
         (folder / name).mkdir(exist_ok=True)
         export(program, load_profile("onnxruntime"), folder / name, {})

@@ -10,6 +10,7 @@ from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.models import Model, load_model
 from intraq_deploy.quantization.scheme import SCHEMES
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
+from intraq_deploy.recipes import read
 
 
 class ModelOptions(BaseModel):
@@ -104,6 +105,22 @@ def text_of(widths: tuple[int, ...]) -> str:
     return ",".join(map(str, widths))
 
 
+class OwnRecipe(BaseModel):
+    """A recipe of the user's own, as it was read: the file may change or go."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """Its path."""
+    values: dict[str, Any]
+
+
+def own_recipe(path: Path) -> OwnRecipe:
+    """Raises UsageError for a file that cannot be read or is no recipe."""
+    file = read(path)
+    return OwnRecipe(name=file.name, values=dict(file.values))
+
+
 class QuantizeOptions(BaseModel):
     """Everything that decides what a run computes."""
 
@@ -116,6 +133,10 @@ class QuantizeOptions(BaseModel):
     activation_bits: int = 4
     scheme: str = "integer"
     preset: str = "quick"
+    recipe: OwnRecipe | None = None
+    """Instead of the preset."""
+    method: Literal["qat", "ptq"] = "qat"
+    """"ptq": ranges only, whatever the recipe's steps."""
     calibration: str | None = None
     images: int | None = None
     iterations: int | None = None
@@ -126,6 +147,11 @@ class QuantizeOptions(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
 
+    @property
+    def recipe_name(self) -> str:
+        """A built-in recipe's name, or the path of the user's own."""
+        return self.preset if self.recipe is None else self.recipe.name
+
     def check(self) -> None:
         """Raises UsageError for what no network could make right."""
         if self.mixed is not None:
@@ -135,6 +161,8 @@ class QuantizeOptions(BaseModel):
                 raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
         if self.scheme not in SCHEMES:
             raise UsageError(f"The scheme {self.scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
+        if self.method == "ptq" and self.steps:
+            raise UsageError(f"--steps is {self.steps}, and --method ptq takes none: leave one of them out.")
         if self.calibration is not None and self.iterations is not None:
             raise UsageError(
                 f"--iterations is {self.iterations}, and --calibration takes the place of the images that they make: "

@@ -22,6 +22,7 @@ from intraq_deploy.pipeline.options import (
     read_config,
 )
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.recipes import too_few_images
 from intraq_deploy.pipeline.report import Bits, CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
@@ -168,7 +169,7 @@ def _prepare(options: QuantizeOptions, directory: RunDirectory, progress: Progre
     options.check()
     run = Run(options, directory, options.model.load(), progress)
     # First the graph: a person's own images would not help a network that cannot be traced.
-    _ = run.device, run.recipes, run.graph
+    _ = run.device, run.recipe, run.graph
     if options.calibration is None:
         _ = run.probe
     return run
@@ -223,6 +224,9 @@ def _begin(run: Run) -> None:
     (run.directory.path / REPORT).unlink(missing_ok=True)
     config = RunConfig(weights_sha256=run.weights_sha256, folder=str(Path.cwd()), options=run.options)
     run.directory.write(CONFIG, config.to_json())
+    few = too_few_images(run.recipe.synthesis, run.model.classes)
+    if few is not None and run.calibration is None:
+        run.progress.warn(few)
     seconds = estimate(run)
     if seconds:
         parts = [f"{stage} {_duration(value)}" for stage, value in seconds.items()]
@@ -248,14 +252,14 @@ def _report(
         bits=Bits(weights=options.weight_bits, activations=options.activation_bits),
         mixed=run.mixed,
         scheme=options.scheme,
-        preset=options.preset,
+        preset=options.recipe_name,
         seed=options.seed,
         device=run.device.type,
         versions=versions(),
         machine=machine(),
         input=options.input,
         images=images,
-        steps=run.recipes[1].steps,
+        steps=run.recipe.training.steps,
         seconds=dict(run.seconds),
     )
 

@@ -43,7 +43,7 @@ def model_record(run: Run) -> ModelRecord:
 
 
 def images_record(run: Run, quality: Quality) -> ImagesRecord:
-    recipe = run.recipes[0]
+    recipe = run.recipe.synthesis
     return ImagesRecord(
         count=recipe.images,
         iterations=recipe.iterations,

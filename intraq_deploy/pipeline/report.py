@@ -163,6 +163,7 @@ class RunReport(_Record):
     mixed: MixedRecord | None = None
     scheme: str
     preset: str
+    """The built-in recipe's name, or the path of the user's own."""
     seed: int
     device: str
     versions: dict[str, str]

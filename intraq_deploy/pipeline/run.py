@@ -16,16 +16,19 @@ from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.options import QuantizeOptions
-from intraq_deploy.pipeline.presets import Recipes, recipes
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.recipes import recipe_for
 from intraq_deploy.pipeline.report import MixedRecord, bits_label
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.program import float_program
 from intraq_deploy.program.storage import program_sha256
+from intraq_deploy.quantization.build import prepare
 from intraq_deploy.quantization.scheme import Freedom, Scheme, make_scheme
+from intraq_deploy.recipes import Recipe, builtin, check
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.training.teacher import Teacher
 
 
 @dataclass
@@ -46,13 +49,24 @@ class Run:
         return choose_device(self.options.device)
 
     @cached_property
-    def graph(self) -> Graph:
+    def traced(self) -> Graph:
+        """The network as it was given."""
         return trace(self.model.module, self.model.input_shape)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The same function, as it is quantized."""
+        return prepare(self.traced, self.recipe.quantization)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return Teacher(self.graph).to(self.device).to(memory_format=torch.channels_last)
 
     @property
     def scheme(self) -> Scheme:
         o = self.options
         scheme = make_scheme(o.scheme, o.weight_bits, o.activation_bits, freedom_of(o.targets))
+        scheme = scheme.with_ranges(self.recipe.quantization.ranges)
         return scheme if self.mixed is None else replace(scheme, layer_bits=self.mixed.layers)
 
     @property
@@ -70,18 +84,20 @@ class Run:
         o = self.options
         if o.calibration is None:
             return None
-        return load_unlabelled(o.calibration, self.model, self.recipes[0].images, o.seed)
+        return load_unlabelled(o.calibration, self.model, self.recipe.synthesis.images, o.seed)
 
     @cached_property
-    def recipes(self) -> Recipes:
+    def recipe(self) -> Recipe:
         o, m = self.options, self.model
-        return recipes(o.preset, m.input_shape, m.classes, images=o.images, iterations=o.iterations, steps=o.steps)
+        file = builtin(o.preset) if o.recipe is None else check(o.recipe.name, o.recipe.values)
+        steps = 0 if o.method == "ptq" else o.steps
+        return recipe_for(file, m.input_shape, m.classes, images=o.images, iterations=o.iterations, steps=steps)
 
     @cached_property
     def network_sha256(self) -> str:
         """Of what the network computes and of its stored statistics: other code around the same tensors is another
         network."""
-        computes = program_sha256(float_program(self.graph))
+        computes = program_sha256(float_program(self.traced))
         return hashlib.sha256(f"{computes} {self.weights_sha256}".encode()).hexdigest()
 
     @cached_property

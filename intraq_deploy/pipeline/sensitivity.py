@@ -105,6 +105,7 @@ def passes(run: Run, images: int, widths: tuple[int, ...]) -> float:
 def scheme_at(run: Run, widths: tuple[int, ...], bits: int, activation_bits: int) -> Scheme:
     """The run's scheme with every layer's weights at `bits`, of the kind that it gives to the fewest of `widths`."""
     base = make_scheme(run.options.scheme, min(widths), activation_bits)
+    base = base.with_ranges(run.recipe.quantization.ranges)
     return replace(base, layer_bits={node.name: bits for node in run.graph.layers()})
 
 
@@ -122,9 +123,9 @@ def byte_network(run: Run, widths: tuple[int, ...], images: SyntheticSet, activa
 
 
 def sensitivity_key(run: Run, widths: tuple[int, ...]) -> str:
-    """Of the table: the images, the scheme, the widths."""
-    scheme = asdict(scheme_at(run, widths, MAX_BITS, MAX_BITS))
-    return key_of(images=images_key(run), scheme=scheme, widths=widths, most=_MOST_IMAGES)
+    """Of the table: the images, what prepares the network, the scheme, the widths."""
+    prepared, scheme = asdict(run.recipe.quantization), asdict(scheme_at(run, widths, MAX_BITS, MAX_BITS))
+    return key_of(images=images_key(run), prepared=prepared, scheme=scheme, widths=widths, most=_MOST_IMAGES)
 
 
 def measure_sensitivity(run: Run, images: SyntheticSet, widths: tuple[int, ...]) -> SensitivityReport:

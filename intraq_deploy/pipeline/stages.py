@@ -97,13 +97,13 @@ def kept_calibration(folder: Path) -> SyntheticSet:
 
 def synthesis_key(run: Run) -> str:
     """Of the images: the network, the recipe, the seed, the kind of device."""
-    recipe, shape = asdict(run.recipes[0]), run.model.input_shape
+    recipe, shape = asdict(run.recipe.synthesis), run.model.input_shape
     return key_of(network=run.network_sha256, shape=shape, recipe=recipe, seed=run.options.seed, device=run.device.type)
 
 
 def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
     """The images, continued from the last finished batch, and their quality; `sheet.png` shows them."""
-    recipe, key = run.recipes[0], synthesis_key(run)
+    recipe, key = run.recipe.synthesis, synthesis_key(run)
     sizes = batch_sizes(recipe)
     before = kept(run, SYNTHESIS, key, kept_images)
     if before is not None:
@@ -155,12 +155,14 @@ def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
 
 def student_key(run: Run) -> str:
     """Of the student: the images, the scheme, the recipe."""
-    return key_of(images=images_key(run), scheme=asdict(run.scheme), recipe=asdict(run.recipes[1]))
+    recipe = run.recipe
+    how = {"quantization": asdict(recipe.quantization), "training": asdict(recipe.training)}
+    return key_of(images=images_key(run), scheme=asdict(run.scheme), recipe=how)
 
 
 def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[str]]:
     """The settled student, continued from the last checkpoint, and what settling adjusted."""
-    key, recipe = student_key(run), run.recipes[1]
+    key, recipe = student_key(run), run.recipe.training
     before = kept(run, FINE_TUNING, key, lambda folder: kept_student(run, folder))
     if before is not None:
         return before
@@ -188,8 +190,8 @@ def kept_student(run: Run, folder: Path) -> tuple[FakeQuantNetwork, list[str]]:
 def _train(
     run: Run, student: FakeQuantNetwork, images: SyntheticSet, checkpoint: Path, note: Callable[[], None]
 ) -> None:
-    recipe = run.recipes[1]
-    trainer = Trainer(student, run.model.module_on(run.device), images, recipe, run.options.seed, run.device)
+    recipe = run.recipe.training
+    trainer = Trainer(student, run.teacher, images, recipe, run.options.seed, run.device)
     if checkpoint.exists():
         load_checkpoint(checkpoint, trainer)
 

@@ -4,11 +4,18 @@ from torch import Tensor
 
 from intraq_deploy import seeds
 from intraq_deploy.graph.graph import Graph
+from intraq_deploy.quantization.equalization import equalize
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
 from intraq_deploy.quantization.ranges import Range, calibrate, search_weight
+from intraq_deploy.quantization.recipe import QuantizationRecipe
 from intraq_deploy.quantization.scheme import Scheme
+
+
+def prepare(graph: Graph, recipe: QuantizationRecipe) -> Graph:
+    """The network as it is quantized: the same function of the image."""
+    return equalize(graph) if recipe.equalize else graph
 
 
 def build_network(graph: Graph, scheme: Scheme, images: Tensor, seed: int) -> FakeQuantNetwork:

@@ -9,7 +9,7 @@ that is, the batch norm goes into the weight's *scale* and the bias lies on the 
 that are shipped (the weight's codes never see the batch norm). Layers that run in float keep their bias as it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,6 +147,18 @@ class FakeQuantNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return walk(self.graph, images, self.evaluate)
+
+    def features(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the tensors `names`, on their grids."""
+        kept: dict[str, Tensor] = {}
+
+        def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+            y = self.evaluate(node, inputs)
+            if node.name in names:
+                kept[node.name] = y
+            return y
+
+        return walk(self.graph, images, evaluate), kept
 
     def zero_points(self) -> dict[str, int]:
         """Of the activation quantizers, by tensor: with the state_dict, all that the module holds."""

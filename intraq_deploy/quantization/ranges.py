@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intraq_deploy.graph.execute import evaluate_float, walk
+from intraq_deploy.graph.execute import clamp, evaluate_float, walk
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.quantization.placement import Placement
 from intraq_deploy.quantization.quantizer import SMALLEST_SCALE
@@ -55,7 +55,8 @@ def calibrate(graph: Graph, placement: Placement, images: Tensor, method: Ranges
     }
 
     def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        value = evaluate_float(graph, node, inputs)
+        # The quantized network clamps so, also where the float network has a ceiling per channel.
+        value = clamp(evaluate_float(graph, node, inputs), node.activation)
         if placement.tensors[node.name].spec is not None:
             grid = placement.grid(node.name)
             assert grid is not None

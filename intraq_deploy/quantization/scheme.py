@@ -58,6 +58,20 @@ class Scheme:
     largest_weight: int | None = None
     """The greatest |code| of 8-bit weights; None: 127."""
 
+    def with_ranges(self, ranges: Literal["scheme", "learned", "min-max"]) -> "Scheme":
+        """The same tensors at the same bits with other ranges ("scheme": its own); learned weights are symmetric."""
+        if ranges in ("scheme", self.ranges):
+            return self
+        if ranges == "min-max":
+            return replace(self, ranges="min-max")
+        return replace(
+            self,
+            ranges="learned",
+            weight=replace(self.weight, symmetric=True),
+            first_weight=replace(self.first_weight, symmetric=True),
+            last_weight=replace(self.last_weight, symmetric=True),
+        )
+
 
 def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
     """What a device runs: every convolution, sum and the classifier on integers.

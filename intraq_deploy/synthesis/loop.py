@@ -10,9 +10,12 @@ from intraq_deploy import seeds
 from intraq_deploy.errors import DivergedError
 from intraq_deploy.synthesis import objectives
 from intraq_deploy.synthesis.batches import Centres, draw_labels
+from intraq_deploy.synthesis.low_pass import LowPass
 from intraq_deploy.synthesis.probe import Probe, Reading
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.synthesis.reinforcement import random_crops
+from intraq_deploy.synthesis.relative_statistics import RelativeStatistics
+from intraq_deploy.synthesis.swing import Swing
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 _PLATEAU_PATIENCE, _PLATEAU_FACTOR, _PLATEAU_THRESHOLD, _LEAST_RATE = 50, 0.1, 1e-4, 1e-4
@@ -41,15 +44,18 @@ def synthesize_batch(
     targets = _draw_targets(len(labels), recipe.softest_target, seeds.generator(seed, "targets", batch))
     start = torch.randn(len(labels), *input_shape, generator=seeds.generator(seed, "images", batch))
     images = start.to(device).to(memory_format=torch.channels_last).requires_grad_()
+    low_pass = LowPass(*input_shape[1:], recipe.low_pass, device) if recipe.low_pass else None
+    swing = Swing(seeds.generator(seed, "swing", batch)) if recipe.swing else None
+    precision = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
     terms = _Terms(probe, recipe, centres, labels.to(device), targets.to(device))
     rate = _Rate(recipe, device)
     optimizer = torch.optim.Adam([images], lr=rate.value, betas=(0.9, 0.999), capturable=device.type == "cuda")
     crops = seeds.generator(seed, "crops", batch)
     for iteration in range(recipe.iterations):
-        seen = images
+        seen = images if low_pass is None else low_pass(images)
         if float(torch.rand((), generator=crops)) < recipe.crop_probability:
-            seen = random_crops(images, recipe.smallest_crop, crops)
-        losses = terms(probe.read(seen))
+            seen = random_crops(seen, recipe.smallest_crop, crops)
+        losses = terms(probe.read(seen, precision, swing))
         loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -59,7 +65,13 @@ def synthesize_batch(
             value = _finite(losses, iteration + 1)
             if report is not None:
                 report(iteration + 1, value)
-    return SyntheticSet(images.detach().contiguous().cpu(), labels, targets)
+    finished = images.detach() if low_pass is None or not recipe.iterations else low_pass(images.detach())
+    if not bool(finished.isfinite().all()):
+        raise DivergedError(
+            f"Synthesis diverged: batch {batch + 1} has pixels that are not finite after {recipe.iterations} "
+            "iterations; use a lower learning_rate in the recipe, or another --seed."
+        )
+    return SyntheticSet(finished.contiguous().cpu(), labels, targets)
 
 
 def _draw_targets(count: int, softest: float, generator: torch.Generator) -> Tensor:
@@ -77,22 +89,38 @@ class _Terms:
         self, probe: Probe, recipe: SynthesisRecipe, centres: Centres | None, labels: Tensor, targets: Tensor
     ) -> None:
         self._probe, self._recipe, self._labels, self._targets = probe, recipe, labels, targets
+        self._relative = None
+        if recipe.statistics == "relative":
+            self._relative = RelativeStatistics(probe.stored_means, probe.stored_variances)
         self._centres = None
-        if centres is not None and bool(centres.counts.any()):
+        if recipe.marginal_distance and centres is not None and bool(centres.counts.any()):
             means, known = centres.means()
             self._centres = means.to(labels.device), known.to(labels.device)
 
     def __call__(self, reading: Reading) -> dict[str, Tensor]:
-        losses = {
-            "mean": objectives.statistics_distance(reading.means, self._probe.stored_means),
-            "variance": objectives.statistics_distance(reading.variances, self._probe.stored_variances),
-            "soft inception": objectives.soft_inception(reading.logits, self._labels, self._targets),
-        }
+        recipe = self._recipe
+        losses = self._statistics(reading)
+        if recipe.soft_inception:
+            inception = objectives.soft_inception(reading.logits, self._labels, self._targets)
+            losses["soft inception"] = recipe.soft_inception * inception
         if self._centres is not None and reading.features is not None:
-            losses["lower"], losses["upper"] = objectives.marginal_distance(
-                reading.features, *self._centres, self._labels, self._recipe.lower, self._recipe.upper
+            lower, upper = objectives.marginal_distance(
+                reading.features, *self._centres, self._labels, recipe.lower, recipe.upper
             )
+            losses["lower"], losses["upper"] = recipe.marginal_distance * lower, recipe.marginal_distance * upper
         return losses
+
+    def _statistics(self, reading: Reading) -> dict[str, Tensor]:
+        recipe, probe, relative = self._recipe, self._probe, self._relative
+        if relative is None:
+            means, stored_means = reading.means, probe.stored_means
+            spreads, stored_spreads = reading.variances, probe.stored_variances
+        else:
+            means, stored_means = relative.means(reading.means), relative.stored_means
+            spreads, stored_spreads = relative.deviations(reading.variances), relative.stored_deviations
+        mean = objectives.statistics_distance(means, stored_means, recipe.shallow_weight)
+        spread = objectives.statistics_distance(spreads, stored_spreads, recipe.shallow_weight)
+        return {"mean": recipe.statistics_weight * mean, "variance": recipe.statistics_weight * spread}
 
 
 class _Rate:

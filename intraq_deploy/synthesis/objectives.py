@@ -24,9 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def statistics_distance(batch: Sequence[Tensor], stored: Sequence[Tensor]) -> Tensor:
-    """L_mean or L_var: mean over layers of the mean squared difference. batch, stored: float32 [C_l] per layer."""
-    return torch.stack([F.mse_loss(b, s) for b, s in zip(batch, stored, strict=True)]).mean()
+def statistics_distance(batch: Sequence[Tensor], stored: Sequence[Tensor], shallow_weight: float = 1.0) -> Tensor:
+    """L_mean or L_var: mean over layers of the mean squared difference. batch, stored: float32 [C_l] per layer.
+
+    shallow_weight: of the first half of the layers; the weights are scaled to a mean of one.
+    """
+    distances = torch.stack([F.mse_loss(b, s) for b, s in zip(batch, stored, strict=True)])
+    if shallow_weight == 1:
+        return distances.mean()
+    weights = torch.ones_like(distances)
+    weights[: len(weights) // 2] = shallow_weight
+    return (distances * weights).sum() / weights.sum()
 
 
 def soft_inception(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

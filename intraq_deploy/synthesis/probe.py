@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intraq_deploy.errors import UnsupportedModelError
+from intraq_deploy.synthesis.swing import Swing, is_strided
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Probe:
                 "quantize with --calibration DIR, a folder of unlabelled images of your own."
             )
         self._head = _head(calls)
+        self._strided = [layer for layer in dict.fromkeys(calls) if is_strided(layer)]
         # One entry per call: a batch norm that is used twice is read twice.
         self.stored_means: list[Tensor] = [norm.running_mean for norm in norms]  # type: ignore[misc]
         self.stored_variances: list[Tensor] = [norm.running_var for norm in norms]  # type: ignore[misc]
@@ -51,8 +54,12 @@ class Probe:
         """The number of batch norms."""
         return len(self._norms)
 
-    def read(self, images: Tensor) -> Reading:
-        """One forward pass, differentiable in `images`, float32 [N, C, H, W]."""
+    def read(self, images: Tensor, precision: torch.dtype = torch.float32, swing: Swing | None = None) -> Reading:
+        """One forward pass, differentiable in `images`, float32 [N, C, H, W].
+
+        precision: of convolutions and products; what is read is float32. swing: what shifts the inputs of strided
+        convolutions.
+        """
         means: list[Tensor] = []
         variances: list[Tensor] = []
         features: list[Tensor] = []
@@ -65,16 +72,19 @@ class Probe:
         def on_head(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             features.append(inputs[0].flatten(1))
 
-        hooks: list[tuple[nn.Module, Callable[..., None]]] = [(norm, on_norm) for norm in self._norms]
+        hooks: list[tuple[nn.Module, Callable[..., Any]]] = [(norm, on_norm) for norm in self._norms]
         if self._head is not None:
             hooks.append((self._head, on_head))
-        with _hooked(hooks):
+        if swing is not None:
+            hooks += [(layer, swing) for layer in self._strided]
+        low = precision != torch.float32
+        with _hooked(hooks), torch.autocast(self.device.type, precision, enabled=low, cache_enabled=False):
             logits = self._module(images)
-        return Reading(logits, features[0] if features else None, means, variances)
+        return Reading(logits.float(), features[0].float() if features else None, means, variances)
 
 
 @contextmanager
-def _hooked(hooks: list[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+def _hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
     try:
         yield
@@ -120,7 +130,10 @@ class _BatchStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        # Given running statistics, which momentum 0 leaves alone, it answers in their type: float32 for bfloat16.
+        kind = torch.promote_types(x.dtype, torch.float32)
+        zeros, ones = (make(x.shape[1], dtype=kind, device=x.device) for make in (torch.zeros, torch.ones))
+        mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)
         ctx.save_for_backward(x, mean)
         return mean, variance
 
@@ -131,8 +144,9 @@ class _BatchStatistics(torch.autograd.Function):
         count = x.numel() // x.shape[1]
         slope = 2 * by_variance / count
         offset = by_mean / count - slope * mean
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        return torch.addcmul(offset.reshape(shape), x, slope.reshape(shape))
+        # x slope + offset per channel is a batch norm with mean 0 and variance 1, and fastest as one.
+        gradient: Tensor = F.batch_norm(x, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, eps=0.0)
+        return gradient
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

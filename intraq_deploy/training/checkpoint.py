@@ -13,7 +13,7 @@ from intraq_deploy.files import write_atomically
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.training.loop import Progress, Trainer
 
-_STUDENT, _OPTIMIZER = "student:", "optimizer:"
+_STUDENT, _OPTIMIZER, _BESIDE = "student:", "optimizer:", "beside:"
 
 
 def save_student(path: Path, student: FakeQuantNetwork, **notes: Any) -> None:
@@ -36,7 +36,9 @@ def save_checkpoint(path: Path, trainer: Trainer) -> None:
         for name, value in state.items():
             if value is not None:
                 tensors[f"{_OPTIMIZER}{index}:{name}"] = torch.as_tensor(value)
-    _save(path, tensors, {"zero_points": trainer.student.zero_points(), "step": progress.step})
+    tensors |= {f"{_BESIDE}{name}": tensor for name, tensor in progress.beside.items()}
+    notes = {"step": progress.step, "first_loss": progress.first_loss}
+    _save(path, tensors, {"zero_points": trainer.student.zero_points(), **notes})
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> None:
@@ -48,7 +50,9 @@ def load_checkpoint(path: Path, trainer: Trainer) -> None:
         index, name = key.split(":")
         state.setdefault(int(index), {})[name] = value
     groups = trainer.optimizer.state_dict()["param_groups"]
-    trainer.restore(Progress(int(notes["step"]), {"state": state, "param_groups": groups}))
+    optimizer = {"state": state, "param_groups": groups}
+    beside = _with_prefix(tensors, _BESIDE)
+    trainer.restore(Progress(int(notes["step"]), optimizer, notes["first_loss"], beside))
 
 
 def _student_tensors(student: FakeQuantNetwork) -> dict[str, Tensor]:

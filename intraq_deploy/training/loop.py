@@ -1,4 +1,4 @@
-"""Fine-tuning: the student learns the teacher's logits on synthetic images. Batch norms keep their statistics."""
+"""Fine-tuning: the student learns from the teacher on synthetic images. Batch norms keep their statistics."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from intraq_deploy import seeds
 from intraq_deploy.errors import DivergedError
@@ -15,19 +15,29 @@ from intraq_deploy.quantization.quantizer import SMALLEST_SCALE
 from intraq_deploy.synthesis.reinforcement import random_crops
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training import losses
+from intraq_deploy.training.averaging import MovingAverage
+from intraq_deploy.training.blocks import block_outputs
+from intraq_deploy.training.optimizer import is_scale, make_optimizer, schedule
+from intraq_deploy.training.oscillations import OscillationFreezer
 from intraq_deploy.training.recipe import TrainingRecipe
+from intraq_deploy.training.teacher import Teacher
 
 Report = Callable[[int, float], None]
 """Steps done and the loss."""
 _REPORT_EVERY = 10
+_DIVERGED = 100.0
+"""Times the first step's loss."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a checkpoint holds besides the student: how far, and the optimiser's state."""
+    """What a checkpoint holds besides the student: how far, the optimiser's state, and that of what is kept beside
+    it, by "average:NAME" and "oscillations:NAME"."""
 
     step: int
     optimizer: dict[str, Any]
+    first_loss: float | None
+    beside: dict[str, Tensor]
 
 
 class Trainer:
@@ -36,7 +46,7 @@ class Trainer:
     def __init__(
         self,
         student: FakeQuantNetwork,
-        teacher: nn.Module,
+        teacher: Teacher,
         images: SyntheticSet,
         recipe: TrainingRecipe,
         seed: int,
@@ -46,54 +56,95 @@ class Trainer:
         self.student = student.to(device)
         self._teacher, self._recipe, self._seed, self._device = teacher, recipe, seed, device
         self._images, self._labels = images.images, images.labels
-        self._scales = [p for name, p in student.named_parameters() if _is_scale(name) and p.requires_grad]
-        self.optimizer = _optimizer(student, recipe)
+        self._scales = [p for name, p in student.named_parameters() if is_scale(name) and p.requires_grad]
+        self._blocks = block_outputs(student.graph) if recipe.features else []
+        self._average = MovingAverage(student, recipe.average) if recipe.average else None
+        self._freezer = OscillationFreezer(student, recipe.freeze_oscillations) if recipe.freeze_oscillations else None
+        self._first_loss: float | None = None
+        self.optimizer = make_optimizer(student, recipe)
 
     def restore(self, progress: Progress) -> None:
         """Continues from a checkpoint; the student is restored by the caller."""
-        self.step = progress.step
+        self.step, self._first_loss = progress.step, progress.first_loss
         self.optimizer.load_state_dict(progress.optimizer)
+        for name, part in self._beside().items():
+            part.restore(
+                {key.removeprefix(name): value for key, value in progress.beside.items() if key.startswith(name)}
+            )
 
     def progress(self) -> Progress:
         """For a checkpoint."""
-        return Progress(self.step, self.optimizer.state_dict())
+        beside = {f"{name}{key}": value for name, part in self._beside().items() for key, value in part.state().items()}
+        return Progress(self.step, self.optimizer.state_dict(), self._first_loss, beside)
+
+    def _beside(self) -> dict[str, MovingAverage | OscillationFreezer]:
+        parts = {"average:": self._average, "oscillations:": self._freezer}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def run(self, until: int, report: Report | None = None) -> None:
-        """Trains up to step `until`. Raises DivergedError when the loss is no longer finite."""
+        """Trains up to step `until`; with the last step of the recipe the student becomes what is kept.
+
+        Raises DivergedError, with the step and the term, when a loss is no longer finite or grows without bound.
+        """
         while self.step < until:
-            loss = self._take_step()
+            terms = self._take_step()
             self.step += 1
-            if self.step % _REPORT_EVERY == 0 or self.step == until:
-                value = float(loss)
-                if not math.isfinite(value):
-                    raise DivergedError(
-                        f"Fine-tuning diverged: the loss is {value} at step {self.step}; use more bits, fewer --steps, "
-                        "or another --seed."
-                    )
+            if self.step == 1 or self.step % _REPORT_EVERY == 0 or self.step == until:
+                value = self._finite(terms)
                 if report is not None:
                     report(self.step, value)
+        if self.step == self._recipe.steps and self._average is not None:
+            self._average.keep()
 
-    def _take_step(self) -> Tensor:
-        recipe = self._recipe
+    def _finite(self, terms: dict[str, Tensor]) -> float:
+        """The loss."""
+        values = {name: float(term) for name, term in terms.items()}
+        loss = sum(values.values())
+        self._first_loss = loss if self._first_loss is None else self._first_loss
+        whole = all(bool(p.isfinite().all()) for p in self.student.parameters())
+        if whole and loss <= _DIVERGED * max(self._first_loss, 1e-3):
+            return loss
+        worst = max(values, key=lambda name: values[name] if math.isfinite(values[name]) else math.inf)
+        raise DivergedError(
+            f"Fine-tuning diverged: the term {worst!r} is {values[worst]:.3g} at step {self.step}, where the loss "
+            f"began at {self._first_loss:.3g}; use a lower learning_rate in the recipe, more bits, or another --seed."
+        )
+
+    def _take_step(self) -> dict[str, Tensor]:
         images, labels = self._draw()
-        with torch.no_grad():
-            teacher = self._teacher(images)
-        student = self.student(images)
-        loss = recipe.distillation * losses.distillation(student, teacher, recipe.temperature)
-        if recipe.centred_logits:
-            loss = loss + recipe.centred_logits * losses.centred_logits(student, teacher)
-        if recipe.cross_entropy:
-            loss = loss + recipe.cross_entropy * losses.cross_entropy(student, labels)
-        factor = _schedule(recipe, self.step)
+        terms = self._terms(images, labels)
+        factor = schedule(self._recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["base_lr"]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.stack(list(terms.values())).sum().backward()
         self.optimizer.step()
         with torch.no_grad():
             for scale in self._scales:
                 scale.clamp_(min=SMALLEST_SCALE)
-        return loss.detach()
+        if self._freezer is not None:
+            self._freezer.step()
+        if self._average is not None:
+            self._average.update(self.step)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _terms(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The named losses, weighted."""
+        recipe = self._recipe
+        with torch.no_grad():
+            teacher, expected = self._teacher.features(images, self._blocks)
+        student, found = self.student.features(images, self._blocks)
+        terms = {}
+        if recipe.distillation:
+            terms["distillation"] = recipe.distillation * losses.distillation(student, teacher, recipe.temperature)
+        if recipe.centred_logits:
+            terms["centred logits"] = recipe.centred_logits * losses.centred_logits(student, teacher)
+        if recipe.features:
+            terms["features"] = recipe.features * losses.features(found, expected)
+        if recipe.cross_entropy:
+            entropy = losses.cross_entropy(student, labels, teacher, recipe.least_confidence)
+            terms["cross-entropy"] = recipe.cross_entropy * entropy
+        return terms
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """The images and labels of one step."""
@@ -107,29 +158,3 @@ class Trainer:
             partner = torch.randperm(len(index), generator=generator).to(self._device)
             images = share * images + (1 - share) * images[partner]
         return images, self._labels[index].to(self._device)
-
-
-def _is_scale(name: str) -> bool:
-    return name.endswith("scale")
-
-
-def _optimizer(student: FakeQuantNetwork, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """Scales have groups of their own, with rates relative to their size: fine and coarse grids move alike."""
-    rate = recipe.learning_rate
-    weights = [p for name, p in student.named_parameters() if p.requires_grad and not _is_scale(name)]
-    groups: list[dict[str, Any]] = [{"params": weights, "base_lr": rate, "weight_decay": recipe.weight_decay}]
-    for name, scale in student.named_parameters():
-        if scale.requires_grad and _is_scale(name):
-            size = float(scale.detach().abs().mean())
-            groups.append({"params": [scale], "base_lr": rate * recipe.scale_rate * size, "weight_decay": 0.0})
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=rate)
-
-
-def _schedule(recipe: TrainingRecipe, step: int) -> float:
-    """The factor on every rate."""
-    progress = step / recipe.steps
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return math.prod(0.1 for milestone in recipe.milestones if progress >= milestone)

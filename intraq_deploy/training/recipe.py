@@ -1,32 +1,53 @@
 """How the student is trained: a recipe is data."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+from intraq_deploy.errors import UsageError
+
+Weight = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecipe:
-    """Steps, optimiser and loss weights."""
+    """Steps, optimiser, loss weights and what is kept."""
 
-    steps: int
+    steps: Annotated[int, Ge(0)]
     """0: ranges only, no fine-tuning."""
-    batch: int
-    learning_rate: float
+    batch: Annotated[int, Ge(1)]
+    learning_rate: Annotated[float, Gt(0)]
+    rate_unit: Literal["value", "step"] = "value"
+    """"step": a layer's weights move at this multiple of its mean quantization step (training.optimizer)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """"sgd": Nesterov momentum 0.9."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     schedule: Literal["cosine", "steps"] = "cosine"
     """"cosine": down to 0. "steps": times 0.1 at each of `milestones`."""
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[Share, ...] = ()
     """Fractions of all steps."""
-    scale_rate: float = 0.1
+    scale_rate: Weight = 0.1
     """The rate of learned scales, relative to their own size, as a multiple of `learning_rate`."""
-    temperature: float = 4.0
-    distillation: float = 1.0
-    centred_logits: float = 0.5
-    cross_entropy: float = 0.0
+    temperature: Annotated[float, Gt(0)] = 4.0
+    distillation: Weight = 1.0
+    centred_logits: Weight = 0.5
+    features: Weight = 0.0
+    """Of the differences at the ends of blocks."""
+    cross_entropy: Weight = 0.0
     """Weights of the losses."""
-    smallest_crop: float = 0.5
+    least_confidence: Share = 0.0
+    """Cross-entropy only where the teacher gives an image's class at least this probability."""
+    smallest_crop: Annotated[float, Interval(gt=0, le=1)] = 0.5
     """Area fraction of the random crops; 1 switches augmentation off, flips included."""
     mixup: bool = True
     """Mix each image with another by U(0, 1); the teacher sees the mixed image too."""
+    average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of weights and scales that is kept in the end; 0: the last step's."""
+    freeze_oscillations: Share = 0.0
+    """Reversals of a code per step, averaged, above which a weight is frozen; 0: none is."""
+
+    def __post_init__(self) -> None:
+        if not any((self.distillation, self.centred_logits, self.features, self.cross_entropy)):
+            raise UsageError("The recipe's training has no loss: give distillation or another one a weight above 0.")

@@ -84,7 +84,13 @@ def test_checkpoints(run, tmp_path, make, words):
         (["--activation-bits", "0"], ("--activation-bits is 0", "2 to 8")),
         (["--bits", "four"], ("--bits", "valid integer")),
         (["--scheme", "intger"], ("'intger' is unknown", "integer, paper, ends8")),
-        (["--preset", "slow"], ("'slow' is unknown", "quick, standard, paper")),
+        (["--preset", "slow"], ("'slow' is unknown", "quick, standard, best, paper")),
+        (["--preset", "bset"], ("'bset' is unknown", "did you mean best?")),
+        (["--preset", "quick", "--recipe", "a.toml"], ("--preset quick and --recipe a.toml", "give one of them")),
+        (["--recipe", "absent.toml"], ("absent.toml cannot be read (No such file or directory)", "TOML")),
+        (["--recipe", "best"], ("best cannot be read", "--preset best")),
+        (["--method", "ptq", "--steps", "5"], ("--steps is 5", "--method ptq takes none", "leave one of them out")),
+        (["--method", "qap"], ("--method is 'qap'", "'qat' or 'ptq'")),
         (["--images", "1"], ("--images is 1", "at least 2")),
         (["--iterations", "0"], ("--iterations is 0", "at least 1")),
         (["--steps", "-1"], ("--steps is -1", "at least 0")),
@@ -214,6 +220,30 @@ def test_networks_that_cannot_be_quantized(run, tmp_path, name, words, problem):
     inspection = run("inspect", tmp_path / "net.pth", *arch)
     assert inspection.exit_code == 0, inspection.output
     assert inspection.stdout.count("Cannot be") == inspection.stdout.count(problem) == 1
+
+
+@pytest.mark.parametrize("command", ["quantize", "synthesize"])
+def test_one_output_is_no_choice_between_classes(run, tmp_path, command):
+    """Softmax of one logit is 1, whatever the image: no image could be made for it, and nothing distilled."""
+    code = tmp_path / "network.py"
+    code.write_text(
+        NETWORKS
+        + """
+
+class Sigmoid(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+        )
+"""
+    )
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+    )
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    arch = ["--arch", f"{code}:Sigmoid", *PREPROCESSING]
+    result = run(command, tmp_path / "net.pth", *arch, *TINY[:4], "--out", tmp_path / "run")
+    assert_refused(result, tmp_path / "run", 1, "1 output per image", "at least 2 classes", "the two logits (0, z)")
 
 
 @pytest.mark.parametrize("command", ["export", "validate", "sensitivity"])

@@ -13,7 +13,6 @@ from intraq_deploy.synthesis.contact_sheet import contact_sheet
 from intraq_deploy.synthesis.loop import _Rate
 from intraq_deploy.synthesis.make import make_images, probe_of
 from intraq_deploy.synthesis.quality import intra_class_distance, measure
-from intraq_deploy.synthesis.recipe import CIFAR10, CIFAR100, IMAGENET, constants_for
 
 CPU = torch.device("cpu")
 RECIPE = SynthesisRecipe(images=24, iterations=12, batch=12, learning_rate=0.1, schedule="cosine")
@@ -142,10 +141,6 @@ def test_intra_class_distance_is_the_mean_over_pairs():
     ]
     assert intra_class_distance(features, labels) == pytest.approx(sum(distances) / len(distances), rel=1e-5)
     assert intra_class_distance(features[:2], torch.tensor([0, 1])) is None
-
-
-def test_constants_follow_the_class_count():
-    assert [constants_for(k) for k in (2, 10, 100, 1000)] == [CIFAR10, CIFAR10, CIFAR100, IMAGENET]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

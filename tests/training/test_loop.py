@@ -5,14 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import random_images, small_network
+from support import SMALL_SHAPE, random_images, small_network
 
-from intraq_deploy.errors import DivergedError
+from intraq_deploy.errors import DivergedError, UsageError
+from intraq_deploy.graph import trace
+from intraq_deploy.graph.ops import Add
 from intraq_deploy.synthesis import SyntheticSet
 from intraq_deploy.training import Trainer, TrainingRecipe
+from intraq_deploy.training.blocks import block_outputs
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
-from intraq_deploy.training.loop import _optimizer, _schedule
 from intraq_deploy.training.losses import distillation
+from intraq_deploy.training.optimizer import make_optimizer, schedule
+from intraq_deploy.training.oscillations import OscillationFreezer
+from intraq_deploy.training.teacher import Teacher
 
 CPU = torch.device("cpu")
 RECIPE = TrainingRecipe(steps=12, batch=16, learning_rate=1e-3)
@@ -23,8 +28,12 @@ def images():
     return SyntheticSet(random_images(32), torch.arange(32) % 10, torch.ones(32))
 
 
+def teacher():
+    return Teacher(trace(small_network("resnet"), SMALL_SHAPE))
+
+
 def trainer(student, images, recipe=RECIPE, **options):
-    return Trainer(student(**options), small_network("resnet"), images, recipe, 0, CPU)
+    return Trainer(student(**options), teacher(), images, recipe, 0, CPU)
 
 
 def state(module):
@@ -39,13 +48,13 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("scheme", ["integer", "paper"])
 def test_the_student_comes_nearer_to_its_teacher(student, images, scheme):
-    teacher = small_network("resnet")
+    network = small_network("resnet")
     recipe = replace(RECIPE, steps=80, learning_rate=5e-4)
     run = trainer(student, images, recipe, scheme=scheme, weight_bits=3, activation_bits=3)
 
     def distance():
         with torch.no_grad():
-            return float(distillation(run.student(images.images), teacher(images.images), 1.0))
+            return float(distillation(run.student(images.images), network(images.images), 1.0))
 
     before = distance()
     run.run(80)
@@ -65,13 +74,20 @@ def test_what_is_trained_and_what_is_not(student, images):
     assert "_layers./fc.gamma" not in changed, "a layer without batch norm has none to train"
 
 
-def test_a_resumed_training_takes_the_same_steps(student, images, tmp_path):
-    whole = trainer(student, images)
+EVERYTHING = replace(
+    RECIPE, rate_unit="step", learning_rate=0.02, features=1.0, cross_entropy=0.5, least_confidence=0.2, average=0.9,
+    freeze_oscillations=0.005,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, EVERYTHING], ids=["plain", "everything"])
+def test_a_resumed_training_takes_the_same_steps(student, images, tmp_path, recipe):
+    whole = trainer(student, images, recipe)
     whole.run(12)
-    first = trainer(student, images)
+    first = trainer(student, images, recipe)
     first.run(5)
     save_checkpoint(tmp_path / "checkpoint.safetensors", first)
-    second = trainer(student, images)
+    second = trainer(student, images, recipe)
     load_checkpoint(tmp_path / "checkpoint.safetensors", second)
     assert second.step == 5
     second.run(12)
@@ -89,7 +105,7 @@ def test_students_survive_storage(student, tmp_path):
 
 def test_scales_move_in_proportion_to_their_size(student):
     module = student()
-    groups = _optimizer(module, RECIPE).param_groups
+    groups = make_optimizer(module, RECIPE).param_groups
     rates = {id(group["params"][0]): group["base_lr"] for group in groups}
     for name, parameter in module.named_parameters():
         if name.endswith("scale"):
@@ -101,20 +117,85 @@ def test_a_loss_that_is_not_finite_stops(student, images):
     run = trainer(student, images)
     with torch.no_grad():
         run.student.layer("fc").weight[0, 0] = float("nan")
-    with pytest.raises(DivergedError, match="the loss is nan at step 10"):
+    with pytest.raises(DivergedError, match="the term .* is nan at step 1,"):
         run.run(12)
 
 
 def test_schedules():
     cosine = replace(RECIPE, steps=100)
-    assert [round(_schedule(cosine, step), 3) for step in (0, 50, 100)] == [1.0, 0.5, 0.0]
+    assert [round(schedule(cosine, step), 3) for step in (0, 50, 100)] == [1.0, 0.5, 0.0]
     steps = replace(RECIPE, steps=100, schedule="steps", milestones=(0.2, 0.5))
-    assert [_schedule(steps, step) for step in (0, 19, 20, 50)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert [schedule(steps, step) for step in (0, 19, 20, 50)] == pytest.approx([1, 1, 0.1, 0.01])
 
 
 def test_the_teacher_and_the_images_are_left_alone(student, images):
-    teacher = small_network("resnet")
-    before, pixels = state(teacher), copy.deepcopy(images.images)
-    Trainer(student(), teacher, images, RECIPE, 0, CPU).run(2)
-    assert_same(before, state(teacher))
+    network = teacher()
+    before, pixels = state(network), copy.deepcopy(images.images)
+    Trainer(student(), network, images, RECIPE, 0, CPU).run(2)
+    assert_same(before, state(network))
     assert torch.equal(pixels, images.images)
+
+
+def test_a_loss_that_grows_without_bound_stops(student, images):
+    run = trainer(student, images, replace(RECIPE, learning_rate=30.0, steps=400))
+    with pytest.raises(
+        DivergedError, match=r"the term '.*' is .* at step \d+, where the loss began at .*learning_rate"
+    ):
+        run.run(400)
+
+
+def test_a_recipe_without_a_loss_is_refused():
+    with pytest.raises(UsageError, match="no loss"):
+        replace(RECIPE, distillation=0.0, centred_logits=0.0)
+
+
+def test_rates_in_steps_move_all_layers_codes_alike(student):
+    module = student()
+    recipe = replace(RECIPE, rate_unit="step", learning_rate=0.01)
+    rates = {id(g["params"][0]): g["base_lr"] for g in make_optimizer(module, recipe).param_groups}
+    for node in module.graph.layers():
+        layer = module.layer(node.name)
+        assert rates[id(layer.weight)] == pytest.approx(0.01 * float(layer.quantizer.scale.detach().mean()), rel=1e-5)
+    trained = {id(p) for p in module.parameters() if p.requires_grad}
+    grouped = [id(p) for g in make_optimizer(module, recipe).param_groups for p in g["params"]]
+    assert sorted(grouped) == sorted(trained)
+
+
+def test_features_are_those_at_the_ends_of_blocks(student):
+    module, network = student(), teacher()
+    names = block_outputs(module.graph)
+    assert names
+    assert all(isinstance(module.graph[name].op, Add) for name in names)
+    logits, found = module.features(random_images(4), names)
+    assert torch.equal(logits, module(random_images(4)))
+    _, expected = network.features(random_images(4), names)
+    assert [found[name].shape for name in names] == [expected[name].shape for name in names]
+
+
+def test_the_average_is_what_is_kept(student, images):
+    plain, averaged = trainer(student, images), trainer(student, images, replace(RECIPE, average=0.5))
+    plain.run(11)
+    averaged.run(11)
+    assert_same(state(plain.student), state(averaged.student))
+    plain.run(12)
+    averaged.run(12)
+    weight = plain.student.layer("fc").weight
+    assert not torch.equal(weight, averaged.student.layer("fc").weight)
+    torch.testing.assert_close(weight, averaged.student.layer("fc").weight, atol=0.02, rtol=0)
+
+
+def test_an_oscillating_weight_is_frozen_at_its_average_code(student):
+    module = student()
+    layer = module.layer("fc")
+    scale = float(layer.quantizer.scale[0].detach())
+    layer.weight.data[0, 0] = 2 * scale
+    freezer = OscillationFreezer(module, 0.05)
+    for step in range(40):
+        with torch.no_grad():
+            layer.weight[0, 0] = scale * (1.6 if step % 4 else 2.6)  # mostly code 2, sometimes 3
+        freezer.step()
+    assert freezer.frozen == 1
+    with torch.no_grad():
+        layer.weight[0, 0] = -5 * scale
+    freezer.step()
+    assert layer.quantizer.codes(layer.weight)[0, 0] == 2

@@ -1,0 +1,100 @@
+"""Makes the pictures of docs/accuracy.md: images by each method, and where their features lie beside real ones'.
+
+    python benchmarks/accuracy/pictures.py [--seed 0]
+
+The published CIFAR-10 ResNet-20; sets that are missing are made. Features are those in front of the classifier, shown
+by the first two principal components of real training images'.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib as mpl
+import networks
+import numpy as np
+import plan
+import torch
+from PIL import Image
+from sets import image_set, recipe_of
+
+from intraq_deploy.models import Model
+from intraq_deploy.synthesis.make import probe_of
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
+SHOWN = ("noise", "bns", "bns-lor", "intraq", "low-pass", "relative", "real")
+_CLASSES, _EACH = 10, 2
+
+
+def pixels_of(images: SyntheticSet, model: Model) -> np.ndarray:
+    """Two images of each class side by side, uint8 [2 H, 10 W, 3]."""
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (model.preprocessing.mean, model.preprocessing.std))
+    pixels = ((images.images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    rows = []
+    for index in range(_EACH):
+        chosen = [int(torch.nonzero(images.labels == label).flatten()[index]) for label in range(_CLASSES)]
+        rows.append(np.concatenate([pixels[i] for i in chosen], axis=1))
+    return np.concatenate(rows)
+
+
+def sheet(sets: dict[str, SyntheticSet], model: Model) -> None:
+    figure, axes = plt.subplots(len(sets), 1, figsize=(7, 1.55 * len(sets)))
+    for axis, (name, images) in zip(axes, sets.items(), strict=True):
+        axis.imshow(pixels_of(images, model), interpolation="nearest")
+        axis.set_title(name, loc="left", fontsize=9)
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.4)
+    save(figure, "accuracy-images.png")
+
+
+def features(sets: dict[str, SyntheticSet], model: Model) -> None:
+    probe = probe_of(model, torch.device("cpu"))
+    found = {}
+    for name, images in sets.items():
+        with torch.no_grad():
+            parts = [probe.read(part).features for part in images.images.split(128)]
+        found[name] = torch.cat([part for part in parts if part is not None]).numpy()
+    real = found.pop("real")
+    mean = real.mean(0)
+    _, _, axes_of_real = np.linalg.svd(real - mean, full_matrices=False)
+    plane = axes_of_real[:2].T
+    columns = 3
+    figure, axes = plt.subplots(2, columns, figsize=(9, 6), sharex=True, sharey=True)
+    behind = (real - mean) @ plane
+    for axis, (name, values) in zip(axes.flat, found.items(), strict=False):
+        axis.scatter(*behind.T, s=3, color="#c8c8c8", label="real")
+        colours = sets[name].labels.numpy()
+        axis.scatter(*((values - mean) @ plane).T, s=4, c=colours, cmap="tab10", vmin=0, vmax=9)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+    figure.tight_layout(pad=0.6)
+    save(figure, "accuracy-features.png")
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    figure.savefig(FOLDER / name, dpi=110)
+    with Image.open(FOLDER / name) as picture:
+        picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(FOLDER / name, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path)
+    args = parser.parse_args()
+    data = networks.data_folder(args.data)
+    model = networks.load(plan.CIFAR10, data)
+    sets = {
+        name: image_set(plan.CIFAR10, model, name, recipe_of(name, model).synthesis, args.seed, data)[0]
+        for name in SHOWN
+    }
+    sheet(sets, model)
+    features(sets, model)
+
+
+if __name__ == "__main__":
+    main()

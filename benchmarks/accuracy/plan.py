@@ -1,0 +1,65 @@
+"""Which rows each table has, by seed, in the order in which they are made."""
+
+from collections.abc import Callable
+
+from rows import Key
+
+CIFAR10, CIFAR100 = "resnet20_cifar10", "resnet20wide_stem_cifar100"
+IMAGENET = ("mobilenetv1_w075_imagenet", "mobilenetv2_w1_imagenet", "efficientnet_lite0_imagenet")
+
+IMAGES = ("noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "low-pass", "swing", "relative", "real")
+"""One way of making images each, one way of training."""
+TRAINING = (
+    "intraq-paper", "intraq-paper-learned", "train-adamw", "train-kl", "intraq", "train-step", "train-features",
+    "train-gate", "train-average", "train-freeze", "train-equalize",
+)  # fmt: skip
+"""One set of images, one way of training each."""
+_BEFORE_IMAGES = {"bns": "noise", "intraq": "bns", "low-pass": "intraq", "swing": "low-pass", "relative": "low-pass"}
+_BEFORE_TRAINING = {
+    "intraq-paper-learned": "intraq-paper", "train-adamw": "intraq-paper-learned", "train-kl": "train-adamw",
+    "intraq": "train-kl", "train-step": "intraq", "train-features": "train-step",
+}  # fmt: skip
+
+MAIN = ("noise", "bns", "intraq-paper", "best")
+MAIN_BITS = ("W5A5", "W4A4", "W3A3", "W4A8")
+IMAGENET_RECIPES = ("best",)
+
+
+def before_image(recipe: str) -> str | None:
+    """What a way of making images is compared with."""
+    return "bns" if recipe.startswith("bns-") else _BEFORE_IMAGES.get(recipe)
+
+
+def before_training(recipe: str) -> str | None:
+    """What a way of training is compared with: each step behind features stands alone on it."""
+    return _BEFORE_TRAINING.get(recipe, "train-features" if recipe.startswith("train-") else None)
+
+
+def _ablation(seed: int) -> list[Key]:
+    recipes = dict.fromkeys(("intraq", *TRAINING, *IMAGES))
+    return [Key(CIFAR10, "P3", bits, bits, recipe, seed) for recipe in recipes for bits in (3, 4)]
+
+
+def _main(network: str, seed: int) -> list[Key]:
+    widths = [(4, 4), (3, 3)] if seed else [(4, 4), (3, 3), (5, 5), (4, 8)]
+    return [Key(network, p, w, a, recipe, seed) for w, a in widths for recipe in MAIN for p in ("P1", "P3")]
+
+
+def _imagenet(seed: int) -> list[Key]:
+    if seed:
+        return []
+    return [
+        Key(network, "P3", w, a, recipe, seed)
+        for network in IMAGENET
+        for recipe in IMAGENET_RECIPES
+        for w, a in ((4, 4), (4, 8), (8, 8))
+    ]
+
+
+TABLES: dict[str, Callable[[int], list[Key]]] = {
+    "ablation": _ablation,
+    "cifar10": lambda seed: _main(CIFAR10, seed),
+    "cifar100": lambda seed: _main(CIFAR100, seed),
+    "imagenet": _imagenet,
+    "static": lambda seed: [Key(network, "P3", 8, 8, "static", seed) for network in (CIFAR10, CIFAR100)],
+}

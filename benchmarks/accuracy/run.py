@@ -1,0 +1,239 @@
+"""Makes rows of the accuracy tables: one, or all that a table still lacks.
+
+    python benchmarks/accuracy/run.py NETWORK RECIPE W4A4 P3 SEED
+    python benchmarks/accuracy/run.py --table ablation [--seeds 0,1]
+
+NETWORK: see networks.py. RECIPE: a file of recipes/ or a built-in recipe; "static" is ONNX Runtime's quantize_static,
+"real" takes real training images in place of synthetic ones. P1, P3: the schemes `paper` and `integer`. A finished row
+is never made again; two or more of these commands may run side by side. Test images only measure: nothing is chosen on
+them, and the reported student is always the last one.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import networks
+import onnxruntime
+import plan
+import rows
+import torch
+from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.profile import load_profile
+from rows import Key
+from sets import REAL, image_set, recipe_of
+from torch import Tensor
+
+from intraq_deploy.data.labelled import normalise
+from intraq_deploy.graph import trace
+from intraq_deploy.models import Model
+from intraq_deploy.pipeline.run import freedom_of, machine
+from intraq_deploy.pipeline.validation import validate
+from intraq_deploy.program import freeze, settle
+from intraq_deploy.quantization import make_scheme
+from intraq_deploy.quantization.build import build_network, prepare
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training import Trainer
+from intraq_deploy.training.losses import distillation
+from intraq_deploy.training.teacher import Teacher
+
+sys.path.append(str(networks.HERE.parent / "latency"))
+from models import export_quantize_static, export_with_torch
+
+STATIC = "static"
+HELD_SEED = 1000
+"""Of the images, made by `quick`, on which steps of a recipe may be compared without looking at a test set."""
+_COMPARED = 32
+_BATCH = 100
+
+
+def choose_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(slots=True)
+class Bench:
+    """A network with all that its rows share."""
+
+    name: str
+    data: Path
+    model: Model
+    teacher: Teacher
+    tests: dict[str, tuple[Tensor, Tensor]]
+    """Normalised images and labels."""
+    answers: dict[str, Tensor]
+    """The float network's logits on them."""
+    held: Tensor
+    held_logits: Tensor
+
+
+def bench_of(name: str, data: Path) -> Bench:
+    """Loads everything, and measures the float network."""
+    model = networks.load(name, data)
+    teacher = Teacher(trace(model.module, model.input_shape)).to(choose_device())
+    teacher = teacher.to(memory_format=torch.channels_last)
+    tests = {}
+    for test in networks.NETWORKS[name].tests:
+        pixels, labels = networks.images(test, data)
+        tests[test] = normalise(pixels, model.preprocessing), labels
+    quick = recipe_of("quick", model).synthesis
+    held = image_set(name, model, "quick", quick, HELD_SEED, data)[0].images
+    answers = {test: answer(teacher, images) for test, (images, _) in tests.items()}
+    return Bench(name, data, model, teacher, tests, answers, held, answer(teacher, held))
+
+
+def answer(network: torch.nn.Module, images: Tensor) -> Tensor:
+    """Logits, on the CPU."""
+    device = choose_device()
+    network = network.to(device)
+    with torch.no_grad():
+        parts = [network(part.to(device).to(memory_format=torch.channels_last)) for part in images.split(_BATCH)]
+    return torch.cat(parts).cpu()
+
+
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """Percent."""
+    return 100 * float((logits.argmax(1) == labels).double().mean())
+
+
+def make(bench: Bench, key: Key) -> None:
+    """One row for every test set."""
+    recipe = recipe_of("intraq" if key.recipe == STATIC else key.recipe, bench.model)
+    images, quality, seconds = image_set(bench.name, bench.model, key.recipe, recipe.synthesis, key.seed, bench.data)
+    recipe = replace(recipe, synthesis=replace(recipe.synthesis, images=len(images)))
+    common: dict[str, object] = {
+        "network": key.network,
+        "protocol": key.protocol,
+        "bits": key.bits,
+        "recipe": key.recipe,
+        "seed": key.seed,
+        "images": len(images),
+        "iterations": 0 if key.recipe == REAL else recipe.synthesis.iterations,
+        "steps": 0 if key.recipe == STATIC else recipe.training.steps,
+        "batch": recipe.training.batch,
+        "bn_distance": f"{quality.bn_distance:.3f}",
+        "intra_class_distance": "" if quality.intra_class_distance is None else f"{quality.intra_class_distance:.3f}",
+        "seconds_images": f"{seconds:.0f}",
+        "hardware": machine() + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "versions": f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}",
+        "commit": rows.commit(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        measured = _static if key.recipe == STATIC else _ours
+        for test, values in measured(bench, key, recipe, images, Path(folder)).items():
+            floating = top1(bench.answers[test], bench.tests[test][1])
+            rows.append(common | {"test": test, "float": f"{floating:.2f}"} | values)
+
+
+def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
+    """Quantized, trained, frozen, exported and run in ONNX Runtime."""
+    start = time.perf_counter()
+    scheme = make_scheme(
+        rows.PROTOCOLS[key.protocol], key.weight_bits, key.activation_bits, freedom_of(("onnxruntime",))
+    ).with_ranges(recipe.quantization.ranges)
+    graph = prepare(trace(bench.model.module, bench.model.input_shape), recipe.quantization)
+    student = build_network(graph, scheme, images.images, key.seed)
+    before = {test: top1(answer(student, pixels), labels) for test, (pixels, labels) in bench.tests.items()}
+    if recipe.training.steps:
+        teacher = Teacher(graph).to(choose_device()).to(memory_format=torch.channels_last)
+        Trainer(student, teacher, images, recipe.training, key.seed, choose_device()).run(recipe.training.steps)
+    seconds = time.perf_counter() - start
+    held = answer(student, bench.held)
+    student = student.cpu()
+    settle(student)
+    program = freeze(student)
+    artifact = export(program, load_profile("onnxruntime"), folder, {})
+    parity = validate(artifact, program, bench.tests[next(iter(bench.tests))][0][:_COMPARED])
+    if not parity.passes:
+        raise SystemExit(f"{key}: the deployed network differs from the program: {parity.parity.failures}")
+    shared = {
+        "held_agreement": f"{top1(held, bench.held_logits.argmax(1)):.2f}",
+        "held_kl": f"{float(distillation(held, bench.held_logits, 1.0)):.4f}",
+        "integers_compared": parity.parity.compared,
+        "integers_differing": parity.parity.mismatched,
+        "seconds_training": f"{seconds:.0f}",
+    }
+    return {test: shared | {"ranges_only": f"{before[test]:.2f}"} | _deployed(bench, test, student, open_shipped(
+        artifact, threads=torch.get_num_threads()).run) for test in bench.tests}  # fmt: skip
+
+
+def _deployed(bench: Bench, test: str, student: FakeQuantNetwork | None, run) -> dict[str, object]:
+    """Accuracy in ONNX Runtime, and beside it that of what was trained."""
+    images, labels = bench.tests[test]
+    found = torch.cat([run(part) for part in images.split(_BATCH)])
+    values: dict[str, object] = {"deployed": f"{top1(found, labels):.2f}"}
+    if student is not None:
+        trained = answer(student, images)
+        values["fake_quant"] = f"{top1(trained, labels):.2f}"
+        values["agreement"] = f"{top1(found, trained.argmax(1)):.2f}"
+    return values
+
+
+def _static(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
+    """ONNX Runtime's quantize_static at 8 bits, calibrated with the images."""
+    if (key.weight_bits, key.activation_bits) != (8, 8):
+        raise SystemExit("quantize_static has no kernels below 8 bits: give W8A8.")
+    export_with_torch(bench.model.module, images.images[:1], folder / "float.onnx")
+    export_quantize_static(folder / "float.onnx", folder / "static.onnx", images.images.numpy())
+    session = onnxruntime.InferenceSession(folder / "static.onnx", providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(part: Tensor) -> Tensor:
+        return torch.cat([torch.from_numpy(session.run(None, {name: image[None].numpy()})[0]) for image in part])
+
+    return {test: _deployed(bench, test, None, run) for test in bench.tests}
+
+
+@contextlib.contextmanager
+def claimed(key: Key) -> Iterator[bool]:
+    """Whether this process may make the row: no other is making it, and it is not there."""
+    folder = networks.HERE / "sets"
+    folder.mkdir(exist_ok=True)
+    name = re.sub(r"\W+", "-", key.command.rpartition("run.py ")[2])
+    with (folder / f"{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield not any(key.is_of(row) for row in rows.read(rows.file_of(key.network)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", nargs="*", help="NETWORK RECIPE BITS PROTOCOL SEED")
+    parser.add_argument("--table", choices=plan.TABLES)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--data", type=Path)
+    args = parser.parse_args()
+    data = networks.data_folder(args.data)
+    if args.table:
+        keys = [key for seed in args.seeds.split(",") for key in plan.TABLES[args.table](int(seed))]
+    elif len(args.row) == 5:
+        network, recipe, bits, protocol, seed = args.row
+        found = re.fullmatch(r"W(\d)A(\d)", bits)
+        if found is None or protocol not in rows.PROTOCOLS or network not in networks.NETWORKS:
+            parser.error(f"{bits} {protocol} of {network}: as in resnet20_cifar10 intraq W4A4 P3 0")
+        keys = [Key(network, protocol, int(found[1]), int(found[2]), recipe, int(seed))]
+    else:
+        parser.error("give a row or --table")
+    benches: dict[str, Bench] = {}
+    for key in keys:
+        with claimed(key) as mine:
+            if mine:
+                print(key.command, flush=True)
+                if key.network not in benches:
+                    benches[key.network] = bench_of(key.network, data)
+                make(benches[key.network], key)
+
+
+if __name__ == "__main__":
+    main()

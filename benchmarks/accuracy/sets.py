@@ -1,0 +1,83 @@
+"""Image sets, made once per network, way of making and seed, and kept in a folder that is not part of the repository.
+
+python benchmarks/accuracy/sets.py NETWORK RECIPE SEED
+"""
+
+import argparse
+import fcntl
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import networks
+import torch
+
+from intraq_deploy.data.labelled import normalise
+from intraq_deploy.models import Model
+from intraq_deploy.pipeline.rundir import key_of
+from intraq_deploy.recipes import Recipe, builtin
+from intraq_deploy.recipes import read as read_recipe
+from intraq_deploy.synthesis.make import make_images, probe_of
+from intraq_deploy.synthesis.quality import Quality, measure
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+
+FOLDER = networks.HERE / "sets"
+RECIPES = networks.HERE / "recipes"
+REAL = "real"
+"""The recipe whose images are real ones."""
+
+
+def recipe_of(name: str, model: Model) -> Recipe:
+    """A file of recipes/, or a built-in recipe."""
+    path = RECIPES / f"{name}.toml"
+    file = read_recipe(path) if path.exists() else builtin(name)
+    return file.resolve(model.input_shape, model.classes)
+
+
+def image_set(network: str, model: Model, name: str, recipe: SynthesisRecipe, seed: int, data: Path) -> tuple[
+    SyntheticSet, Quality, float
+]:  # fmt: skip
+    """The set, its quality and the seconds it took. Another process that wants it waits until it is there."""
+    key = key_of(network=network, recipe=asdict(recipe), seed=seed, real=name == REAL)[:24]
+    FOLDER.mkdir(exist_ok=True)
+    path, notes = FOLDER / f"{key}.safetensors", FOLDER / f"{key}.json"
+    with (FOLDER / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not notes.exists():
+            start = time.perf_counter()
+            probe = probe_of(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            made = real_images(network, model, data) if name == REAL else make_images(model, probe, recipe, seed)
+            seconds = time.perf_counter() - start
+            made.save(path)
+            about = {"network": network, "recipe": name, "seed": seed, "seconds": seconds}
+            notes.write_text(json.dumps(about | {"quality": asdict(measure(probe, made))}))
+    about = json.loads(notes.read_text())
+    return SyntheticSet.load(path), Quality(**about["quality"]), about["seconds"]
+
+
+def real_images(network: str, model: Model, data: Path) -> SyntheticSet:
+    """Labelled training images, for the reference line only."""
+    name = networks.NETWORKS[network].real
+    assert name is not None
+    pixels, labels = networks.images(name, data)
+    return SyntheticSet(normalise(pixels, model.preprocessing), labels, torch.ones(len(labels)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=networks.NETWORKS)
+    parser.add_argument("recipe")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--data", type=Path)
+    args = parser.parse_args()
+    data = networks.data_folder(args.data)
+    model = networks.load(args.network, data)
+    recipe = recipe_of(args.recipe, model).synthesis
+    _, quality, seconds = image_set(args.network, model, args.recipe, recipe, args.seed, data)
+    print(args.recipe, args.seed, f"{seconds:.0f} s", quality, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Writes the tables of docs/accuracy.md, and README's headline table, from the CSV files.
+
+    python benchmarks/accuracy/table.py
+
+Text outside the markers is left as it is. A gain is the mean over seeds of row minus row; it is called not separated
+where it is no greater than the spread (maximum minus minimum over seeds) of either row, and unknown with one seed.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import plan
+import rows
+
+from intraq_deploy.recipes import read as read_recipe
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "docs" / "accuracy.md", ROOT / "README.md")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement over seeds, in points below float top-1."""
+
+    drops: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.drops) / len(self.drops)
+
+    @property
+    def spread(self) -> float:
+        return max(self.drops) - min(self.drops)
+
+    def __str__(self) -> str:
+        if len(self.drops) == 1:
+            return f"{self.mean:.2f} (1 seed)"
+        return f"{self.mean:.2f} ({min(self.drops):.2f} to {max(self.drops):.2f})"
+
+
+class Measured:
+    """Every row of every CSV file."""
+
+    def __init__(self) -> None:
+        self.rows = [row for path in sorted(rows.HERE.glob("*.csv")) for row in rows.read(path)]
+
+    def of(self, network: str, recipe: str, bits: str, protocol: str, test: str | None = None) -> list[dict[str, str]]:
+        """By seed, on the network's first test set unless another is named."""
+        wanted = (network, recipe, bits, protocol)
+        found = [r for r in self.rows if (r["network"], r["recipe"], r["bits"], r["protocol"]) == wanted]
+        name = test or (found[0]["test"] if found else "")
+        return [row for row in found if row["test"] == name]
+
+    def drop(
+        self, network: str, recipe: str, bits: str, protocol: str, column: str = "deployed", test: str | None = None
+    ) -> Cell | None:
+        """None where nothing was measured."""
+        found = [row for row in self.of(network, recipe, bits, protocol, test) if row[column]]
+        return Cell(tuple(float(row["float"]) - float(row[column]) for row in found)) if found else None
+
+
+def gain(before: Cell | None, after: Cell | None) -> str:
+    """What a step gave, in points."""
+    if before is None or after is None:
+        return ""
+    difference = before.mean - after.mean
+    if min(len(before.drops), len(after.drops)) < 2:
+        return f"{difference:+.2f}"
+    apart = abs(difference) > max(before.spread, after.spread)
+    return f"{difference:+.2f}" if apart else f"{difference:+.2f}, not separated"
+
+
+def about(recipe: str) -> str:
+    path = rows.HERE / "recipes" / f"{recipe}.toml"
+    return read_recipe(path).description if path.exists() else recipe
+
+
+def text(cell: object | None) -> str:
+    return "not measured" if cell is None else str(cell)
+
+
+def lines(heading: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    titles = list(heading)
+    out = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    return "\n".join([*out, *(f"| {' | '.join(row)} |" for row in body)])
+
+
+def conditions(found: list[dict[str, str]]) -> str:
+    """Where the rows of a table were measured."""
+    seen = sorted({f"{row['hardware']}; {row['versions']}" for row in found})
+    seeds = sorted({row["seed"] for row in found}, key=int)
+    return f"\n\nSeeds {', '.join(seeds)}. {'. '.join(seen)}." if found else ""
+
+
+def steps_table(measured: Measured, recipes: Iterable[str], against: Callable[[str], str | None]) -> str:
+    """Recipes one below the other at W4A4 and W3A3, with what each gains over another."""
+    body, used = [], []
+    for recipe in recipes:
+        cells = [about(recipe)]
+        for bits in ("W4A4", "W3A3"):
+            now = measured.drop(plan.CIFAR10, recipe, bits, "P3")
+            used += measured.of(plan.CIFAR10, recipe, bits, "P3")
+            other = against(recipe)
+            before = None if other is None else measured.drop(plan.CIFAR10, other, bits, "P3")
+            held = [float(row["held_kl"]) for row in measured.of(plan.CIFAR10, recipe, bits, "P3") if row["held_kl"]]
+            cells += [text(now), gain(before, now), f"{sum(held) / len(held):.4f}" if held else ""]
+        body.append(cells)
+    heading = ("", "W4A4: points lost", "gain", "KL, held", "W3A3: points lost", "gain", "KL, held")
+    return lines(heading, body) + conditions(used)
+
+
+def images_ablation(measured: Measured) -> str:
+    return steps_table(measured, plan.IMAGES, plan.before_image)
+
+
+def training_ablation(measured: Measured) -> str:
+    return steps_table(measured, plan.TRAINING, plan.before_training)
+
+
+def quality(measured: Measured) -> str:
+    body = []
+    for recipe in plan.IMAGES:
+        found = measured.of(plan.CIFAR10, recipe, "W4A4", "P3")
+        if found:
+            means = [
+                sum(float(row[column]) for row in found) / len(found)
+                for column in ("bn_distance", "intra_class_distance", "seconds_images")
+            ]
+            body.append((about(recipe), f"{means[0]:.2f}", f"{means[1]:.2f}", f"{means[2]:.0f}"))
+    return lines(("", "BN distance", "intra-class cosine distance", "seconds"), body)
+
+
+def main_table(measured: Measured) -> str:
+    body, used = [], []
+    for network in (plan.CIFAR10, plan.CIFAR100):
+        for bits in plan.MAIN_BITS:
+            for protocol in ("P1", "P3"):
+                cells = [network, bits, protocol]
+                for recipe in plan.MAIN:
+                    used += measured.of(network, recipe, bits, protocol)
+                    cells.append(text(measured.drop(network, recipe, bits, protocol)))
+                body.append(cells)
+    return lines(("network", "bits", "protocol", *(about(recipe) for recipe in plan.MAIN)), body) + conditions(used)
+
+
+def imagenet(measured: Measured) -> str:
+    body, used = [], []
+    for network in plan.IMAGENET:
+        for bits in ("W4A4", "W4A8", "W8A8"):
+            for recipe in plan.IMAGENET_RECIPES:
+                for test in ("imagenet_sample1000_256", "ilsvrc12_val500_10cls"):
+                    found = measured.of(network, recipe, bits, "P3", test)
+                    used += found
+                    floating = found[0]["float"] if found else ""
+                    ranges, tuned = (
+                        measured.drop(network, recipe, bits, "P3", column, test)
+                        for column in ("ranges_only", "deployed")
+                    )
+                    body.append((network, bits, test, floating, text(ranges), text(tuned)))
+    heading = ("network", "bits", "images", "float top-1", "points lost: ranges only", "fine-tuned")
+    return lines(heading, body) + conditions(used)
+
+
+GOALS = (
+    ("CIFAR-10", "W4A4", plan.CIFAR10, 1.0, "SynQ 1.1, IntraQ 2.54"),
+    ("CIFAR-10", "W3A3", plan.CIFAR10, 4.5, "HAST 5.6, IntraQ 16.96"),
+    ("CIFAR-100", "W4A4", plan.CIFAR100, 2.5, "SynQ 3.0, IntraQ 5.35"),
+    ("CIFAR-100", "W3A3", plan.CIFAR100, 11.0, "SynQ 13.05, IntraQ 22.08"),
+)
+"""Points below float; published ones from the papers' own float networks, P1."""
+
+
+def headline(measured: Measured) -> str:
+    body = []
+    for data, bits, network, goal, published in GOALS:
+        p1, p3 = (measured.drop(network, "best", bits, protocol) for protocol in ("P1", "P3"))
+        body.append((data, bits, published, f"{goal:g}", text(p1), text(p3)))
+    used = [
+        row for _, bits, network, _, _ in GOALS for p in ("P1", "P3") for row in measured.of(network, "best", bits, p)
+    ]
+    heading = ("ResNet-20", "bits", "published, P1", "our goal, P1", "ours, P1", "ours, P3")
+    return lines(heading, body) + conditions(used)
+
+
+SECTIONS = {
+    "headline": headline,
+    "main": main_table,
+    "images": images_ablation,
+    "training": training_ablation,
+    "quality": quality,
+    "imagenet": imagenet,
+}
+
+
+def render(page: str, measured: Measured) -> str:
+    """The page with its tables made anew."""
+    for name, section in SECTIONS.items():
+        start, end = f"<!-- {name}: made by benchmarks/accuracy/table.py -->", f"<!-- end of {name} -->"
+        page = re.sub(
+            rf"{re.escape(start)}.*?{re.escape(end)}",
+            lambda _, s=start, e=end, f=section: f"{s}\n{f(measured)}\n{e}",
+            page,
+            flags=re.DOTALL,
+        )
+    return page
+
+
+def main() -> None:
+    measured = Measured()
+    for path in PAGES:
+        if path.exists():
+            path.write_text(render(path.read_text(), measured))
+
+
+if __name__ == "__main__":
+    main()

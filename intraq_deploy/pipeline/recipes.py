@@ -1,0 +1,45 @@
+"""A recipe for one network, with the numbers that were asked for in place of its own."""
+
+from dataclasses import replace
+
+from intraq_deploy.errors import UsageError
+from intraq_deploy.recipes import Recipe, RecipeFile
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
+
+
+def recipe_for(
+    file: RecipeFile,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    images: int | None = None,
+    iterations: int | None = None,
+    steps: int | None = None,
+) -> Recipe:
+    """The recipe for images [C, H, W] and so many classes; given numbers override it.
+
+    Raises UsageError for numbers that cannot be.
+    """
+    for option, value, least in (("--images", images, 2), ("--iterations", iterations, 1), ("--steps", steps, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{option} is {value}: at least {least} is needed.")
+    recipe = file.resolve(input_shape, classes)
+    synthesis, training = recipe.synthesis, recipe.training
+    return replace(
+        recipe,
+        synthesis=replace(synthesis, images=images or synthesis.images, iterations=iterations or synthesis.iterations),
+        training=replace(training, steps=training.steps if steps is None else steps),
+    )
+
+
+def too_few_images(recipe: SynthesisRecipe, classes: int) -> str | None:
+    """What there is to say where some of the classes get no image, or None."""
+    without = classes - recipe.images
+    if without <= 0:
+        return None
+    drawn = recipe.labels == "uniform"
+    return (
+        f"{recipe.images:,} images for {classes:,} classes: {'at least ' if drawn else ''}{without:,} "
+        f"{'class has' if without == 1 else 'classes have'} none; give more --images, {classes} "
+        f"{'at the least' if drawn else 'for one of each'}."
+    )

@@ -1,0 +1,18 @@
+"""A recipe: how images are made, what prepares the network, how it is trained."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from intraq_deploy.quantization.recipe import QuantizationRecipe
+    from intraq_deploy.synthesis.recipe import SynthesisRecipe
+    from intraq_deploy.training.recipe import TrainingRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a method decides, for one network. Who gets a quantizer, and of how many bits, is a scheme's."""
+
+    synthesis: "SynthesisRecipe"
+    quantization: "QuantizationRecipe"
+    training: "TrainingRecipe"

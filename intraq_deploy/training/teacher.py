@@ -1,0 +1,49 @@
+"""The float network as the traced graph, batch norms folded: it gives logits and the tensors in between."""
+
+from collections.abc import Collection, Sequence
+
+from torch import Tensor, nn
+
+from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk
+from intraq_deploy.graph.graph import Graph, Node
+from intraq_deploy.graph.ops import Conv2d, Input, Linear
+
+
+class Teacher(nn.Module):
+    """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]. Nothing in it is trained."""
+
+    def __init__(self, graph: Graph) -> None:
+        """graph: with float weights."""
+        super().__init__()
+        self._graph = graph.topology()
+        self._index = {node.name: index for index, node in enumerate(graph.layers())}
+        for name, index in self._index.items():
+            weight, bias = graph.weights[name].folded()
+            self.register_buffer(f"weight{index}", weight.detach().clone())
+            self.register_buffer(f"bias{index}", bias.detach().clone())
+            self.register_buffer(f"ceiling{index}", graph.weights[name].ceiling)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images, ())[0]
+
+    def features(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the tensors `names`, activations applied."""
+        kept: dict[str, Tensor] = {}
+
+        def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+            y = self._value(node, inputs)
+            if node.name in names:
+                kept[node.name] = y
+            return y
+
+        return walk(self._graph, images, evaluate), kept
+
+    def _value(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        if isinstance(node.op, Input):
+            return inputs[0]
+        if isinstance(node.op, Conv2d | Linear):
+            weight, bias, ceiling = (
+                getattr(self, f"{part}{self._index[node.name]}") for part in ("weight", "bias", "ceiling")
+            )
+            return clamp(apply_layer(node.op, inputs[0], weight, bias), node.activation, ceiling)
+        return clamp(apply(node.op, *inputs), node.activation)

@@ -58,7 +58,8 @@ def _comparison(report: RunReport, bits: str) -> Table:
     table = Table(title=escape(title))
     for heading in ("", "top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)"):
         table.add_column(heading, justify="left" if not heading else "right")
-    names = {"float32": "float32", "w8a8": "W8A8, ranges only"}
+    weights = bits.partition("A")[0]
+    names = {"float32": "float32", "w8a8": "W8A8, ranges only", "a8": f"{weights}A8, ranges only"}
     for row in report.comparison:
         own = f"{bits} {report.scheme}" + (f", {row.name}" if len(report.artifacts) > 1 else "")
         name = names.get(row.name, own)

@@ -1,7 +1,7 @@
-"""Accuracy on labelled images, with the float network and our own W8A8 beside: what the low-bit network costs."""
+"""Accuracy on labelled images, beside the float network, our own W8A8 and 8-bit activations: what low bits cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,53 +17,68 @@ from intraq_deploy.pipeline.stages import kept, normalization_of, running, whole
 from intraq_deploy.program import Program, Reference, float_program, freeze, settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
-from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.quantization.scheme import Scheme, make_scheme
+from intraq_deploy.quantization.spec import MAX_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import export, open_shipped
 from intraq_deploy.targets.profile import load_profile
 
-FLOAT32, W8A8 = "float32", "w8a8"
+FLOAT32, W8A8, A8 = "float32", "w8a8", "a8"
+"""A8: the run's weight bits and 8-bit activations, for runs with fewer."""
 BASELINES = "baselines"
 _BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """By name: "float", "fake_quant", "program", each target; and the baselines FLOAT32 and W8A8 as deployed."""
+    """By name: "float", "fake_quant", "program", each target; and the baselines FLOAT32, W8A8 and A8 as deployed."""
 
     accuracy: dict[str, Accuracy]
     rows: list[ComparisonRow]
 
 
 def baselines(run: Run, images: SyntheticSet) -> dict[str, Artifact]:
-    """The float network and W8A8 (ranges only, no fine-tuning) for ONNX Runtime."""
+    """The float network, W8A8 and A8 (ranges only, no fine-tuning) for ONNX Runtime."""
+    schemes = _schemes(run)
     key = key_of(
         network=run.network_sha256,
         images=tensor_sha256(images.images),
         seed=run.options.seed,
+        schemes={name: asdict(scheme) for name, scheme in schemes.items()},
         normalization=normalization_of(run),
     )
-    before = kept(run, BASELINES, key, _kept_baselines)
+
+    def made(folder: Path) -> dict[str, Artifact]:
+        return {name: whole_artifact(folder / name) for name in (FLOAT32, *schemes)}
+
+    before = kept(run, BASELINES, key, made)
     if before is not None:
         return before
     with running(run, BASELINES, key, 1, "") as (stage, _):
-        _export_baselines(run, images, stage.folder)
-    return _kept_baselines(stage.folder)
+        _export_baselines(run, images, schemes, stage.folder)
+    return made(stage.folder)
 
 
-def _kept_baselines(folder: Path) -> dict[str, Artifact]:
-    return {name: whole_artifact(folder / name) for name in (FLOAT32, W8A8)}
+def _schemes(run: Run) -> dict[str, Scheme]:
+    """Of the quantized baselines."""
+    o, freedom = run.options, freedom_of(("onnxruntime",))
+    schemes = {W8A8: make_scheme("integer", MAX_BITS, MAX_BITS, freedom)}
+    if o.activation_bits < MAX_BITS:
+        schemes[A8] = replace(
+            make_scheme("integer", o.weight_bits, MAX_BITS, freedom), layer_bits=run.scheme.layer_bits
+        )
+    return schemes
 
 
-def _export_baselines(run: Run, images: SyntheticSet, folder: Path) -> None:
+def _export_baselines(run: Run, images: SyntheticSet, schemes: Mapping[str, Scheme], folder: Path) -> None:
     normalization = normalization_of(run)
-    # Whatever the recipe does to the network before it is quantized is no part of a baseline.
-    eight = build_network(
-        run.traced, make_scheme("integer", 8, 8, freedom_of(("onnxruntime",))), images.images, run.options.seed
-    )
-    settle(eight)
-    programs = {FLOAT32: float_program(run.traced, normalization), W8A8: freeze(eight, normalization)}
+    programs = {FLOAT32: float_program(run.traced, normalization)}
+    for name, scheme in schemes.items():
+        # Whatever the recipe does to the network before it is quantized is no part of a baseline.
+        student = build_network(run.traced, scheme, images.images, run.options.seed)
+        settle(student)
+        programs[name] = freeze(student, normalization)
     for name, program in programs.items():
         (folder / name).mkdir(exist_ok=True)
         export(program, load_profile("onnxruntime"), folder / name, {})
@@ -115,7 +130,21 @@ def _rows(
 
 
 def advice(rows: list[ComparisonRow], target: str, bits: str) -> str:
-    """One sentence on which of the models to ship."""
+    """Which of the models to ship, and what fewer than 8 bits of activations cost."""
+    by_name = {row.name: row for row in rows}
+    if A8 not in by_name:
+        return _against_eight(rows, target, bits)
+    lost, lost_a8 = (by_name[FLOAT32].top1 - by_name[name].top1 for name in (target, A8))
+    weights = bits.partition("A")[0]
+    return (
+        f"{_against_eight(rows, target, bits)} {weights}A8 (--activation-bits 8) has the same weights' bits and kernels "
+        f"and loses {lost_a8:.1f} points before any fine-tuning, {bits} {lost:.1f} after it: fewer activation bits gain "
+        "nothing on INT8 hardware, and are for hardware that computes with them."
+    )
+
+
+def _against_eight(rows: list[ComparisonRow], target: str, bits: str) -> str:
+    """Beside W8A8 and float."""
     by_name = {row.name: row for row in rows}
     plain, eight, ours = by_name[FLOAT32], by_name[W8A8], by_name[target]
     lost, lost_eight = plain.top1 - ours.top1, plain.top1 - eight.top1

@@ -90,11 +90,12 @@ def test_accuracy_of_every_stage(run, checkpoint, labelled, tmp_path):
     assert report["accuracy"]["images"] == 40
     assert report["accuracy"]["program"] == report["accuracy"]["onnxruntime"]
     assert abs(report["accuracy"]["fake_quant"] - report["accuracy"]["program"]) <= 7.5
-    assert [row["name"] for row in report["comparison"]] == ["float32", "w8a8", "onnxruntime"]
+    assert [row["name"] for row in report["comparison"]] == ["float32", "w8a8", "a8", "onnxruntime"]
     assert report["comparison"][0]["top1"] == report["accuracy"]["float"]
-    assert report["comparison"][0]["bytes"] > 2 * report["comparison"][2]["bytes"]
+    assert report["comparison"][0]["bytes"] > 2 * report["comparison"][3]["bytes"]
     assert report["advice"]
     assert "W8A8, ranges only" in result.stdout
+    assert "W4A8, ranges only" in result.stdout
     assert report["advice"] in " ".join(result.stdout.split())
     session = Session(directory / report["artifacts"]["onnxruntime"]["path"])
     assert session.operators()["Cast"] == 1

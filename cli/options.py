@@ -116,6 +116,14 @@ Method = Annotated[
     str,
     typer.Option(help="qat: ranges, then fine-tuning; ptq: ranges only, no fine-tuning, which is for 8 bits."),
 ]
+Reconstruct = Annotated[
+    bool,
+    typer.Option(
+        "--reconstruct",
+        help="Before fine-tuning, round each block's weights to what its output needs; slower. Default: the recipe's.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Out = Annotated[

@@ -31,6 +31,7 @@ from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.loop import Trainer
+from intraq_deploy.training.reconstruction import reconstruct as reconstruct_blocks
 from intraq_deploy.training.teacher import Teacher
 
 __all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize", "validate"]
@@ -86,25 +87,30 @@ def quantize(
     scheme: str = "integer",
     recipe: str | Path = "quick",
     steps: int | None = None,
+    reconstruct: bool = False,
     targets: tuple[str, ...] = ("onnxruntime",),
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
     """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the recipe; 0: ranges only.
 
-    targets: what it will be exported for; some allow more than others.
+    reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
+    says. targets: what it will be exported for; some allow more than others.
 
-    Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite.
+    Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
+    UsageError for the reconstruction of min-max ranges.
     """
-    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, steps=steps)
+    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, steps=steps, reconstruct=reconstruct)
     placed = make_scheme(scheme, weight_bits, activation_bits, freedom_of(targets))
     placed = placed.with_ranges(chosen.quantization.ranges)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
     student = build_network(graph, placed, images.images, seed)
+    where = choose_device(device)
+    teacher = Teacher(graph).to(where)
+    if chosen.reconstruction.enabled:
+        reconstruct_blocks(student, teacher, images, chosen.reconstruction, seed, where)
     if chosen.training.steps:
-        where = choose_device(device)
-        trainer = Trainer(student, Teacher(graph).to(where), images, chosen.training, seed, where)
-        trainer.run(chosen.training.steps)
+        Trainer(student, teacher, images, chosen.training, seed, where).run(chosen.training.steps)
     student = student.cpu()
     settle(student)
     return student

@@ -10,14 +10,14 @@ IMAGENET = ("mobilenetv1_w075_imagenet", "mobilenetv2_w1_imagenet", "efficientne
 IMAGES = ("noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "low-pass", "swing", "relative", "real")
 """One way of making images each, one way of training."""
 TRAINING = (
-    "intraq-paper", "intraq-paper-learned", "train-adamw", "train-kl", "intraq", "train-step", "train-features",
-    "train-gate", "train-average", "train-freeze", "train-equalize",
+    "intraq-paper", "intraq-paper-learned", "train-adamw", "train-kl", "train-mixup", "intraq", "train-features",
+    "train-gate", "train-average", "train-freeze", "train-equalize", "train-reconstruct",
 )  # fmt: skip
 """One set of images, one way of training each."""
 _BEFORE_IMAGES = {"bns": "noise", "intraq": "bns", "low-pass": "intraq", "swing": "low-pass", "relative": "low-pass"}
 _BEFORE_TRAINING = {
     "intraq-paper-learned": "intraq-paper", "train-adamw": "intraq-paper-learned", "train-kl": "train-adamw",
-    "intraq": "train-kl", "train-step": "intraq", "train-features": "train-step",
+    "train-mixup": "train-kl", "intraq": "train-mixup", "train-features": "intraq",
 }  # fmt: skip
 
 MAIN = ("noise", "bns", "intraq-paper", "best")
@@ -36,7 +36,7 @@ def before_training(recipe: str) -> str | None:
 
 
 def _ablation(seed: int) -> list[Key]:
-    recipes = dict.fromkeys(("intraq", *TRAINING, *IMAGES))
+    recipes = dict.fromkeys(("intraq", *IMAGES, *TRAINING))
     return [Key(CIFAR10, "P3", bits, bits, recipe, seed) for recipe in recipes for bits in (3, 4)]
 
 

@@ -11,7 +11,7 @@ PROTOCOLS = {"P1": "paper", "P2": "ends8", "P3": "integer"}
 """By the names in docs/accuracy.md, as schemes."""
 COLUMNS = (
     "network", "protocol", "bits", "recipe", "seed", "images", "iterations", "steps", "batch", "test", "float",
-    "ranges_only", "fake_quant", "deployed", "agreement", "held_agreement", "held_kl", "bn_distance",
+    "ranges_only", "fake_quant", "deployed", "agreement", "held_kl", "held_bns_kl", "bn_distance",
     "intra_class_distance", "integers_compared", "integers_differing", "seconds_images", "seconds_training",
     "hardware", "versions", "commit",
 )  # fmt: skip

@@ -95,6 +95,11 @@ def conditions(found: list[dict[str, str]]) -> str:
     return f"\n\nSeeds {', '.join(seeds)}. {'. '.join(seen)}." if found else ""
 
 
+def mean(found: list[dict[str, str]], column: str) -> str:
+    """Over seeds."""
+    return f"{sum(float(row[column]) for row in found) / len(found):.3f}" if found else ""
+
+
 def steps_table(measured: Measured, recipes: Iterable[str], against: Callable[[str], str | None]) -> str:
     """Recipes one below the other at W4A4 and W3A3, with what each gains over another."""
     body, used = [], []
@@ -105,8 +110,8 @@ def steps_table(measured: Measured, recipes: Iterable[str], against: Callable[[s
             used += measured.of(plan.CIFAR10, recipe, bits, "P3")
             other = against(recipe)
             before = None if other is None else measured.drop(plan.CIFAR10, other, bits, "P3")
-            held = [float(row["held_kl"]) for row in measured.of(plan.CIFAR10, recipe, bits, "P3") if row["held_kl"]]
-            cells += [text(now), gain(before, now), f"{sum(held) / len(held):.4f}" if held else ""]
+            found = measured.of(plan.CIFAR10, recipe, bits, "P3")
+            cells += [text(now), gain(before, now), f"{mean(found, 'held_kl')}, {mean(found, 'held_bns_kl')}"]
         body.append(cells)
     heading = ("", "W4A4: points lost", "gain", "KL, held", "W3A3: points lost", "gain", "KL, held")
     return lines(heading, body) + conditions(used)

@@ -27,7 +27,7 @@ def estimate(run: Run) -> dict[str, float]:
     """Seconds for each stage that has to run: synthesis, sensitivity and fine-tuning."""
     images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
     seconds: dict[str, float] = {}
-    synthesis, training = run.recipe.synthesis, run.recipe.training
+    synthesis, work = run.recipe.synthesis, stages.fine_tuning_images(run.recipe)
     if run.calibration is None and not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
         rate = _synthesis_rate(run, min(images, synthesis.batch))
         seconds[stages.SYNTHESIS] = synthesis.images * synthesis.iterations / rate
@@ -38,9 +38,8 @@ def estimate(run: Run) -> dict[str, float]:
         if not run.directory.stage(SENSITIVITY, key).done:
             seconds[SENSITIVITY] = passes(run, synthesis.images, mixed.widths) / _forward_rate(run, images)
     # Before the bits are chosen nobody knows the student's key, and asking for another one's would clear its folder.
-    if training.steps and not (chosen and run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done):
-        rate = _training_rate(run, min(images, training.batch))
-        seconds[stages.FINE_TUNING] = training.steps * training.batch / rate
+    if work and not (chosen and run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done):
+        seconds[stages.FINE_TUNING] = work / _training_rate(run, min(images, run.recipe.training.batch))
     return seconds
 
 
@@ -66,7 +65,7 @@ def _forward_rate(run: Run, images: int) -> float:
 
 def _training_rate(run: Run, images: int) -> float:
     """Images per second."""
-    recipe = replace(run.recipe.training, batch=images)
+    recipe = replace(run.recipe.training, batch=images, steps=1 + _TIMED)
     noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
     samples = SyntheticSet(noise, torch.zeros(images, dtype=torch.int64), torch.ones(images))
     trainer = Trainer(empty_network(run.graph, run.scheme), run.teacher, samples, recipe, 0, run.device)
@@ -88,6 +87,8 @@ def faster(run: Run, seconds: dict[str, float]) -> str | None:
     ways = []
     if run.options.preset != "quick" or run.options.recipe is not None:
         ways.append("--preset quick")
+    if run.options.reconstruct:
+        ways.append("no --reconstruct")
     if run.device.type == "cpu":
         ways.append("a CUDA device")
     ways.append("fewer --images and --iterations" if seconds.get(stages.SYNTHESIS, 0) > total / 2 else "fewer --steps")

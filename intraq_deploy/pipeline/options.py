@@ -136,7 +136,9 @@ class QuantizeOptions(BaseModel):
     recipe: OwnRecipe | None = None
     """Instead of the preset."""
     method: Literal["qat", "ptq"] = "qat"
-    """"ptq": ranges only, whatever the recipe's steps."""
+    """"ptq": no fine-tuning, whatever the recipe's steps."""
+    reconstruct: bool = False
+    """Whether the recipe's reconstruction is switched on where the recipe itself does not."""
     calibration: str | None = None
     images: int | None = None
     iterations: int | None = None

@@ -35,6 +35,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import read_manifest
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.training.reconstruction import check_ranges
 
 VALIDATION = "validation"
 PLACEMENT = "placement.json"
@@ -61,6 +62,8 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
     _ = run.calibration
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
     place(run.graph, run.scheme)
+    if run.recipe.reconstruction.enabled:
+        check_ranges(run.scheme.ranges)
     if options.mixed is not None:
         check_budget(run, options.mixed)
     with run.directory.opened():
@@ -259,6 +262,7 @@ def _report(
         machine=machine(),
         input=options.input,
         images=images,
+        reconstructed=run.recipe.reconstruction.enabled,
         steps=run.recipe.training.steps,
         seconds=dict(run.seconds),
     )

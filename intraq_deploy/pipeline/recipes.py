@@ -15,8 +15,11 @@ def recipe_for(
     images: int | None = None,
     iterations: int | None = None,
     steps: int | None = None,
+    reconstruct: bool = False,
 ) -> Recipe:
     """The recipe for images [C, H, W] and so many classes; given numbers override it.
+
+    reconstruct: switches reconstruction on; what the recipe itself switches on stays on.
 
     Raises UsageError for numbers that cannot be.
     """
@@ -24,11 +27,12 @@ def recipe_for(
         if value is not None and value < least:
             raise UsageError(f"{option} is {value}: at least {least} is needed.")
     recipe = file.resolve(input_shape, classes)
-    synthesis, training = recipe.synthesis, recipe.training
+    synthesis, training, reconstruction = recipe.synthesis, recipe.training, recipe.reconstruction
     return replace(
         recipe,
         synthesis=replace(synthesis, images=images or synthesis.images, iterations=iterations or synthesis.iterations),
         training=replace(training, steps=training.steps if steps is None else steps),
+        reconstruction=replace(reconstruction, enabled=reconstruct or reconstruction.enabled),
     )
 
 

@@ -172,7 +172,10 @@ class RunReport(_Record):
     input: str
     """What the artifacts take: "float" or "uint8"."""
     images: ImagesRecord | CalibrationRecord
+    reconstructed: bool = False
+    """Block by block, before fine-tuning."""
     steps: int
+    """Of fine-tuning."""
     accumulator: AccumulatorRecord | None = None
     settled: list[str] = []
     """What was adjusted before freezing."""

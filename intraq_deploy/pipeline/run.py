@@ -91,7 +91,15 @@ class Run:
         o, m = self.options, self.model
         file = builtin(o.preset) if o.recipe is None else check(o.recipe.name, o.recipe.values)
         steps = 0 if o.method == "ptq" else o.steps
-        return recipe_for(file, m.input_shape, m.classes, images=o.images, iterations=o.iterations, steps=steps)
+        return recipe_for(
+            file,
+            m.input_shape,
+            m.classes,
+            images=o.images,
+            iterations=o.iterations,
+            steps=steps,
+            reconstruct=o.reconstruct,
+        )
 
     @cached_property
     def network_sha256(self) -> str:

@@ -21,6 +21,7 @@ from intraq_deploy.program import Normalization, Program, freeze, load_program, 
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import build_network, empty_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.recipes import Recipe
 from intraq_deploy.synthesis.batches import batch_sizes
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
 from intraq_deploy.synthesis.make import make_images
@@ -29,11 +30,15 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
 from intraq_deploy.training.loop import Trainer
+from intraq_deploy.training.reconstruction import reconstruct
 
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
 _CHECKPOINT_STEPS = 50
+_RECONSTRUCTED, _CHECKPOINT = "reconstructed.safetensors", "checkpoint.safetensors"
+"""What an unfinished fine-tuning continues from."""
 T = TypeVar("T")
 
 
@@ -157,24 +162,40 @@ def student_key(run: Run) -> str:
     """Of the student: the images, the scheme, the recipe."""
     recipe = run.recipe
     how = {"quantization": asdict(recipe.quantization), "training": asdict(recipe.training)}
+    if recipe.reconstruction.enabled:
+        how["reconstruction"] = asdict(recipe.reconstruction)
     return key_of(images=images_key(run), scheme=asdict(run.scheme), recipe=how)
 
 
 def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[str]]:
-    """The settled student, continued from the last checkpoint, and what settling adjusted."""
-    key, recipe = student_key(run), run.recipe.training
+    """The settled student, reconstructed if the recipe says so, continued from the last checkpoint, and what settling
+    adjusted."""
+    key, recipe = student_key(run), run.recipe
     before = kept(run, FINE_TUNING, key, lambda folder: kept_student(run, folder))
     if before is not None:
         return before
-    with running(run, FINE_TUNING, key, max(recipe.steps, 1) * recipe.batch, "images") as (stage, note):
+    with running(run, FINE_TUNING, key, fine_tuning_images(recipe), "images") as (stage, note):
         student = build_network(run.graph, run.scheme, images.images, run.options.seed)
-        if recipe.steps:
-            _train(run, student, images, stage.folder / "checkpoint.safetensors", note)
+        if recipe.reconstruction.enabled:
+            _reconstruct(run, student, images, stage.folder / _RECONSTRUCTED, note)
+        if recipe.training.steps:
+            _train(run, student, images, stage.folder / _CHECKPOINT, note)
         student = student.cpu()
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in settle(student)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)
-        (stage.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        for left in (_RECONSTRUCTED, _CHECKPOINT):
+            (stage.folder / left).unlink(missing_ok=True)
     return student, settled
+
+
+def fine_tuning_images(recipe: Recipe) -> int:
+    """How many images go through the student, reconstruction included: a step in each of the blocks goes through all
+    of it once."""
+    return _reconstruction_images(recipe) + recipe.training.steps * recipe.training.batch
+
+
+def _reconstruction_images(recipe: Recipe) -> int:
+    return recipe.reconstruction.steps * recipe.reconstruction.batch if recipe.reconstruction.enabled else 0
 
 
 def kept_student(run: Run, folder: Path) -> tuple[FakeQuantNetwork, list[str]]:
@@ -187,16 +208,34 @@ def kept_student(run: Run, folder: Path) -> tuple[FakeQuantNetwork, list[str]]:
     return student, list(notes["settled"])
 
 
+def _reconstruct(
+    run: Run, student: FakeQuantNetwork, images: SyntheticSet, done: Path, note: Callable[[], None]
+) -> None:
+    """Once: `done` is what an earlier session reconstructed."""
+    if done.exists():
+        load_student(done, student)
+        return
+    recipe, count = run.recipe.reconstruction, len(blocks(run.graph))
+
+    def report(block: int, step: int, error: float) -> None:
+        before = (block * recipe.steps + step) * recipe.batch // count
+        run.progress.advance(before, f"block {block + 1}/{count}, step {step}/{recipe.steps}", error)
+
+    reconstruct(student, run.teacher, images, recipe, run.options.seed, run.device, report)
+    save_student(done, student)
+    note()
+
+
 def _train(
     run: Run, student: FakeQuantNetwork, images: SyntheticSet, checkpoint: Path, note: Callable[[], None]
 ) -> None:
-    recipe = run.recipe.training
+    recipe, before = run.recipe.training, _reconstruction_images(run.recipe)
     trainer = Trainer(student, run.teacher, images, recipe, run.options.seed, run.device)
     if checkpoint.exists():
         load_checkpoint(checkpoint, trainer)
 
     def report(step: int, loss: float) -> None:
-        run.progress.advance(step * recipe.batch, f"step {step}/{recipe.steps}", loss)
+        run.progress.advance(before + step * recipe.batch, f"step {step}/{recipe.steps}", loss)
 
     while trainer.step < recipe.steps:
         trainer.run(min(trainer.step + _CHECKPOINT_STEPS, recipe.steps), report)

@@ -14,9 +14,9 @@ their scale), and neither do those of a B that reads one channel per output (dep
 
     s_c = R / r_c                                                                           every channel has range R
 
-Where B sums over channels, its error has two parts, in units of B's own scales: rounding y gives R^2 sum_c (w_c / s_c)^2,
-w_c^2 = sum_o (W_oc / max_c' |W_oc'|)^2, and rounding W gives sum_c (s_c r_c)^2. Their sum is least, however much each
-of them counts, at
+Where B sums over channels, its error has two parts, in units of B's own scales: rounding y gives
+R^2 sum_c (w_c / s_c)^2 with w_c^2 = sum_o (W_oc / max_c' |W_oc'|)^2, and rounding W gives sum_c (s_c r_c)^2. Their sum
+is least, however much each of them counts, at
 
     s_c = k sqrt(w_c / r_c)                                                                     k: R stays what it was
 
@@ -32,8 +32,13 @@ images by 24 % of their energy, with n = 6 by 0.5 %. (2) Behind a bound, s >= 1:
 the float one's 6 s, so it clips, as the range of a quantizer does, and never lets more pass. (3) 1/8 <= s <= 8, and
 s = 1 for a channel that is zero, or below half a step of 8 bits at any such s.
 
-s is not rounded to powers of two. The float network would stay the same bit by bit, but on ResNet-20 and EfficientNet
-that lost all that was gained; as it is, logits change by float32's rounding.
+s is not rounded to powers of two. The float network would stay the same bit by bit, but that lost most of what was
+gained on ResNet-20 and EfficientNet-Lite0; as it is, logits change by float32's rounding, 2e-6 of the largest.
+
+**What it is worth.** Relative squared error of the logits on 64 synthetic images, ranges only, one seed: at W8A4
+MobileNetV1 0.75 .685 -> .684, EfficientNet-Lite0 .147 -> .142, ResNet-20 .061 -> .056; at W4A4 ResNet-20 .188 -> .182.
+The ranges of these published networks are much alike. Where they differ by 30, the error falls to .04 .. .44 of itself
+(tests).
 """
 
 import math
@@ -43,15 +48,7 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.graph.graph import Graph, Node, Weights
-from intraq_deploy.graph.ops import (
-    AVERAGES,
-    HAS_WEIGHT,
-    Conv2d,
-    Flatten,
-    MaxPool2d,
-    Op,
-    Pad,
-)
+from intraq_deploy.graph.ops import AVERAGES, HAS_WEIGHT, Conv2d, Flatten, MaxPool2d, Op, Pad
 
 DEVIATIONS = 6.0
 """n: how many |gamma| from beta a channel's values end."""
@@ -99,8 +96,6 @@ def equalize(graph: Graph) -> Graph:
 def _readers(graph: Graph, name: str, values: int = 1) -> list[_Reader]:
     """The layers that read the tensor, directly or through what keeps channels apart; none if anything else does."""
     found: list[_Reader] = []
-    if name == graph.output:
-        return found
     for node in graph.consumers(name):
         if isinstance(node.op, HAS_WEIGHT):
             found.append(_Reader(node, values))

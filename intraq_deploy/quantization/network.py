@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk
 from intraq_deploy.graph.graph import Graph, Node, Weights
 from intraq_deploy.graph.ops import Conv2d, Input, Linear
+from intraq_deploy.quantization.gradients import convolve
 from intraq_deploy.quantization.placement import Placement
 from intraq_deploy.quantization.quantizer import (
     SMALLEST_SCALE,
@@ -44,6 +45,8 @@ class QuantizedLayer(nn.Module):
     def __init__(self, op: Conv2d | Linear, weights: Weights, spec: QuantSpec, ranges: Ranges) -> None:
         super().__init__()
         self.op = op
+        self.low_gradients = False
+        """Whether gradients are computed in bfloat16 (quantization.gradients)."""
         channels = weights.weight.shape[0]
         self.weight = nn.Parameter(weights.weight.clone())
         bias = weights.bias if weights.bias is not None else torch.zeros(channels)
@@ -87,7 +90,10 @@ class QuantizedLayer(nn.Module):
         if input_scale is not None:
             step = (input_scale * (scale * gain.abs())).detach().clamp(min=SMALLEST_STEP)
             bias = round_through(bias / step) * step
-        return apply_layer(self.op, x, weight * by_row(gain, weight), bias)
+        weight = weight * by_row(gain, weight)
+        if self.low_gradients and isinstance(self.op, Conv2d):
+            return convolve(self.op, x, weight, bias)
+        return apply_layer(self.op, x, weight, bias)
 
 
 class FakeQuantNetwork(nn.Module):

@@ -6,6 +6,7 @@
     [synthesis]                     # fields of SynthesisRecipe
     [quantization]                  # fields of QuantizationRecipe
     [training]                      # fields of TrainingRecipe
+    [reconstruction]                # fields of ReconstructionRecipe; nothing is reconstructed without enabled = true
 
     [[when]]                        # for some networks only; later ones win over earlier ones
     pixels_at_most = 4096           # height x width of the network's images
@@ -31,7 +32,7 @@ from intraq_deploy.recipes.recipe import Recipe
 from intraq_deploy.recipes.wording import shown
 
 BUILTIN = ("quick", "standard", "best", "paper")
-SECTIONS = ("synthesis", "quantization", "training")
+SECTIONS = ("synthesis", "quantization", "training", "reconstruction")
 _CONDITIONS = ("pixels_at_most", "classes_at_most")
 _TOP = ("description", "extends", "when", *SECTIONS)
 

@@ -1,4 +1,4 @@
-"""A recipe: how images are made, what prepares the network, how it is trained."""
+"""A recipe: how images are made, what prepares the network, how it is reconstructed and trained."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from intraq_deploy.quantization.recipe import QuantizationRecipe
     from intraq_deploy.synthesis.recipe import SynthesisRecipe
-    from intraq_deploy.training.recipe import TrainingRecipe
+    from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +16,4 @@ class Recipe:
     synthesis: "SynthesisRecipe"
     quantization: "QuantizationRecipe"
     training: "TrainingRecipe"
+    reconstruction: "ReconstructionRecipe"

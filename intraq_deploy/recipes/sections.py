@@ -15,10 +15,11 @@ from pydantic_core import ErrorDetails
 from intraq_deploy.quantization.recipe import QuantizationRecipe
 from intraq_deploy.recipes.wording import shown
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
-from intraq_deploy.training.recipe import TrainingRecipe
+from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
 
 _KINDS: dict[str, type[Any]] = {
     "synthesis": SynthesisRecipe, "quantization": QuantizationRecipe, "training": TrainingRecipe,
+    "reconstruction": ReconstructionRecipe,
 }  # fmt: skip
 _WANTED = {
     "int_type": "a whole number",

@@ -1,6 +1,7 @@
-"""Fine-tuning the low-bit student on synthetic images."""
+"""Reconstructing and fine-tuning the low-bit student on synthetic images."""
 
 from intraq_deploy.training.loop import Trainer
-from intraq_deploy.training.recipe import TrainingRecipe
+from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
+from intraq_deploy.training.reconstruction import reconstruct
 
-__all__ = ["Trainer", "TrainingRecipe"]
+__all__ = ["ReconstructionRecipe", "Trainer", "TrainingRecipe", "reconstruct"]

@@ -1,6 +1,12 @@
-"""Where student and teacher are compared inside: at the ends of a network's blocks."""
+"""A network's blocks: student and teacher are compared at their ends, and one block at a time is reconstructed."""
 
-from intraq_deploy.graph.graph import Graph
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from intraq_deploy.graph.execute import Evaluate
+from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import Add
 
 
@@ -12,3 +18,51 @@ def block_outputs(graph: Graph) -> list[str]:
         return sums
     last_of_size = {node.shape[1:]: node.name for node in maps}
     return list(last_of_size.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of a graph that runs on its own, from the tensors in front of it."""
+
+    nodes: tuple[Node, ...]
+    """In execution order."""
+    inputs: tuple[str, ...]
+    """What it reads from before it; for the first block the image, which stands under the Input's name."""
+    outputs: tuple[str, ...]
+    """What is read behind it, or is the network's output: at the end of a residual block, the sum alone."""
+
+    @property
+    def name(self) -> str:
+        """Of its last node."""
+        return self.nodes[-1].name
+
+    def run(self, tensors: Mapping[str, Tensor], evaluate: Evaluate) -> dict[str, Tensor]:
+        """Its outputs, by name. tensors: its inputs, by name; more may be there."""
+        values = {name: tensors[name] for name in self.inputs}
+        for node in self.nodes:
+            values[node.name] = evaluate(node, [values[name] for name in _read(node)])
+        return {name: values[name] for name in self.outputs}
+
+
+def blocks(graph: Graph) -> list[Block]:
+    """The stretches that end at `block_outputs`, and the rest up to the logits: every node is in one of them."""
+    ends = set(block_outputs(graph))
+    stretches: list[list[Node]] = [[]]
+    for node in graph.nodes:
+        stretches[-1].append(node)
+        if node.name in ends:
+            stretches.append([])
+    return [_block(graph, stretch) for stretch in stretches if stretch]
+
+
+def _block(graph: Graph, nodes: list[Node]) -> Block:
+    made = {node.name for node in nodes} - {graph.input.name}
+    read = dict.fromkeys(name for node in nodes for name in _read(node))
+    behind = {name for node in graph.nodes if node not in nodes for name in node.inputs} | {graph.output}
+    inputs = tuple(name for name in read if name not in made)
+    return Block(tuple(nodes), inputs, tuple(node.name for node in nodes if node.name in behind))
+
+
+def _read(node: Node) -> tuple[str, ...]:
+    """The tensors that a node is evaluated on; the Input reads the image."""
+    return node.inputs or (node.name,)

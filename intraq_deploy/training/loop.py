@@ -61,6 +61,9 @@ class Trainer:
         self._average = MovingAverage(student, recipe.average) if recipe.average else None
         self._freezer = OscillationFreezer(student, recipe.freeze_oscillations) if recipe.freeze_oscillations else None
         self._first_loss: float | None = None
+        self._low = recipe.precision == "bfloat16"
+        for node in student.graph.layers():
+            student.layer(node.name).low_gradients = self._low
         self.optimizer = make_optimizer(student, recipe)
 
     def restore(self, progress: Progress) -> None:
@@ -131,8 +134,9 @@ class Trainer:
     def _terms(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The named losses, weighted."""
         recipe = self._recipe
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._low):
             teacher, expected = self._teacher.features(images, self._blocks)
+        teacher, expected = teacher.float(), {name: tensor.float() for name, tensor in expected.items()}
         student, found = self.student.features(images, self._blocks)
         terms = {}
         if recipe.distillation:

@@ -12,6 +12,25 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
+class ReconstructionRecipe:
+    """Whether, before it is trained, the student is rounded block by block to what its blocks' outputs need, and how
+    (training.reconstruction)."""
+
+    enabled: bool = False
+    steps: Annotated[int, Ge(1)] = 200
+    """Per block."""
+    batch: Annotated[int, Ge(1)] = 32
+    learning_rate: Annotated[float, Gt(0)] = 0.1
+    """Of the rounding variables, by Adam: from one code to the next is a way of about 5."""
+    scale_rate: Weight = 1e-3
+    """The rate of activation scales, relative to their own size."""
+    rounding_weight: Weight = 0.5
+    """lambda: how much weights that are between two codes count beside the block's relative error."""
+    drop: Share = 0.5
+    """How often a value that a block reads is the float network's."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRecipe:
     """Steps, optimiser, loss weights and what is kept."""
 
@@ -19,6 +38,8 @@ class TrainingRecipe:
     """0: ranges only, no fine-tuning."""
     batch: Annotated[int, Ge(1)]
     learning_rate: Annotated[float, Gt(0)]
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions of the teacher and of the student's gradients; the student's values are float32."""
     rate_unit: Literal["value", "step"] = "value"
     """"step": a layer's weights move at this multiple of its mean quantization step (training.optimizer)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"

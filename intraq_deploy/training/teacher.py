@@ -31,14 +31,15 @@ class Teacher(nn.Module):
         kept: dict[str, Tensor] = {}
 
         def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
-            y = self._value(node, inputs)
+            y = self.evaluate(node, inputs)
             if node.name in names:
                 kept[node.name] = y
             return y
 
         return walk(self._graph, images, evaluate), kept
 
-    def _value(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+    def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """One node with its activation."""
         if isinstance(node.op, Input):
             return inputs[0]
         if isinstance(node.op, Conv2d | Linear):

@@ -1,0 +1,208 @@
+"""Block-wise reconstruction, before fine-tuning: the blocks' roundings and activation scales are learned one block at a
+time, each on what the quantized blocks before it make (BRECQ, Li et al., "Pushing the Limit of Post-Training
+Quantization by Block Reconstruction", ICLR 2021; data-free in GENIE, Jeon et al., CVPR 2023). For block b
+
+    E = mean_o |B_b(x) - y_o|^2 / |y_o|^2        L = E + lambda R(beta)
+
+with y_o the teacher's outputs of the block, B_b the student's, and R of `rounding`. R is left out for the first fifth
+of the steps; beta then falls linearly from 20 to 2. What the block reads mixes both networks, value by value (QDrop,
+Wei et al., ICLR 2022): x is the teacher's with probability p, else the student's, drawn anew at every step.
+
+Differences: E is relative, where BRECQ weighs squares with gradients of the task's loss; blocks end where `blocks`
+says; QDrop also drops the quantizers inside a block; weight scales, which GENIE learns along, stay.
+
+What a block reads and gives is kept in CPU memory for all images, the student's and the teacher's: at its most four
+tensors of images x C x H x W x 4 bytes, 1.6 GB for 512 images of ResNet-18 at 224 pixels. Running the network up to the
+block anew at each step would need none of it, and cost several times the block's own work, more with every block.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from intraq_deploy import seeds
+from intraq_deploy.errors import DivergedError, UsageError
+from intraq_deploy.graph.execute import Evaluate
+from intraq_deploy.graph.ops import HAS_WEIGHT
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.quantization.quantizer import SMALLEST_SCALE, ActivationQuantizer, MinMaxWeightQuantizer
+from intraq_deploy.quantization.scheme import Ranges
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training import losses
+from intraq_deploy.training.blocks import Block, blocks
+from intraq_deploy.training.recipe import ReconstructionRecipe
+from intraq_deploy.training.rounding import SoftWeightQuantizer, commit, soften, undecided
+from intraq_deploy.training.teacher import Teacher
+
+Report = Callable[[int, int, float], None]
+"""The block, counted from 0, its steps done, and its error E."""
+_REPORT_EVERY = 10
+_FREE = 0.2
+"""The fraction of a block's steps before R counts."""
+_FIRST_BETA, _LAST_BETA = 20.0, 2.0
+_DIVERGED = 10.0
+"""Of E, beside where it began: 1 is what an output of zeros has."""
+
+
+def check_ranges(ranges: Ranges) -> None:
+    """Raises UsageError for ranges that follow the weights: rounding one would move the grid of its whole row."""
+    if ranges != "learned":
+        raise UsageError(
+            f"Reconstruction needs learned ranges, and these are {ranges}: leave reconstruction out, use another "
+            '--scheme than paper, or set ranges = "learned" under [quantization] in the recipe.'
+        )
+
+
+def reconstruct(
+    student: FakeQuantNetwork,
+    teacher: Teacher,
+    images: SyntheticSet,
+    recipe: ReconstructionRecipe,
+    seed: int,
+    device: torch.device,
+    report: Report | None = None,
+) -> None:
+    """Learns the student's roundings and activation scales, in place and on `device`, where the teacher is already.
+
+    Weights end on their grids, so that what comes next starts from these codes. No label is read. Raises UsageError
+    for a student with min-max ranges, DivergedError, with block and step, for an error that grows without bound.
+    """
+    layers = [student.layer(node.name) for node in student.graph.layers()]
+    check_ranges("min-max" if any(isinstance(x.quantizer, MinMaxWeightQuantizer) for x in layers) else "learned")
+    student.to(device)
+    parts = blocks(student.graph)
+    ours = theirs = {student.graph.input.name: images.images}
+    for index, block in enumerate(parts):
+        expected = _outputs(block, theirs, teacher.evaluate, recipe.batch, device)
+        reconstruction = _Reconstruction(student, block, _Tensors(ours, theirs, expected), recipe, device)
+        for step in range(recipe.steps if reconstruction.rounded else 0):
+            reconstruction.take_step(step, seeds.generator(seed, "reconstruction", index, step))
+            if step % _REPORT_EVERY == 0 or step + 1 == recipe.steps:
+                error = reconstruction.finite_error(step)
+                if report is not None:
+                    report(index, step + 1, error)
+        reconstruction.commit()
+        found = _outputs(block, ours, student.evaluate, recipe.batch, device)
+        later = {name for following in parts[index + 1 :] for name in following.inputs}
+        ours = {name: tensor for name, tensor in (ours | found).items() if name in later}
+        theirs = {name: tensor for name, tensor in (theirs | expected).items() if name in later}
+
+
+@torch.no_grad()
+def _outputs(
+    block: Block, inputs: Mapping[str, Tensor], evaluate: Evaluate, batch: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The block's outputs for all images, in CPU memory."""
+    made: dict[str, list[Tensor]] = {name: [] for name in block.outputs}
+    for part in torch.arange(len(inputs[block.inputs[0]])).split(batch):
+        tensors = {name: _on(inputs[name][part], device) for name in block.inputs}
+        for name, tensor in block.run(tensors, evaluate).items():
+            made[name].append(tensor.cpu())
+    return {name: torch.cat(tensors) for name, tensors in made.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensors:
+    """What a block reads, in both networks, and what it is to give, of all images, by name."""
+
+    ours: Mapping[str, Tensor]
+    theirs: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor]
+
+
+class _Reconstruction:
+    """Of one block."""
+
+    def __init__(
+        self,
+        student: FakeQuantNetwork,
+        block: Block,
+        tensors: _Tensors,
+        recipe: ReconstructionRecipe,
+        device: torch.device,
+    ) -> None:
+        self._student, self._block, self._tensors = student, block, tensors
+        self._recipe, self._device = recipe, device
+        self._layers = [student.layer(node.name) for node in block.nodes if isinstance(node.op, HAS_WEIGHT)]
+        self.rounded = [soften(layer) for layer in self._layers]
+        """Empty where the block has no layer: there is nothing to learn."""
+        self._scales = [quantizer.scale for quantizer in _quantizers(student, block)]
+        self._trained = [*[soft.v for soft in self.rounded], *self._scales]
+        self._optimizer = _optimizer(self.rounded, self._scales, recipe)
+        self._error = torch.zeros(())
+        self._first_error: float | None = None
+
+    def take_step(self, step: int, generator: torch.Generator) -> None:
+        """Step number `step`, counted from 0, on images drawn with `generator`."""
+        inputs, expected = self._draw(generator)
+        loss = losses.features(self._block.run(inputs, self._student.evaluate), expected)
+        self._error, beta = loss.detach(), _beta(step / self._recipe.steps)
+        if beta is not None:
+            loss = loss + self._recipe.rounding_weight * undecided(self.rounded, beta)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss, inputs=self._trained)
+        self._optimizer.step()
+        with torch.no_grad():
+            for scale in self._scales:
+                scale.clamp_(min=SMALLEST_SCALE)
+
+    def finite_error(self, step: int) -> float:
+        """E at step number `step`, the last one taken. Raises DivergedError where it, or what is learned, no longer is
+        finite, or E has grown without bound."""
+        error = float(self._error)
+        self._first_error = error if self._first_error is None else self._first_error
+        whole = all(bool(parameter.isfinite().all()) for parameter in self._trained)
+        if whole and error <= _DIVERGED * max(self._first_error, 1.0):
+            return error
+        raise DivergedError(
+            f"Reconstruction diverged: the error of the block that ends with {self._block.name} is {error:.3g} at step "
+            f"{step + 1}, where it began at {self._first_error:.3g}; use a lower learning_rate or scale_rate under "
+            "[reconstruction] in the recipe, more bits, or no reconstruction."
+        )
+
+    def commit(self) -> None:
+        """Rounds the block's weights for good."""
+        for layer in self._layers:
+            commit(layer)
+
+    def _draw(self, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the block reads in one step, mixed of both networks, and what it is to give."""
+        tensors = self._tensors
+        count = len(tensors.ours[self._block.inputs[0]])
+        index = torch.randint(count, (self._recipe.batch,), generator=generator)
+        inputs = {}
+        for name in self._block.inputs:
+            ours, theirs = tensors.ours[name][index], tensors.theirs[name][index]
+            dropped = torch.rand(ours.shape, generator=generator) < self._recipe.drop
+            inputs[name] = _on(torch.where(dropped, theirs, ours), self._device)
+        return inputs, {name: _on(tensor[index], self._device) for name, tensor in tensors.expected.items()}
+
+
+def _quantizers(student: FakeQuantNetwork, block: Block) -> list[ActivationQuantizer]:
+    """Those that the block is the first to use: one that several blocks share is not moved behind the first's back."""
+    own = {node.name for node in block.nodes}
+    found = [student.quantizer(name) for name in student.placement.quantized() if name in own]
+    return [quantizer for quantizer in found if quantizer is not None]
+
+
+def _optimizer(
+    rounded: list[SoftWeightQuantizer], scales: list[nn.Parameter], recipe: ReconstructionRecipe
+) -> torch.optim.Optimizer:
+    groups = [{"params": [soft.v for soft in rounded], "lr": recipe.learning_rate}]
+    groups += [{"params": [scale], "lr": recipe.scale_rate * float(scale.detach())} for scale in scales]
+    return torch.optim.Adam(groups)
+
+
+def _beta(progress: float) -> float | None:
+    """Of the regulariser, `progress` (0 to 1) through a block's steps; None while it does not count."""
+    if progress < _FREE:
+        return None
+    left = (1 - progress) / (1 - _FREE)
+    return _LAST_BETA + (_FIRST_BETA - _LAST_BETA) * left
+
+
+def _on(tensor: Tensor, device: torch.device) -> Tensor:
+    moved = tensor.to(device)
+    return moved.contiguous(memory_format=torch.channels_last) if moved.dim() == 4 else moved

@@ -3,7 +3,7 @@
 They are not part of this repository: a folder, given with --data or INTRAQ_TEST_DATA, holds
 
     weights/NAME.pth          state_dicts, by the names in NETWORKS
-    cifar/cifar{10,100}_{test,train2000}.webp, *_labels.txt     sheets of 32 x 32 tiles, 100 a row, one label a line
+    cifar/cifar{10,100}_{test,train2000}.webp, *_labels.txt     sheets of 32 x 32 tiles, one label a line
     images/NAME.tar, NAME.csv      JPEG files for a centre crop of 224 pixels; file,label,...
 
 Test images only ever measure; train2000 is the reference line of real images.
@@ -26,7 +26,7 @@ from torch import Tensor
 from intraq_deploy.models import Model, load_model
 
 HERE = Path(__file__).parent
-_SIDE, _TILES = 32, 100
+_SIDE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ def images(name: str, data: Path) -> tuple[Tensor, Tensor]:
 def _cifar(name: str, data: Path) -> tuple[np.ndarray, list[int]]:
     labels = [int(line) for line in (data / "cifar" / f"{name}_labels.txt").read_text().split()]
     sheet = np.asarray(Image.open(data / "cifar" / f"{name}.webp").convert("RGB"))
-    rows = sheet.shape[0] // _SIDE
-    tiles = sheet.reshape(rows, _SIDE, _TILES, _SIDE, 3).swapaxes(1, 2).reshape(-1, _SIDE, _SIDE, 3)
+    rows, columns = sheet.shape[0] // _SIDE, sheet.shape[1] // _SIDE
+    tiles = sheet.reshape(rows, _SIDE, columns, _SIDE, 3).swapaxes(1, 2).reshape(-1, _SIDE, _SIDE, 3)
     return np.ascontiguousarray(tiles[: len(labels)]), labels
 
 

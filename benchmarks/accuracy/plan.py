@@ -36,7 +36,7 @@ def before_training(recipe: str) -> str | None:
 
 
 def _ablation(seed: int) -> list[Key]:
-    recipes = dict.fromkeys(("intraq", *IMAGES, *TRAINING))
+    recipes = dict.fromkeys(("intraq", "noise", "real", "bns", *TRAINING, *IMAGES))
     return [Key(CIFAR10, "P3", bits, bits, recipe, seed) for recipe in recipes for bits in (3, 4)]
 
 

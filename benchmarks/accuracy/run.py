@@ -79,7 +79,6 @@ def bench_of(name: str, data: Path) -> Bench:
     """Loads everything, and measures the float network."""
     model = networks.load(name, data)
     teacher = Teacher(trace(model.module, model.input_shape)).to(choose_device())
-    teacher = teacher.to(memory_format=torch.channels_last)
     tests = {}
     for test in networks.NETWORKS[name].tests:
         pixels, labels = networks.images(test, data)
@@ -143,7 +142,7 @@ def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, d
     graph = prepare(trace(bench.model.module, bench.model.input_shape), recipe.quantization)
     student = build_network(graph, scheme, images.images, key.seed)
     before = {test: top1(answer(student, pixels), labels) for test, (pixels, labels) in bench.tests.items()}
-    teacher = Teacher(graph).to(choose_device()).to(memory_format=torch.channels_last)
+    teacher = Teacher(graph).to(choose_device())
     if recipe.reconstruction.enabled:
         reconstruct(student, teacher, images, recipe.reconstruction, key.seed, choose_device())
     if recipe.training.steps:

@@ -137,8 +137,8 @@ def advice(rows: list[ComparisonRow], target: str, bits: str) -> str:
     lost, lost_a8 = (by_name[FLOAT32].top1 - by_name[name].top1 for name in (target, A8))
     weights = bits.partition("A")[0]
     return (
-        f"{_against_eight(rows, target, bits)} {weights}A8 (--activation-bits 8) has the same weights' bits and kernels "
-        f"and loses {lost_a8:.1f} points before any fine-tuning, {bits} {lost:.1f} after it: fewer activation bits gain "
+        f"{_against_eight(rows, target, bits)} {weights}A8 (--activation-bits 8), in the same kernels and as large, "
+        f"loses {lost_a8:.1f} points before any fine-tuning, {bits} {lost:.1f} after it: fewer activation bits gain "
         "nothing on INT8 hardware, and are for hardware that computes with them."
     )
 

@@ -60,7 +60,7 @@ class Run:
 
     @cached_property
     def teacher(self) -> Teacher:
-        return Teacher(self.graph).to(self.device).to(memory_format=torch.channels_last)
+        return Teacher(self.graph).to(self.device)
 
     @property
     def scheme(self) -> Scheme:

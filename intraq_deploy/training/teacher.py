@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk
@@ -22,6 +23,7 @@ class Teacher(nn.Module):
             self.register_buffer(f"weight{index}", weight.detach().clone())
             self.register_buffer(f"bias{index}", bias.detach().clone())
             self.register_buffer(f"ceiling{index}", graph.weights[name].ceiling)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images, ())[0]

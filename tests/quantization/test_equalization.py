@@ -50,7 +50,6 @@ NETWORKS = {
         nn.ZeroPad2d(1),
         nn.AvgPool2d(2),
         nn.Flatten(),
-        nn.Flatten(),
         nn.Linear(12 * 25, 10),
     ),
 }

@@ -7,14 +7,21 @@ from rows import Key
 CIFAR10, CIFAR100 = "resnet20_cifar10", "resnet20wide_stem_cifar100"
 IMAGENET = ("mobilenetv1_w075_imagenet", "mobilenetv2_w1_imagenet", "efficientnet_lite0_imagenet")
 
-IMAGES = ("noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "low-pass", "swing", "relative", "real")
+IMAGES = ("noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "bounded", "low-pass", "swing", "relative", "real")
 """One way of making images each, one way of training."""
 TRAINING = (
     "intraq-paper", "intraq-paper-learned", "train-adamw", "train-kl", "train-mixup", "intraq", "train-features",
     "train-gate", "train-average", "train-freeze", "train-equalize", "train-reconstruct",
 )  # fmt: skip
 """One set of images, one way of training each."""
-_BEFORE_IMAGES = {"bns": "noise", "intraq": "bns", "low-pass": "intraq", "swing": "low-pass", "relative": "low-pass"}
+_BEFORE_IMAGES = {
+    "bns": "noise",
+    "intraq": "bns",
+    "bounded": "intraq",
+    "low-pass": "intraq",
+    "swing": "low-pass",
+    "relative": "low-pass",
+}
 _BEFORE_TRAINING = {
     "intraq-paper-learned": "intraq-paper", "train-adamw": "intraq-paper-learned", "train-kl": "train-adamw",
     "train-mixup": "train-kl", "intraq": "train-mixup", "train-features": "intraq",

@@ -12,7 +12,7 @@ from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.sensitivity import SENSITIVITY, passes, sensitivity_key
 from intraq_deploy.quantization.build import empty_network
 from intraq_deploy.quantization.sensitivity import answers
-from intraq_deploy.synthesis.loop import synthesize_batch
+from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.loop import Trainer
 
@@ -49,7 +49,7 @@ def _synthesis_rate(run: Run, images: int) -> float:
 
     def make(iterations: int) -> None:
         short = replace(recipe, iterations=iterations)
-        synthesize_batch(run.probe, run.model.input_shape, short, None, run.model.classes, 0, run.options.seed)
+        make_images(run.model, run.probe, short, run.options.seed)
 
     make(1)
     return images * _TIMED / _seconds(lambda: make(_TIMED))

@@ -34,8 +34,10 @@ def synthesize_batch(
     batch: int,
     seed: int,
     report: Report | None = None,
+    bounds: tuple[Tensor, Tensor] | None = None,
 ) -> SyntheticSet:
-    """Batch number `batch`. centres: of earlier batches; None where the network has no features to compare.
+    """Batch number `batch`. centres: of earlier batches; None where the network has no features to compare. bounds: the
+    least and greatest value of pixels, float32 [C, 1, 1], which a bounded recipe needs.
 
     Raises DivergedError, with the iteration and the term, when a loss is no longer finite.
     """
@@ -60,12 +62,18 @@ def synthesize_batch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if recipe.bounded:
+            assert bounds is not None
+            with torch.no_grad():
+                images.clamp_(*(bound.to(device) for bound in bounds))
         rate.step(iteration, loss.detach())
         if (iteration + 1) % _REPORT_EVERY == 0 or iteration + 1 == recipe.iterations:
             value = _finite(losses, iteration + 1)
             if report is not None:
                 report(iteration + 1, value)
     finished = images.detach() if low_pass is None or not recipe.iterations else low_pass(images.detach())
+    if recipe.bounded and bounds is not None:  # the filter can overshoot
+        finished = finished.clamp(*(bound.to(device) for bound in bounds))
     if not bool(finished.isfinite().all()):
         raise DivergedError(
             f"Synthesis diverged: batch {batch + 1} has pixels that are not finite after {recipe.iterations} "

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from intraq_deploy.models.model import Model
 from intraq_deploy.synthesis.batches import Centres, batch_sizes
@@ -20,6 +21,12 @@ Report = Callable[[int, int, float], None]
 def probe_of(model: Model, device: torch.device) -> Probe:
     """Reads a copy of the network on `device`."""
     return Probe(model.module_on(device), model.input_shape)
+
+
+def pixel_bounds(model: Model) -> tuple[Tensor, Tensor]:
+    """Black and white as the network sees them, normalised: float32 [C, 1, 1] each."""
+    mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (model.preprocessing.mean, model.preprocessing.std))
+    return -mean / std, (1 - mean) / std
 
 
 def make_images(
@@ -47,7 +54,9 @@ def make_images(
                 if report is not None:
                     report(batch, iteration, loss)
 
-            part = synthesize_batch(probe, model.input_shape, recipe, centres, model.classes, batch, seed, on_iteration)
+            part = synthesize_batch(
+                probe, model.input_shape, recipe, centres, model.classes, batch, seed, on_iteration, pixel_bounds(model)
+            )
             if finished is not None:
                 finished(batch, part)
         parts.append(part)

@@ -45,6 +45,8 @@ class SynthesisRecipe:
     """Per iteration, for the whole batch."""
     smallest_crop: Annotated[float, Interval(gt=0, le=1)] = 0.5
     """eta: area fraction."""
+    bounded: bool = False
+    """Keep every pixel within what an image file can hold."""
     low_pass: Annotated[float, Ge(0)] = 0.0
     """Cut-off of a Gaussian low-pass on the images, in cycles per pixel; 0: none."""
     swing: bool = False

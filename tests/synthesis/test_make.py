@@ -11,7 +11,7 @@ from intraq_deploy.synthesis import SynthesisRecipe, SyntheticSet
 from intraq_deploy.synthesis.batches import batch_sizes, draw_labels
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
 from intraq_deploy.synthesis.loop import _Rate
-from intraq_deploy.synthesis.make import make_images, probe_of
+from intraq_deploy.synthesis.make import make_images, pixel_bounds, probe_of
 from intraq_deploy.synthesis.quality import intra_class_distance, measure
 
 CPU = torch.device("cpu")
@@ -147,3 +147,48 @@ def test_intra_class_distance_is_the_mean_over_pairs():
 def test_contact_sheets_are_pngs(channels):
     images = SyntheticSet(torch.randn(30, channels, 8, 8), torch.arange(30) % 3, torch.ones(30))
     assert contact_sheet(images, (0.5,) * channels, (0.2,) * channels)[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bfloat16"},
+        {"low_pass": 0.3},
+        {"swing": True},
+        {"statistics": "relative", "statistics_weight": 30.0, "shallow_weight": 0.3},
+        {"bounded": True},
+        {"crop_probability": 0.0, "soft_inception": 0.0, "marginal_distance": 0.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_each_step_makes_other_images_and_the_same_again(model, probe, changes):
+    recipe = replace(RECIPE, **changes)
+    images = make_images(model, probe, recipe, 0)
+    assert not torch.equal(images.images, make_images(model, probe, RECIPE, 0).images)
+    assert equal(images, make_images(model, probe, recipe, 0))
+    assert bool(images.images.isfinite().all())
+
+
+def test_low_precision_comes_as_near(model, probe):
+    recipe = replace(RECIPE, iterations=40)
+    distances = [
+        measure(probe, make_images(model, probe, replace(recipe, precision=p), 0)).bn_distance
+        for p in ("float32", "bfloat16")
+    ]
+    assert distances[1] == pytest.approx(distances[0], rel=0.1)
+
+
+def test_bounded_pixels_are_pixels(model, probe):
+    recipe = replace(RECIPE, bounded=True, low_pass=0.3, learning_rate=1.0)
+    low, high = pixel_bounds(model)
+    images = make_images(model, probe, recipe, 0).images
+    assert bool((images >= low - 1e-5).all())
+    assert bool((images <= high + 1e-5).all())
+    free = make_images(model, probe, replace(recipe, bounded=False), 0).images
+    assert bool(((free < low) | (free > high)).any())
+
+
+def test_no_iterations_leave_noise(model, probe):
+    images = make_images(model, probe, replace(RECIPE, iterations=0, images=1000, batch=500), 0).images
+    assert abs(float(images.mean())) < 0.01
+    assert abs(float(images.std()) - 1) < 0.01

@@ -1,7 +1,7 @@
 """What each operator computes on real values: for tracing's check, fine-tuning and the reference's float parts."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +129,21 @@ def walk(graph: Graph, images: Tensor, evaluate: Evaluate) -> Tensor:
             if not remaining[name]:
                 values.pop(name, None)
     return values[graph.output]
+
+
+def walk_keeping(
+    graph: Graph, images: Tensor, evaluate: Evaluate, names: Collection[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `walk`, and the tensors `names` beside."""
+    kept: dict[str, Tensor] = {}
+
+    def evaluate_and_keep(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        y = evaluate(node, inputs)
+        if node.name in names:
+            kept[node.name] = y
+        return y
+
+    return walk(graph, images, evaluate_and_keep), kept
 
 
 def evaluate_float(graph: Graph, node: Node, inputs: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk
+from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk, walk_keeping
 from intraq_deploy.graph.graph import Graph, Node, Weights
 from intraq_deploy.graph.ops import Conv2d, Input, Linear
 from intraq_deploy.quantization.gradients import convolve
@@ -156,15 +156,7 @@ class FakeQuantNetwork(nn.Module):
 
     def features(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the tensors `names`, on their grids."""
-        kept: dict[str, Tensor] = {}
-
-        def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
-            y = self.evaluate(node, inputs)
-            if node.name in names:
-                kept[node.name] = y
-            return y
-
-        return walk(self.graph, images, evaluate), kept
+        return walk_keeping(self.graph, images, self.evaluate, names)
 
     def zero_points(self) -> dict[str, int]:
         """Of the activation quantizers, by tensor: with the state_dict, all that the module holds."""

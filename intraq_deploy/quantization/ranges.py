@@ -28,8 +28,6 @@ _AVERAGE = 0.9
 _BATCH = 64
 _CACHED = 1 << 16
 """Weights that are searched at a time."""
-_CACHED = 1 << 16
-"""Weights that are searched at a time."""
 _SAMPLES, _ALL_SAMPLES = 1 << 17, 1 << 22
 """Values kept for the search, at most: of a tensor, and of all together."""
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk
+from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk_keeping
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import Conv2d, Input, Linear
 
@@ -30,15 +30,7 @@ class Teacher(nn.Module):
 
     def features(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the tensors `names`, activations applied."""
-        kept: dict[str, Tensor] = {}
-
-        def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
-            y = self.evaluate(node, inputs)
-            if node.name in names:
-                kept[node.name] = y
-            return y
-
-        return walk(self._graph, images, evaluate), kept
+        return walk_keeping(self._graph, images, self.evaluate, names)
 
     def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
         """One node with its activation."""

@@ -29,7 +29,9 @@ _BEFORE_TRAINING = {
 
 MAIN = ("noise", "bns", "intraq-paper", "best")
 MAIN_BITS = ("W5A5", "W4A4", "W3A3", "W4A8")
-IMAGENET_RECIPES = ("best",)
+STATIC = ("ranges", "static")
+"""8 bits without training: ours, and ONNX Runtime's quantize_static with the same images."""
+IMAGENET_RECIPES = ("imagenet-best",)
 
 
 def before_image(recipe: str) -> str | None:
@@ -68,5 +70,5 @@ TABLES: dict[str, Callable[[int], list[Key]]] = {
     "cifar10": lambda seed: _main(CIFAR10, seed),
     "cifar100": lambda seed: _main(CIFAR100, seed),
     "imagenet": _imagenet,
-    "static": lambda seed: [Key(network, "P3", 8, 8, "static", seed) for network in (CIFAR10, CIFAR100)],
+    "static": lambda seed: [Key(n, "P3", 8, 8, recipe, seed) for n in (CIFAR10, CIFAR100) for recipe in STATIC],
 }

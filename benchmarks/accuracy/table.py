@@ -169,6 +169,16 @@ def imagenet(measured: Measured) -> str:
     return lines(heading, body) + conditions(used)
 
 
+def static(measured: Measured) -> str:
+    body, used = [], []
+    for network in (plan.CIFAR10, plan.CIFAR100):
+        found = [measured.of(network, recipe, "W8A8", "P3") for recipe in plan.STATIC]
+        used += [row for rows_of in found for row in rows_of]
+        drops = (measured.drop(network, recipe, "W8A8", "P3") for recipe in plan.STATIC)
+        body.append((network, *map(text, drops)))
+    return lines(("network", "ranges in Q/DQ, ours", "quantize_static"), body) + conditions(used)
+
+
 GOALS = (
     ("CIFAR-10", "W4A4", plan.CIFAR10, 1.0, "SynQ 1.1, IntraQ 2.54"),
     ("CIFAR-10", "W3A3", plan.CIFAR10, 4.5, "HAST 5.6, IntraQ 16.96"),
@@ -196,6 +206,7 @@ SECTIONS = {
     "images": images_ablation,
     "training": training_ablation,
     "quality": quality,
+    "static": static,
     "imagenet": imagenet,
 }
 

@@ -63,6 +63,14 @@ def test_a_frequent_accumulator_between_two_codes_is_nudged_away(student):
     assert 0 < abs(float(scale_of(module, "layer1.conv1")) / (0.05 * 32.4) - 1) <= LARGEST_NUDGE
 
 
+def test_small_accumulators_are_near_a_tie_from_further_away():
+    """10 * 0.45 is 4.5: sums that cancel to 10 are no more exact than those that end at 64."""
+    grid = Grid(1.0, 4, 0, 15, 0)
+    near, far = torch.tensor([0.45 * (1 - 7.5e-7)]), torch.tensor([0.45 * (1 - 1e-5)])
+    assert arithmetic.near_ties(near, grid) == 2, "at 10 and 30"
+    assert arithmetic.near_ties(far, grid) == 0
+
+
 @pytest.mark.parametrize("scheme", ["integer", "paper"])
 @pytest.mark.parametrize("gamma", [0.0, 1e-12, -1e-12])
 def test_dead_channels_are_revived(student, scheme, gamma):

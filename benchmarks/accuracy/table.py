@@ -169,6 +169,22 @@ def imagenet(measured: Measured) -> str:
     return lines(heading, body) + conditions(used)
 
 
+def presets(measured: Measured) -> str:
+    body, used = [], []
+    for recipe in plan.PRESETS:
+        found = [measured.of(plan.CIFAR10, recipe, bits, "P3") for bits in ("W4A4", "W3A3")]
+        used += [row for rows_of in found for row in rows_of]
+        drops = (text(measured.drop(plan.CIFAR10, recipe, bits, "P3")) for bits in ("W4A4", "W3A3"))
+        seconds = [float(row["seconds_images"]) + float(row["seconds_training"]) for row in found[0]]
+        one = found[0][0] if found[0] else None
+        budget = (
+            (f"{one['images']} x {one['iterations']}", f"{one['steps']} x {one['batch']}") if one else ("", "")
+        )
+        body.append((f"`{recipe}`", *budget, *drops, f"{sum(seconds) / len(seconds) / 60:.0f}" if seconds else ""))
+    heading = ("preset", "images x iterations", "steps x batch", "W4A4: points lost", "W3A3", "minutes, one thread")
+    return lines(heading, body) + conditions(used)
+
+
 def static(measured: Measured) -> str:
     body, used = [], []
     for network in (plan.CIFAR10, plan.CIFAR100):
@@ -202,6 +218,7 @@ def headline(measured: Measured) -> str:
 
 SECTIONS = {
     "headline": headline,
+    "presets": presets,
     "main": main_table,
     "images": images_ablation,
     "training": training_ablation,

@@ -3,8 +3,10 @@
 from typing import Annotated
 
 import typer
+from intraq_deploy.cli.build import build
 from intraq_deploy.cli.export import export
 from intraq_deploy.cli.inspect import inspect
+from intraq_deploy.cli.lint import lint
 from intraq_deploy.cli.quantize import quantize
 from intraq_deploy.cli.recipes import recipes
 from intraq_deploy.cli.sensitivity import sensitivity
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich for --help takes longer than all else together
 )
-for command in (quantize, synthesize, sensitivity, export, validate, inspect):
+for command in (quantize, synthesize, sensitivity, export, validate, build, lint, inspect):
     app.command()(command)
 app.add_typer(recipes, name="recipes")
 

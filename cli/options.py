@@ -159,6 +159,12 @@ Target = Annotated[
         "--target", metavar="NAME", help="What to ship for; repeatable. Default: onnxruntime.", show_default=False
     ),
 ]
+BuildTarget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", metavar="NAME", help="What to compile for; repeatable. Default: tensorrt-rtx.", show_default=False
+    ),
+]
 Bits = Annotated[int, typer.Option(help="Bits of weights and activations, 2 to 8.")]
 WeightBits = Annotated[
     int | None,

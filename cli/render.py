@@ -1,7 +1,7 @@
 """Reports as tables and sentences, on standard output."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich import box
 from rich.console import Console
@@ -9,11 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from intraq_deploy.pipeline.inspection import Inspection
+from intraq_deploy.pipeline.linting import LintReport
 from intraq_deploy.pipeline.report import CalibrationRecord, MixedRecord, ParityRecord, RunReport
 from intraq_deploy.pipeline.sensitivity import LayerSensitivity, SensitivityReport
 
 _MIB = 1 << 20
-_SHOWN_FAILURES = 3
+_SHOWN_FAILURES, _SHOWN_LAYERS = 3, 8
 
 
 def print_json(text: str) -> None:
@@ -52,6 +53,52 @@ def render_artifacts(report: RunReport, directory: str) -> None:
         Console().print(f"{target}: {directory}/{artifact.path}, {size}", highlight=False, markup=False, soft_wrap=True)
 
 
+def render_engines(report: RunReport, targets: Iterable[str], directory: str) -> None:
+    """What the compiler made of the layers: nothing here has been run."""
+    console = Console()
+    for target in targets:
+        engine = report.engines[target]
+        kinds = Counter(engine.layers.values())
+        found = ", ".join(f"{count} in {kind}" for kind, count in kinds.most_common())
+        console.print(
+            f"{target}: of {len(engine.layers)} convolutions and linear layers {found}.", highlight=False, markup=False
+        )
+        others = [f"{name} ({kind})" for name, kind in engine.layers.items() if kind != "INT8"]
+        if others:
+            more = f" and {len(others) - _SHOWN_LAYERS} more" if len(others) > _SHOWN_LAYERS else ""
+            console.print(f"  Not INT8: {', '.join(others[:_SHOWN_LAYERS])}{more}.", highlight=False, markup=False)
+        if min(report.bits.weights, report.bits.activations) < 8:
+            console.print("  Values of fewer than 8 bits run in INT8 kernels: no faster than INT8.", highlight=False)
+        console.print(
+            f"  {directory}/{engine.path}, {engine.bytes / _MIB:.2f} MiB, by {engine.compiler} for compute capability "
+            f"{engine.compute_capability} in {engine.seconds:.1f} s. It has not been run.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def render_findings(report: LintReport) -> None:
+    """One paragraph per rule, those that matter first, with the first layers."""
+    console = Console()
+    rules = {finding.rule: finding.refused for finding in report.findings}
+    for rule in sorted(rules, key=lambda rule: not rules[rule]):
+        broken = [finding for finding in report.findings if finding.rule == rule]
+        kind, style = ("refused or wrong", "red") if rules[rule] else ("slower", "yellow")
+        console.print(f"{rule} ({kind}; {broken[0].source})", style=style, markup=False, highlight=False)
+        for finding in broken[:_SHOWN_FAILURES]:
+            console.print(f"  {finding.what}.", markup=False, highlight=False, soft_wrap=True)
+        if len(broken) > _SHOWN_FAILURES:
+            console.print(f"  ... and {len(broken) - _SHOWN_FAILURES} more; --json has all.", highlight=False)
+    console.print(
+        f"{report.file} for {report.target}: {report.refused} findings that it refuses or computes wrongly, "
+        f"{len(report.findings) - report.refused} that cost speed.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _comparison(report: RunReport, bits: str) -> Table:
     accuracy = report.accuracy or {}
     title = f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime"
@@ -63,7 +110,8 @@ def _comparison(report: RunReport, bits: str) -> Table:
     for row in report.comparison:
         own = f"{bits} {report.scheme}" + (f", {row.name}" if len(report.artifacts) > 1 else "")
         name = names.get(row.name, own)
-        size, time = f"{row.bytes / _MIB:.2f}", f"{row.milliseconds:.3f}"
+        size = f"{row.bytes / _MIB:.2f}"
+        time = "on the device" if row.milliseconds is None else f"{row.milliseconds:.3f}"
         table.add_row(
             name, f"{row.top1:.2f}", f"{row.top5:.2f}", size, time, style="bold" if row.name not in names else ""
         )
@@ -117,6 +165,13 @@ def _layers_table(
 
 
 def _parity_sentence(target: str, parity: ParityRecord) -> str:
+    if parity.rehearsed:
+        return (
+            f"{target}: rehearsed in ONNX Runtime, operator by operator in float32, {parity.integers_mismatched:,} of "
+            f"{parity.integers_compared:,} integers differ from the reference ({parity.tensors} tensors, "
+            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. What its engine computes is "
+            "checked on the device."
+        )
     kernels = ", ".join(f"{count} {name}" for name, count in parity.integer_kernels.items()) or "none"
     floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"
     sentence = (

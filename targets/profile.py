@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 from importlib import resources
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,7 +16,11 @@ class TargetProfile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    runtime: Literal["onnxruntime", "tensorrt", "tensorrt-rtx"] = "onnxruntime"
     opset: int
+    """Of the models that are written for it."""
+    largest_opset: int
+    """Of the models that it reads."""
     passes: tuple[str, ...]
     """Dialect passes, in order."""
     vnni: bool = True
@@ -23,6 +28,8 @@ class TargetProfile(BaseModel):
     Else two are added in 16 bits, and a model in which they could leave them is refused."""
     largest_weight: int | None = None
     """The greatest 8-bit weight code that training may use; None: all of them."""
+    compute_capability: str | None = None
+    """Of the GPU that an engine is compiled for where that is done ahead of time."""
     unsigned_activations: bool = False
     """Whether 8-bit activations behind ReLU-like functions are trained with codes from 0 to 255 instead of 127."""
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_deploy.models import Model, Preprocessing, Source
+from intraq_deploy.models.architecture import find_architecture
 
 
 def realistic(module: nn.Module, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
@@ -25,6 +26,13 @@ def realistic(module: nn.Module, input_shape: tuple[int, int, int], seed: int = 
         for _ in range(2):
             module(torch.randn(8, *input_shape, generator=generator))
     return module.eval().requires_grad_(False)
+
+
+def whole_network(spec: str, size: int) -> nn.Module:
+    """A network as people bring them, by its name at torchvision or timm, with random weights and 10 classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return realistic(find_architecture(spec).make(10, 3), (3, size, size))
 
 
 def model_of(module: nn.Module, input_shape: tuple[int, int, int], classes: int) -> Model:

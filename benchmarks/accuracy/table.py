@@ -177,9 +177,7 @@ def presets(measured: Measured) -> str:
         drops = (text(measured.drop(plan.CIFAR10, recipe, bits, "P3")) for bits in ("W4A4", "W3A3"))
         seconds = [float(row["seconds_images"]) + float(row["seconds_training"]) for row in found[0]]
         one = found[0][0] if found[0] else None
-        budget = (
-            (f"{one['images']} x {one['iterations']}", f"{one['steps']} x {one['batch']}") if one else ("", "")
-        )
+        budget = (f"{one['images']} x {one['iterations']}", f"{one['steps']} x {one['batch']}") if one else ("", "")
         body.append((f"`{recipe}`", *budget, *drops, f"{sum(seconds) / len(seconds) / 60:.0f}" if seconds else ""))
     heading = ("preset", "images x iterations", "steps x batch", "W4A4: points lost", "W3A3", "minutes, one thread")
     return lines(heading, body) + conditions(used)

@@ -21,7 +21,8 @@ from intraq_deploy.quantization.scheme import Scheme, make_scheme
 from intraq_deploy.quantization.spec import MAX_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.here import is_rehearsed, open_here
+from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 
 FLOAT32, W8A8, A8 = "float32", "w8a8", "a8"
@@ -95,7 +96,7 @@ def measure(
     """Top-1 and top-5 of every stage, and of every deployed model. compared: the baselines."""
     takes_pixels = program.normalization is not None
     deployed = {**compared, **artifacts}
-    sessions = {name: open_shipped(artifact) for name, artifact in deployed.items()}
+    sessions = {name: open_here(artifact) for name, artifact in deployed.items()}
     normalised: dict[str, Predict] = {"float": run.model.module, "fake_quant": student}
     as_program: dict[str, Predict] = {"program": Reference(program).run}
     as_program |= {name: session.run for name, session in sessions.items()}
@@ -113,9 +114,9 @@ def measure(
 def _rows(
     run: Run, accuracy: Mapping[str, Accuracy], artifacts: Mapping[str, Artifact], pixels: bool
 ) -> list[ComparisonRow]:
-    """One line for each deployed model, timed in turn on one thread."""
+    """One line for each deployed model; those that run here are timed in turn on one thread."""
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if pixels else torch.float32)
-    sessions = {name: open_shipped(artifact, threads=1) for name, artifact in artifacts.items()}
+    sessions = {name: open_here(artifact, 1) for name, artifact in artifacts.items() if not is_rehearsed(artifact)}
     times = paired_medians({name: partial(session.run, sample) for name, session in sessions.items()})
     return [
         ComparisonRow(
@@ -123,7 +124,7 @@ def _rows(
             top1=accuracy[name].top1,
             top5=accuracy[name].top5,
             bytes=artifacts[name].bytes,
-            milliseconds=times[name],
+            milliseconds=times.get(name),
         )
         for name in artifacts
     ]
@@ -150,6 +151,8 @@ def _against_eight(rows: list[ComparisonRow], target: str, bits: str) -> str:
     lost, lost_eight = plain.top1 - ours.top1, plain.top1 - eight.top1
     if bits == "W8A8":
         return f"{bits} loses {lost:.1f} points against float."
+    if plain.milliseconds is None or eight.milliseconds is None or ours.milliseconds is None:
+        return f"{bits} loses {lost:.1f} points, W8A8 {lost_eight:.1f}; how fast they are is measured on the device."
     speed = eight.milliseconds / ours.milliseconds
     fastest_of_ours = min(eight.milliseconds, ours.milliseconds)
     if fastest_of_ours > 1.1 * plain.milliseconds:

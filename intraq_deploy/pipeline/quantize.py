@@ -47,7 +47,7 @@ def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> R
     with run.directory.opened():
         _begin(run)
         _, quality = stages.synthesize(run)
-        return _keep(run, _report(run, records.images_record(run, quality), "synthesized"))
+        return keep(run, _report(run, records.images_record(run, quality), "synthesized"))
 
 
 def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
@@ -68,7 +68,7 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
         check_budget(run, options.mixed)
     with run.directory.opened():
         _begin(run)
-        return _keep(run, _stages(run, labelled))
+        return keep(run, _stages(run, labelled))
 
 
 def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
@@ -126,7 +126,7 @@ def export_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progres
         for target in targets:
             artifact = stages.export(run, target, program)
             report.artifacts[target] = records.artifact_record(run, artifact)
-        return _keep(run, report)
+        return keep(run, report)
 
 
 def validate_run(
@@ -149,7 +149,7 @@ def validate_run(
     with run.directory.opened():
         compared = {} if labelled is None else baselines(run, images)
         gate.check(run, report, student, program, artifacts, images, labelled, compared)
-        return _keep(run, report)
+        return keep(run, report)
 
 
 def sensitivity_run(
@@ -268,7 +268,8 @@ def _report(
     )
 
 
-def _keep(run: Run, report: RunReport) -> RunReport:
+def keep(run: Run, report: RunReport) -> RunReport:
+    """Writes the report into the run directory."""
     run.directory.write(REPORT, report.to_json())
     return report
 

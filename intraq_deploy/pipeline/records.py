@@ -93,6 +93,7 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
         instrumented_equal=validation.instrumented_equal,
         integer_kernels=validation.integer_kernels,
         float_kernels=validation.float_kernels,
+        rehearsed=validation.rehearsed,
     )
 
 

@@ -118,6 +118,8 @@ class ParityRecord(_Record):
     instrumented_equal: bool
     integer_kernels: dict[str, int]
     float_kernels: dict[str, int]
+    rehearsed: bool = False
+    """Whether ONNX Runtime ran the file in place of the target's runtime, in float32 and without optimisations."""
 
 
 class AccumulatorRecord(_Record):
@@ -136,8 +138,8 @@ class ComparisonRow(_Record):
     top1: float
     top5: float
     bytes: int
-    milliseconds: float
-    """Median at batch 1 on one thread, all rows timed in turn."""
+    milliseconds: float | None
+    """Median at batch 1 on one thread, all rows timed in turn; None where the runtime is on the device only."""
 
 
 class ArtifactRecord(_Record):
@@ -147,6 +149,20 @@ class ArtifactRecord(_Record):
     items: dict[str, int]
     """What they are spent on, `bytes` in all."""
     sha256: str
+
+
+class EngineRecord(_Record):
+    """What a compiler made of a target's file, on a machine without the device: it was not run."""
+
+    path: str
+    """Relative to the run directory."""
+    bytes: int
+    sha256: str
+    compiler: str
+    compute_capability: str
+    seconds: float
+    layers: dict[str, str]
+    """In which type each convolution and linear layer multiplies: INT8, INT4 (weights only), or a float one."""
 
 
 class RunReport(_Record):
@@ -189,6 +205,8 @@ class RunReport(_Record):
     comparison: list[ComparisonRow] = []
     advice: str | None = None
     artifacts: dict[str, ArtifactRecord] = {}
+    engines: dict[str, EngineRecord] = {}
+    """By target."""
 
     @property
     def label(self) -> str:

@@ -2,11 +2,12 @@
 
 import onnx
 import onnx_ir as ir
-from intraq_deploy.targets.onnx import canonical, kernels, packing  # noqa: F401  registers its passes
-from intraq_deploy.targets.onnx.lint import Finding, lint
-from intraq_deploy.targets.onnx.passes import PASSES, drop_unused
+from intraq_deploy.targets.onnx import canonical, kernels, packing, tensorrt  # noqa: F401  registers its passes
+from intraq_deploy.targets.onnx.findings import Finding
+from intraq_deploy.targets.onnx.lint import lint
+from intraq_deploy.targets.onnx.passes import PASSES
 from intraq_deploy.targets.profile import TargetProfile
-from onnx_ir.passes.common import CheckerPass
+from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.program.program import Program
@@ -15,12 +16,13 @@ from intraq_deploy.program.program import Program
 def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) -> ir.Model:
     """The program in the profile's dialect.
 
-    Raises TargetError if onnx's checker refuses the result, or if the target would compute it wrongly (`lint`).
+    Raises TargetError if onnx's checker refuses the result, or if the target would refuse it or compute it wrongly
+    (`lint`).
     """
     model = canonical.write(program, profile.opset, metadata)
     for name in profile.passes:
         PASSES[name](model)
-    drop_unused(model)
+    RemoveUnusedNodesPass()(model)
     try:
         CheckerPass(full_check=True)(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -39,21 +41,23 @@ def serialize(model: ir.Model) -> bytes:
 
 
 def _refuse(findings: list[Finding], profile: TargetProfile) -> None:
-    if findings:
-        more = f" ({len(findings) - 1} more layers like it)" if len(findings) > 1 else ""
+    refused = [finding for finding in findings if finding.refused]
+    if refused:
+        more = f" ({len(refused) - 1} more like it)" if len(refused) > 1 else ""
         raise TargetError(
-            f"{profile.name} would compute wrong integers: {findings[0].what}{more}. Quantize for this target from the "
-            "start, or export for the target onnxruntime, which stores such weights as UINT8."
+            f"{profile.name} would refuse this program or compute wrong integers: {refused[0].what}{more}. Quantize "
+            f"for this target from the start (--target {profile.name}), or export for another one."
         )
 
 
 def instrument(model: ir.Model, program: Program) -> ir.Model:
-    """A copy whose outputs are the logits and the codes of every quantized tensor, in the program's order."""
+    """A copy that also gives the codes of every quantized tensor that it has, in the program's order."""
     copy = ir.serde.from_proto(ir.to_proto(model))
+    ShapeInferencePass()(copy)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     for tensor in program.grids:
-        value = values[canonical.codes_name(tensor)]
-        value.dtype = ir.DataType.UINT8
-        value.shape = ir.Shape(["N", *program.graph[tensor].shape])
-        copy.graph.outputs.append(value)
+        value = values.get(canonical.codes_name(tensor))
+        if value is not None:
+            value.shape = ir.Shape(["N", *program.graph[tensor].shape])
+            copy.graph.outputs.append(value)
     return copy

@@ -78,7 +78,9 @@ def replace_output(graph: ir.Graph, last: ir.Node, producer: ir.Node) -> None:
     """`producer` makes what `last` made, under its name; `last` goes."""
     old, new = last.outputs[0], producer.outputs[0]
     name = old.name
-    old.replace_all_uses_with(new)
+    if old.is_graph_output():
+        new.type, new.shape = old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
     new.meta.update(old.meta)
     graph.remove(last, safe=True)
     new.name = producer.name = name
@@ -214,10 +216,3 @@ def _producer(value: ir.Value | None) -> ir.Node:
     producer = None if value is None else value.producer()
     assert producer is not None
     return producer
-
-
-def drop_unused(model: ir.Model) -> None:
-    """Removes initializers that nothing reads."""
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses():
-            del model.graph.initializers[name]

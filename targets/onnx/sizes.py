@@ -11,6 +11,7 @@ _ITEMS = {
     ("Gemm", 1): "weights",
     ("Gemm", 2): "biases",
     ("DequantizeLinear", 0): "weights",
+    ("QuantizeLinear", 0): "weights",
     ("DequantizeLinear", 1): "scales",
     ("DequantizeLinear", 2): "zero_points",
     ("Sub", 1): "zero_points",

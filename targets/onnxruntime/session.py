@@ -23,12 +23,17 @@ _ERRORS_ONLY = 3
 class Session:
     """One model on the CPU."""
 
-    def __init__(self, model: bytes | Path, *, threads: int = 0) -> None:
-        """threads: 0 lets ONNX Runtime decide. Raises TargetError if ONNX Runtime refuses the model."""
+    def __init__(self, model: bytes | Path, *, threads: int = 0, optimised: bool = True) -> None:
+        """threads: 0 lets ONNX Runtime decide. optimised: else every operator runs as it is written.
+
+        Raises TargetError if ONNX Runtime refuses the model.
+        """
         runtime = onnxruntime()
         settings = runtime.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
         settings.intra_op_num_threads = threads
+        if not optimised:
+            settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         with tempfile.TemporaryDirectory() as folder:
             optimized = Path(folder) / "optimized.onnx"
             settings.optimized_model_filepath = str(optimized)
@@ -48,7 +53,7 @@ class Session:
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the codes of every tensor (int16 [N, ...]), on an instrumented model.
 
-        zero_points: of the stored bytes, by tensor.
+        zero_points: of the stored bytes, by tensor that the model has.
         """
         logits, *stored = self._session.run(self._outputs, {INPUT: images.numpy()})
         by_name = dict(zip(self._outputs[1:], stored, strict=True))

@@ -5,13 +5,11 @@ docs/networks.md.
 """
 
 import pytest
-import torch
 from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
-from support import random_images, realistic
+from support import random_images, whole_network
 
 from intraq_deploy.graph import trace
-from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.pipeline.run import freedom_of
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
@@ -42,12 +40,6 @@ MEAN_LOGITS = {"torchvision:squeezenet1_1"}
 """Logits that are means are summed in float."""
 
 
-def prepared(spec, size):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return realistic(find_architecture(spec).make(10, 3), (3, size, size))
-
-
 CASES = [(name, 64) for name in FAST] + [
     pytest.param(name, size, marks=pytest.mark.slow) for name, size in [*((name, 64) for name in SLOW), *LARGER.items()]
 ]
@@ -56,7 +48,7 @@ CASES = [(name, 64) for name in FAST] + [
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_every_integer_of_a_whole_network(name, size, tmp_path):
     shape = (3, size, size)
-    graph = trace(prepared(name, size), shape)
+    graph = trace(whole_network(name, size), shape)
     images = random_images(8, shape)
     network = build_network(graph, make_scheme("integer", 4, 8, freedom_of(("onnxruntime",))), images, 0)
     settle(network)

@@ -1,0 +1,191 @@
+"""What TensorRT refuses, computes wrongly, or leaves in float without saying so.
+
+"measured" is TensorRT for RTX 1.7.1, whose parser and compiler run without a GPU (tests/targets/test_tensorrt_rtx.py
+holds each such rule); "documented" is NVIDIA's documentation of TensorRT, which says the same of versions 8 to 11.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_ir as ir
+from intraq_deploy.targets.onnx.findings import Finding, name_of
+from intraq_deploy.targets.onnx.intervals import constant, source
+from intraq_deploy.targets.onnx.tensorrt import BLOCKS, LARGEST_FLOAT_INTEGER
+from intraq_deploy.targets.profile import TargetProfile
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_LINEAR = ("Gemm", "MatMul")
+_INT4 = (ir.DataType.INT4, ir.DataType.UINT4)
+_KNOWN = (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN)
+"""What TensorRT quantizes to, of the types that ONNX has here."""
+
+_Rule = Callable[[ir.Node], Iterator[Finding]]
+
+
+def findings(model: ir.Model, profile: TargetProfile) -> list[Finding]:
+    """model: with inferred types."""
+    found = list(_opset(model, profile))
+    for rule in _RULES:
+        found += [finding for node in model.graph if not node.domain for finding in rule(node)]
+    return found
+
+
+def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[Finding]:
+    opset = model.opset_imports.get("", 0)
+    if opset > profile.largest_opset:
+        what = (
+            f"the model has opset {opset}, and {profile.name} reads up to {profile.largest_opset}: export it with that "
+            "one"
+        )
+        yield Finding("opset", "the model", what, "documented: ONNX operator support by TensorRT version")
+
+
+def _zero_points(node: ir.Node) -> Iterator[Finding]:
+    zero_point = constant(node.inputs[2]) if _quantizes(node) and len(node.inputs) > 2 else None
+    if zero_point is not None and zero_point.any():
+        what = (
+            f"{name_of(node)} has the zero-point {int(zero_point.flat[np.flatnonzero(zero_point)[0]])}, and TensorRT "
+            "only knows 0: store signed codes; up to 7 bits any range fits them"
+        )
+        yield Finding("zero-points are 0", name_of(node), what, "measured: the parser's shiftIsAllZeros")
+
+
+def _types(node: ir.Node) -> Iterator[Finding]:
+    stored = _stored_type(node) if _quantizes(node) else None
+    if stored is None or stored in _KNOWN:
+        return
+    name = name_of(node)
+    if stored == ir.DataType.INT32:
+        what = f"{name} dequantizes INT32, which TensorRT refuses: give the bias as float values on the same grid"
+        yield Finding("biases are float", name, what, "measured: 'input has type Int32 but must have type ...'")
+    elif stored == ir.DataType.UINT8:
+        what = f"{name} stores UINT8, which TensorRT takes for INT8, with a warning, and clips at 127: store INT8"
+        yield Finding("codes are INT8", name, what, "measured: the parser's 'Defaulting to INT8 instead'")
+    else:
+        what = f"{name} stores {stored.name}, which TensorRT does not read: store INT8"
+        yield Finding("codes are INT8", name, what, "documented: data types of Quantize and Dequantize layers")
+
+
+def _activation_scales(node: ir.Node) -> Iterator[Finding]:
+    if node.op_type != "QuantizeLinear" or constant(node.inputs[0]) is not None:
+        return
+    scale = constant(node.inputs[1])
+    if scale is None or scale.size > 1:
+        kind = "a scale that is no constant" if scale is None else f"{scale.size} scales"
+        what = f"{name_of(node)} quantizes an activation with {kind}: the layers behind it run in float; give it one"
+        yield Finding("activations have one scale", name_of(node), what, "measured: builds, and runs in float")
+
+
+def _int4(node: ir.Node) -> Iterator[Finding]:
+    weight = _dequantize(node, 1)
+    if weight is None or weight.inputs[0] is None or weight.inputs[0].dtype not in _INT4:
+        return
+    name = name_of(node)
+    if node.op_type not in _LINEAR:
+        what = f"{name} is a convolution with 4-bit weights, for which no TensorRT has a kernel: store them as INT8"
+        yield Finding(
+            "no INT4 convolutions", name, what, "measured: MyelinCheckException; documented: INT4 is for GEMM"
+        )
+        return
+    block, inputs = weight.attributes.get_int("block_size", 0), _inputs(node, weight)
+    if block not in (0, *BLOCKS) or (block and inputs % block):
+        sizes = ", ".join(map(str, sorted(BLOCKS)))
+        what = f"{name} has INT4 weights in blocks of {block} along {inputs} inputs: TensorRT has blocks of {sizes}"
+        yield Finding("INT4 blocks", name, f"{what}, which divide the inputs", "documented: block quantization")
+    if block and _dequantize(node, 0) is not None:
+        what = f"{name} has INT4 weights in blocks behind quantized activations: INT4 is weight-only, give it float16"
+        yield Finding(
+            "INT4 is weight-only", name, what, "measured: MyelinCheckException operand.h CHECK(is_constant())"
+        )
+
+
+def _biases(node: ir.Node) -> Iterator[Finding]:
+    """On the accumulator's grid: a runtime that adds them there divides by its step."""
+    x, weight = (_dequantize(node, index) for index in (0, 1))
+    bias = constant(node.inputs[2]) if node.op_type in _LAYERS and len(node.inputs) > 2 else None
+    if x is None or weight is None or bias is None:
+        return
+    scale_x, scale_w = constant(x.inputs[1]), constant(weight.inputs[1])
+    if scale_x is None or scale_w is None or scale_x.size > 1 or scale_w.ndim > 1:
+        return
+    largest = float(np.abs(bias.astype(np.float64) / (scale_x.astype(np.float64) * scale_w)).max(initial=0))
+    if largest >= LARGEST_FLOAT_INTEGER:
+        what = (
+            f"{name_of(node)} has a bias of {largest:.3g} steps of its accumulator, above 2^24, where float32 is not "
+            "exact: raise the weight scale of that channel"
+        )
+        yield Finding("biases below 2^24", name_of(node), what, "float32 holds every integer only up to 2^24")
+
+
+def _one_clip(node: ir.Node) -> Iterator[Finding]:
+    clip = _producer(node, 0) if node.op_type == "QuantizeLinear" else None
+    if clip is None or clip.op_type not in ("Clip", "Relu"):
+        return
+    before = _producer(clip, 0)
+    if before is not None and before.op_type in ("Clip", "Relu"):
+        what = f"{name_of(node)} stands behind {before.op_type} and {clip.op_type}: one Clip with the narrower bounds"
+        yield Finding("one Clip", name_of(node), f"{what} fuses better", "documented: fusion of activations", False)
+
+
+def _float_layers(node: ir.Node) -> Iterator[Finding]:
+    if node.op_type not in _LAYERS or _stored_in_int4(node):
+        return
+    missing = [part for index, part in enumerate(("input", "weights")) if _dequantize(node, index) is None]
+    if missing:
+        what = f"{name_of(node)} runs in float: its {' and '.join(missing)} come from no DequantizeLinear"
+        yield Finding("layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False)
+
+
+def _residuals(node: ir.Node) -> Iterator[Finding]:
+    if node.op_type != "Add" or any(constant(value) is not None for value in node.inputs):
+        return
+    sources = [source(value) for value in node.inputs]
+    if not any(producer is not None and producer.op_type in (*_LAYERS, "DequantizeLinear") for producer in sources):
+        return
+    for value, producer in zip(node.inputs, sources, strict=True):
+        if producer is None or producer.op_type not in (*_LAYERS, "DequantizeLinear"):
+            what = f"{name_of(node)} adds {getattr(value, 'name', None)} in float: quantize this branch too"
+            yield Finding("sums on integers", name_of(node), what, "documented: Q/DQ on the residual input", False)
+
+
+_RULES: tuple[_Rule, ...] = (
+    _zero_points, _types, _activation_scales, _int4, _biases, _one_clip, _float_layers, _residuals,
+)  # fmt: skip
+
+
+def _quantizes(node: ir.Node) -> bool:
+    """Whether a node brings quantized values into the graph: those behind a QuantizeLinear are its own."""
+    return node.op_type == "QuantizeLinear" or (
+        node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+    )
+
+
+def _stored_type(node: ir.Node) -> ir.DataType | None:
+    """Of what a quantizer makes, or of the constant that is dequantized."""
+    value = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    return None if value is None else value.dtype
+
+
+def _producer(node: ir.Node, index: int) -> ir.Node | None:
+    value = node.inputs[index]
+    return None if value is None else value.producer()
+
+
+def _dequantize(node: ir.Node, index: int) -> ir.Node | None:
+    """The DequantizeLinear that an input of a layer comes from, behind operators that only move data."""
+    found = source(node.inputs[index]) if node.op_type in _LAYERS else None
+    return found if found is not None and found.op_type == "DequantizeLinear" else None
+
+
+def _stored_in_int4(node: ir.Node) -> bool:
+    weight = _dequantize(node, 1)
+    return weight is not None and weight.inputs[0] is not None and weight.inputs[0].dtype in _INT4
+
+
+def _inputs(node: ir.Node, weight: ir.Node) -> int:
+    """How many inputs each output of a linear layer sums."""
+    codes = weight.inputs[0]
+    assert codes is not None
+    assert codes.shape is not None
+    axis = 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else 0
+    return int(codes.shape[axis])  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""`build` and `lint`, and the gate for a target whose runtime is on the device only."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from intraq_deploy.cli.main import app
+from support import NETWORK, TINY
+from typer.testing import CliRunner
+
+TARGETS = ("--target", "onnxruntime", "--target", "tensorrt-int8")
+
+
+@pytest.fixture(scope="module")
+def shared(checkpoint, tmp_path_factory):
+    """A run for a CPU and for TensorRT: one program for both."""
+    directory = tmp_path_factory.mktemp("shared") / "run"
+    arguments = ["quantize", str(checkpoint), *NETWORK, *TINY, *TARGETS, "--out", str(directory)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    return directory, result
+
+
+def test_one_program_serves_both(shared):
+    directory, result = shared
+    report = json.loads((directory / "run.json").read_text())
+    parity = report["parity"]
+    assert parity["onnxruntime"]["integers_mismatched"] == 0
+    assert not parity["onnxruntime"]["rehearsed"]
+    assert parity["tensorrt-int8"]["rehearsed"]
+    assert parity["tensorrt-int8"]["integers_compared"] == parity["onnxruntime"]["integers_compared"]
+    assert "tensorrt-int8: rehearsed in ONNX Runtime" in " ".join(result.stdout.split())
+    assert "is checked on the device" in " ".join(result.stdout.split())
+
+
+def test_build_says_what_each_layer_multiplies(run, shared):
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'intraq-deploy[rtx]'")
+    directory, _ = shared
+    result = run("build", directory)
+    assert result.exit_code == 0, result.stderr
+    assert "tensorrt-rtx: of 9 convolutions and linear layers 9 in INT8." in result.stdout
+    assert "It has not been run." in result.stdout
+    engine = json.loads((directory / "run.json").read_text())["engines"]["tensorrt-rtx"]
+    assert set(engine["layers"].values()) == {"INT8"}
+    assert (directory / engine["path"]).stat().st_size == engine["bytes"]
+    again = run("build", directory)
+    assert again.exit_code == 0
+    assert "engines/tensorrt-rtx: kept from before" in again.stderr
+    (directory / engine["path"]).write_bytes(b"other")
+    mended = run("build", directory, "--json")
+    assert "engines/tensorrt-rtx is made again" in mended.stderr
+    assert json.loads(mended.stdout)["engines"]["tensorrt-rtx"]["bytes"] > 1000
+
+
+def test_a_target_without_a_compiler_here(run, shared):
+    result = run("build", shared[0], "--target", "tensorrt-int8")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "build for tensorrt-rtx, which needs no GPU" in result.stderr
+
+
+def test_a_program_for_cpus_alone_is_refused_with_the_remedy(run, checkpoint, finished, tmp_path):
+    """At 4 bits only means behind ReLU are unsigned bytes."""
+    directory = tmp_path / "run"
+    shutil.copytree(finished, directory)
+    result = run("export", directory, "--target", "tensorrt-int8")
+    assert result.exit_code == 1
+    assert "avgpool.codes stores UINT8" in result.stderr
+    assert "Quantize for this target from the start (--target tensorrt-int8)" in result.stderr
+    assert not (directory / "targets" / "tensorrt-int8" / "model.onnx").exists()
+
+
+def test_lint_names_layers_rules_and_sources(run, shared):
+    directory, _ = shared
+    good = run("lint", directory / "targets" / "tensorrt-int8" / "model.onnx", "--target", "tensorrt-int8")
+    assert good.exit_code == 0, good.stdout + good.stderr
+    assert "0 findings that it refuses or computes wrongly, 0 that cost speed" in good.stdout
+    bad = run("lint", directory / "targets" / "onnxruntime" / "model.onnx", "--target", "tensorrt-int8", "--json")
+    assert bad.exit_code == 3
+    found = json.loads(bad.stdout)["findings"]
+    assert {"opset", "zero-points are 0", "codes are INT8", "biases are float"} == {each["rule"] for each in found}
+    assert all(each["source"] and each["layer"] and each["refused"] for each in found)
+    text = run("lint", directory / "targets" / "onnxruntime" / "model.onnx", "--target", "tensorrt-int8")
+    assert "and TensorRT only knows 0" in text.stdout
+    assert text.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file or directory"), (b"hello", "it is not an ONNX model"), (b"", "no operators")],
+)
+def test_lint_refuses_what_is_no_model(run, tmp_path, content, words):
+    file = tmp_path / "model.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    result = run("lint", file, "--target", "tensorrt-int8")
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_lint_of_a_model_without_quantizers(run, tmp_path):
+    """Nothing to refuse: its layers run in float, and that is said."""
+    x = ir.val("x", ir.DataType.FLOAT, ["N", 3, 8, 8])
+    weight = ir.val("w", const_value=ir.tensor(np.ones((4, 3, 3, 3), np.float32), name="w"))
+    conv = ir.node("Conv", [x, weight], name="conv")
+    conv.outputs[0].dtype, conv.outputs[0].shape = ir.DataType.FLOAT, ir.Shape(["N", 4, 6, 6])
+    graph = ir.Graph([x], conv.outputs, nodes=[conv], initializers=[weight], opset_imports={"": 17}, name="g")
+    ir.save(ir.Model(graph, ir_version=8), tmp_path / "m.onnx")
+    result = run("lint", tmp_path / "m.onnx", "--target", "tensorrt-int8")
+    assert result.exit_code == 0, result.stderr
+    assert "conv runs in float: its input and weights come from no DequantizeLinear" in result.stdout

@@ -1,0 +1,201 @@
+"""TensorRT's dialect without TensorRT: what the file says, run by ONNX Runtime as it is written, and its arithmetic."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from intraq_deploy.targets.artifact import sha256_of
+from intraq_deploy.targets.here import is_rehearsed, open_here
+from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnx.tensorrt import LARGEST_INT4
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
+from support import SMALL_SHAPE, random_images, small_network
+
+from intraq_deploy.errors import TargetError
+from intraq_deploy.evaluation.parity import compare
+from intraq_deploy.graph import trace
+from intraq_deploy.pipeline.validation import validate
+from intraq_deploy.program import freeze, settle
+from intraq_deploy.program.arithmetic import f32
+from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.scheme import Freedom, make_scheme
+
+DIALECTS = ["tensorrt-int8", "tensorrt8-int8", "tensorrt-int4", "tensorrt-rtx", "tensorrt-rtx-int4"]
+BITS = [(4, 4), (8, 8), (3, 5)]
+
+
+@pytest.fixture(scope="module")
+def programs(frozen):
+    """By network and bits; made once."""
+    made = {}
+
+    def make(network, weight_bits=4, activation_bits=4):
+        key = network, weight_bits, activation_bits
+        if key not in made:
+            made[key] = frozen(network, weight_bits=weight_bits, activation_bits=activation_bits)[1]
+        return made[key]
+
+    return make
+
+
+def operators(model):
+    return {node.op_type for node in model.graph}
+
+
+def stored(model, kind):
+    return [value for value in model.graph.initializers.values() if value.dtype == kind]
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("network", ["resnet", "mobilenet"])
+@pytest.mark.parametrize("target", DIALECTS)
+def test_the_file_says_what_the_program_says(programs, tmp_path, target, network, bits):
+    """In float32, so that a code in the middle between two may differ: fewer than one in ten thousand does."""
+    program = programs(network, *bits)
+    artifact = export(program, load_profile(target), tmp_path, {})
+    assert is_rehearsed(artifact)
+    found = validate(artifact, program, random_images(8))
+    assert found.passes
+    assert found.rehearsed
+    assert found.parity.mismatched <= 1e-5 * found.parity.compared
+    assert found.parity.compared > 100_000
+
+
+@pytest.mark.parametrize("target", ["tensorrt-int8", "tensorrt-int4"])
+def test_a_changed_constant_is_seen(programs, tmp_path, target):
+    """Scales, bounds, biases and codes of one layer, each a little wrong."""
+    program = programs("resnet")
+    artifact = export(program, load_profile(target), tmp_path, {})
+    for name, change in {
+        "conv1.codes.high": lambda x: x * 0.9,
+        "conv1.bias.float": lambda x: x + 3 * np.abs(x).max(),
+        "layer1.conv1.scale": lambda x: x * np.float32(1.02),
+    }.items():
+        model = ir.load(artifact.path)
+        value = model.graph.initializers[name]
+        value.const_value = ir.tensor(change(value.const_value.numpy()).astype(np.float32), name=name)
+        ir.save(model, artifact.path)
+        changed = replace(artifact, sha256=sha256_of(artifact.path))
+        assert not validate(changed, program, random_images(8)).passes, name
+        artifact = export(program, load_profile(target), tmp_path, {})
+
+
+def test_quantizers_are_int8_with_zero_point_0_behind_one_float_clip(programs):
+    program = programs("resnet")
+    model = lower(program, load_profile("tensorrt-int8"), {})
+    assert model.opset_imports[""] == 17
+    assert "Relu" not in operators(model)
+    assert not stored(model, ir.DataType.UINT8)
+    assert not stored(model, ir.DataType.INT32)
+    for node in model.graph:
+        if node.op_type == "Clip":
+            assert [usage.node.op_type for usage in node.outputs[0].uses()] == ["QuantizeLinear"]
+            assert node.inputs[0].producer().op_type not in ("Clip", "Relu")
+            assert {value.dtype for value in node.inputs[1:]} == {ir.DataType.FLOAT}
+        if node.op_type == "QuantizeLinear":
+            assert node.inputs[2].dtype == ir.DataType.INT8
+            assert not node.inputs[2].const_value.numpy().any()
+
+
+def test_tensorrt_8_quantizes_weights_in_the_graph(programs):
+    program = programs("resnet")
+    model = lower(program, load_profile("tensorrt8-int8"), {})
+    assert model.opset_imports[""] == 13
+    layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm")]
+    assert layers
+    for node in layers:
+        dequantize = node.inputs[1].producer()
+        assert dequantize.op_type == "DequantizeLinear"
+        quantize = dequantize.inputs[0].producer()
+        assert quantize.op_type == "QuantizeLinear"
+        assert quantize.inputs[0].dtype == ir.DataType.FLOAT
+
+
+@pytest.mark.parametrize(("weight_bits", "int4"), [(4, True), (3, True), (5, False), (8, False)])
+def test_only_linear_layers_within_4_bits_get_int4(programs, weight_bits, int4):
+    program = programs("resnet", weight_bits)
+    model = lower(program, load_profile("tensorrt-int4"), {})
+    for node in model.graph:
+        if node.op_type in ("Conv", "Gemm"):
+            codes = node.inputs[1].producer().inputs[0]
+            assert (codes.dtype == ir.DataType.INT4) == (int4 and node.op_type == "Gemm"), node.name
+    (gemm,) = [node for node in model.graph if node.op_type == "Gemm"]
+    if int4:
+        weight = gemm.inputs[1].producer()
+        assert np.abs(weight.inputs[0].const_value.numpy().astype(int)).max() <= LARGEST_INT4
+        block = weight.attributes.get_int("block_size")
+        assert weight.inputs[0].shape[1] % block == 0
+        assert weight.inputs[1].dtype == ir.DataType.FLOAT16
+        assert gemm.name == "fc"
+
+
+def test_inputs_that_no_block_divides_stay_int8(programs):
+    """The small MobileNet's classifier has 24 inputs or so: no multiple of 16."""
+    program = programs("mobilenet")
+    model = lower(program, load_profile("tensorrt-int4"), {})
+    (gemm,) = [node for node in model.graph if node.op_type == "Gemm"]
+    inputs = program.layers[gemm.name].codes.shape[1]
+    kind = gemm.inputs[1].producer().inputs[0].dtype
+    assert kind == (ir.DataType.INT4 if inputs % 16 == 0 else ir.DataType.INT8)
+
+
+def test_a_program_with_unsigned_bytes_is_refused_by_name():
+    graph = trace(small_network("resnet"), SMALL_SHAPE)
+    module = build_network(
+        graph, make_scheme("integer", 8, 8, Freedom(unsigned_activations=True, largest_weight=64)), random_images(8), 0
+    )
+    settle(module)
+    with pytest.raises(TargetError, match=r"conv1.*stores UINT8.*clips at 127.*\(--target tensorrt-int8\)"):
+        lower(freeze(module), load_profile("tensorrt-int8"), {})
+
+
+@given(scale=st.floats(2**-20, 2**10).map(f32), low=st.integers(-127, 0), high=st.integers(0, 127))
+def test_a_float_clip_gives_the_codes_of_an_integer_clip(scale, low, high):
+    """Both divide by the scale; TensorRT multiplies by its reciprocal: the bounds give their codes there too."""
+    step = np.float32(scale)
+    bounds = np.array([low, high], dtype=np.float32) * step
+    for codes in (np.rint(bounds / step), np.rint(bounds * (np.float32(1) / step))):
+        assert codes.tolist() == [low, high]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("network", ["resnet", "mobilenet"])
+@pytest.mark.parametrize("bits", [(4, 4), (8, 8)])
+def test_tensorrts_arithmetic_differs_in_ties_only(programs, network, bits, fused):
+    """A handful of several hundred thousand integers, each by one."""
+    program = programs(network, *bits)
+    parity = compare(program, TensorRTArithmetic(program, fused=fused).observed, random_images(16), 8)
+    assert parity.compared > 200_000
+    assert parity.mismatched <= 1e-5 * parity.compared
+    assert all(tensor.largest_difference <= 1 for tensor in parity.tensors)
+    assert parity.logits_difference < 1e-6
+
+
+def test_the_simulation_sees_a_tie_that_a_reciprocal_breaks(programs):
+    """x / s and x (1 / s) fall on two sides of 1/2 for some x: the image's quantizer is where that shows."""
+    program = programs("resnet")
+    scale = torch.tensor(program.grids["image"].scale)
+    candidates = (torch.arange(-100, 100).float() + 0.5) * scale
+    candidates = torch.cat(
+        [candidates, candidates.nextafter(torch.tensor(9.0)), candidates.nextafter(torch.tensor(-9.0))]
+    )
+    images = torch.zeros(1, *SMALL_SHAPE)
+    images.view(-1)[: len(candidates)] = candidates
+    _, codes = TensorRTArithmetic(program, fused=False).observed(images)
+    quotient = (images / scale).round().clamp(program.grids["image"].code_min, program.grids["image"].code_max)
+    reciprocal = (images * (1 / scale)).round().clamp(program.grids["image"].code_min, program.grids["image"].code_max)
+    assert torch.equal(codes["image"].float(), reciprocal)
+    assert int((quotient != reciprocal).sum()) > 0
+
+
+def test_accuracy_is_measured_on_the_file(programs, tmp_path):
+    program = programs("resnet")
+    artifact = export(program, load_profile("tensorrt-int8"), tmp_path, {})
+    logits = open_here(artifact, 1).run(random_images(4))
+    assert logits.shape == (4, 10)

@@ -7,7 +7,7 @@ where it is no greater than the spread (maximum minus minimum over seeds) of eit
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,34 +95,38 @@ def conditions(found: list[dict[str, str]]) -> str:
     return f"\n\nSeeds {', '.join(seeds)}. {'. '.join(seen)}." if found else ""
 
 
-def mean(found: list[dict[str, str]], column: str) -> str:
+def mean(found: list[dict[str, str]], column: str, digits: int = 3) -> str:
     """Over seeds."""
-    return f"{sum(float(row[column]) for row in found) / len(found):.3f}" if found else ""
+    return f"{sum(float(row[column]) for row in found) / len(found):.{digits}f}" if found else ""
 
 
-def steps_table(measured: Measured, recipes: Iterable[str], against: Callable[[str], str | None]) -> str:
-    """Recipes one below the other at W4A4 and W3A3, with what each gains over another."""
+def steps_table(
+    measured: Measured, recipes: Iterable[str], against: Callable[[str], str | None], names: Mapping[str, str]
+) -> str:
+    """Recipes one below the other at W4A4 and W3A3, with what each gains over another. names: where a recipe's
+    description does not say what the table is about."""
     body, used = [], []
     for recipe in recipes:
-        cells = [about(recipe)]
+        cells = [names.get(recipe) or about(recipe)]
         for bits in ("W4A4", "W3A3"):
             now = measured.drop(plan.CIFAR10, recipe, bits, "P3")
             used += measured.of(plan.CIFAR10, recipe, bits, "P3")
             other = against(recipe)
             before = None if other is None else measured.drop(plan.CIFAR10, other, bits, "P3")
             found = measured.of(plan.CIFAR10, recipe, bits, "P3")
-            cells += [text(now), gain(before, now), f"{mean(found, 'held_kl')}, {mean(found, 'held_bns_kl')}"]
+            held = f"{mean(found, 'held_kl')}, {mean(found, 'held_bns_kl')}" if found else ""
+            cells += [text(now), gain(before, now), held]
         body.append(cells)
     heading = ("", "W4A4: points lost", "gain", "KL, held", "W3A3: points lost", "gain", "KL, held")
     return lines(heading, body) + conditions(used)
 
 
 def images_ablation(measured: Measured) -> str:
-    return steps_table(measured, plan.IMAGES, plan.before_image)
+    return steps_table(measured, plan.IMAGES, plan.before_image, {})
 
 
 def training_ablation(measured: Measured) -> str:
-    return steps_table(measured, plan.TRAINING, plan.before_training)
+    return steps_table(measured, plan.TRAINING, plan.before_training, {"intraq": "+ rates in quantization steps"})
 
 
 def quality(measured: Measured) -> str:
@@ -130,12 +134,9 @@ def quality(measured: Measured) -> str:
     for recipe in plan.IMAGES:
         found = measured.of(plan.CIFAR10, recipe, "W4A4", "P3")
         if found:
-            means = [
-                sum(float(row[column]) for row in found) / len(found)
-                for column in ("bn_distance", "intra_class_distance", "seconds_images")
-            ]
-            body.append((about(recipe), f"{means[0]:.2f}", f"{means[1]:.2f}", f"{means[2]:.0f}"))
-    return lines(("", "BN distance", "intra-class cosine distance", "seconds"), body)
+            means = (mean(found, column, 2) for column in ("bn_distance", "intra_class_distance"))
+            body.append((about(recipe), *means))
+    return lines(("", "BN distance", "intra-class cosine distance"), body)
 
 
 def main_table(measured: Measured) -> str:
@@ -175,11 +176,10 @@ def presets(measured: Measured) -> str:
         found = [measured.of(plan.CIFAR10, recipe, bits, "P3") for bits in ("W4A4", "W3A3")]
         used += [row for rows_of in found for row in rows_of]
         drops = (text(measured.drop(plan.CIFAR10, recipe, bits, "P3")) for bits in ("W4A4", "W3A3"))
-        seconds = [float(row["seconds_images"]) + float(row["seconds_training"]) for row in found[0]]
         one = found[0][0] if found[0] else None
         budget = (f"{one['images']} x {one['iterations']}", f"{one['steps']} x {one['batch']}") if one else ("", "")
-        body.append((f"`{recipe}`", *budget, *drops, f"{sum(seconds) / len(seconds) / 60:.0f}" if seconds else ""))
-    heading = ("preset", "images x iterations", "steps x batch", "W4A4: points lost", "W3A3", "minutes, one thread")
+        body.append((f"`{recipe}`", *budget, *drops))
+    heading = ("preset", "images x iterations", "steps x batch", "W4A4: points lost", "W3A3")
     return lines(heading, body) + conditions(used)
 
 

@@ -38,6 +38,12 @@ def quantize(x: Tensor, grid: Grid) -> Tensor:
     return (x / torch.tensor(grid.scale, dtype=F32, device=x.device)).round_().clamp_(grid.code_min, grid.code_max)
 
 
+def quantize_by_reciprocal(x: Tensor, grid: Grid) -> Tensor:
+    """clip(rint(x f32(1 / scale))): as TensorRT quantizes."""
+    reciprocal = 1 / torch.tensor(grid.scale, dtype=F32)
+    return (x * reciprocal).round_().clamp_(grid.code_min, grid.code_max)
+
+
 def dequantize(codes: Tensor, grid: Grid) -> Tensor:
     """f32(scale * c)."""
     return codes.to(F32) * torch.tensor(grid.scale, dtype=F32, device=codes.device)
@@ -85,6 +91,11 @@ def _add_fixed_point(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: G
     return y.clamp(grid_y.code_min, grid_y.code_max).to(F32)
 
 
+def _add_by_reciprocal(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
+    """TensorRT's: the reference's sum, times f32(1 / s_y)."""
+    return quantize_by_reciprocal(dequantize(a, grid_a) + dequantize(b, grid_b), grid_y)
+
+
 def _fma(x: Tensor, y: float, z: Tensor) -> Tensor:
     """x y + z with one rounding: the product of two float32 is exact in float64."""
     return (x.double() * y + z.double()).to(F32)
@@ -94,7 +105,9 @@ def add_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
     """For how many pairs of input codes the forms of a sum do not all give one code."""
     a, b = _pairs(grid_a, grid_b)
     reference = add(a, b, grid_a, grid_b, grid_y)
-    forms = [form(a, b, grid_a, grid_b, grid_y) for form in (_add_exactly, _add_fused, _add_fixed_point)]
+    forms = [
+        form(a, b, grid_a, grid_b, grid_y) for form in (_add_exactly, _add_fused, _add_fixed_point, _add_by_reciprocal)
+    ]
     return _disagreements(reference, *forms)
 
 
@@ -118,9 +131,9 @@ def multiply(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> 
 
 
 def multiply_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
-    """For how many pairs of input codes the forms of a product do not all give one code: the reference's, the exact
-    one, and those on the product of codes with the ratio f32(f32(s_a s_b) / s_y) and the stored zero-point added in
-    float32, with one rounding or two."""
+    """For how many pairs of input codes the forms of a product do not all give one code: the reference's, TensorRT's,
+    the exact one, and those on the product of codes with the ratio f32(f32(s_a s_b) / s_y) and the stored zero-point
+    added in float32, with one rounding or two."""
     a, b = _pairs(grid_a, grid_b)
     products = a * b  # below 2^24
     ratio = f32(f32(grid_a.scale * grid_b.scale) / grid_y.scale)
@@ -132,6 +145,7 @@ def multiply_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
 
     return _disagreements(
         multiply(a, b, grid_a, grid_b, grid_y),
+        quantize_by_reciprocal(dequantize(a, grid_a) * dequantize(b, grid_b), grid_y),
         clipped(exact),
         clipped(products * ratio),
         clipped((products * ratio + zero_point).round() - zero_point),

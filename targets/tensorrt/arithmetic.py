@@ -20,7 +20,8 @@ from intraq_deploy.graph.execute import apply, apply_layer, clamp
 from intraq_deploy.graph.graph import Node
 from intraq_deploy.graph.ops import Conv2d, Linear
 from intraq_deploy.program import arithmetic
-from intraq_deploy.program.program import Grid, IntegerWeights, Program
+from intraq_deploy.program.arithmetic import quantize_by_reciprocal
+from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.program.reference import Reference
 
 
@@ -44,12 +45,12 @@ class TensorRTArithmetic(Reference):
         grid = self.program.grids.get(node.name)
         if isinstance(node.op, Conv2d | Linear):
             y = self._layer(node, node.op, inputs[0])
-            return clamp(y, node.activation) if grid is None else _quantize(y, grid)
+            return clamp(y, node.activation) if grid is None else quantize_by_reciprocal(y, grid)
         values = [
             arithmetic.dequantize(x, self.program.grids[name]) for x, name in zip(inputs, node.inputs, strict=True)
         ]
         assert grid is not None
-        return _quantize(apply(node.op, *values), grid)
+        return quantize_by_reciprocal(apply(node.op, *values), grid)
 
     def _layer(self, node: Node, op: Conv2d | Linear, codes: Tensor) -> Tensor:
         weights = self.program.layers[node.name]
@@ -66,10 +67,4 @@ class TensorRTArithmetic(Reference):
         grid = self.program.grids.get(node.name)
         if grid is None or self.program.normalization is not None:
             return super()._input(node, images)
-        return _quantize(images, grid)
-
-
-def _quantize(x: Tensor, grid: Grid) -> Tensor:
-    """To codes, by the reciprocal of the scale."""
-    reciprocal = 1 / torch.tensor(grid.scale, dtype=torch.float32)
-    return (x * reciprocal).round_().clamp_(grid.code_min, grid.code_max)
+        return quantize_by_reciprocal(images, grid)

@@ -16,6 +16,7 @@ tensors of images x C x H x W x 4 bytes, 1.6 GB for 512 images of ResNet-18 at 2
 block anew at each step would need none of it, and cost several times the block's own work, more with every block.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -42,8 +43,8 @@ _REPORT_EVERY = 10
 _FREE = 0.2
 """The fraction of a block's steps before R counts."""
 _FIRST_BETA, _LAST_BETA = 20.0, 2.0
-_DIVERGED = 10.0
-"""Of E, beside where it began: 1 is what an output of zeros has."""
+_DIVERGED, _WORTHLESS = 2.0, 0.9
+"""Times E where it began, and E that is none too high: 1 is what an output of zeros has."""
 
 
 def check_ranges(ranges: Ranges) -> None:
@@ -67,7 +68,7 @@ def reconstruct(
     """Learns the student's roundings and activation scales, in place and on `device`, where the teacher is already.
 
     Weights end on their grids, so that what comes next starts from these codes. No label is read. Raises UsageError
-    for a student with min-max ranges, DivergedError, with block and step, for an error that grows without bound.
+    for a student with min-max ranges, DivergedError, with block and step, for a block that comes to nothing.
     """
     layers = [student.layer(node.name) for node in student.graph.layers()]
     check_ranges("min-max" if any(isinstance(x.quantizer, MinMaxWeightQuantizer) for x in layers) else "learned")
@@ -150,16 +151,18 @@ class _Reconstruction:
 
     def finite_error(self, step: int) -> float:
         """E at step number `step`, the last one taken. Raises DivergedError where it, or what is learned, no longer is
-        finite, or E has grown without bound."""
+        finite, or E is about that of zeros or worse, and far above where it began."""
         error = float(self._error)
         self._first_error = error if self._first_error is None else self._first_error
         whole = all(bool(parameter.isfinite().all()) for parameter in self._trained)
-        if whole and error <= _DIVERGED * max(self._first_error, 1.0):
+        if whole and math.isfinite(error) and error <= max(_DIVERGED * self._first_error, _WORTHLESS):
             return error
+        what, name = f"is {error:.3g} at step {step + 1}, where it began at {self._first_error:.3g}", self._block.name
+        if not whole and math.isfinite(error):
+            what = f"is {error:.3g}, and roundings or scales are not finite after step {step + 1}"
         raise DivergedError(
-            f"Reconstruction diverged: the error of the block that ends with {self._block.name} is {error:.3g} at step "
-            f"{step + 1}, where it began at {self._first_error:.3g}; use a lower learning_rate or scale_rate under "
-            "[reconstruction] in the recipe, more bits, or no reconstruction."
+            f"Reconstruction diverged: the error of the block that ends with {name} {what}; use a lower learning_rate "
+            "or scale_rate under [reconstruction] in the recipe, more bits, or no reconstruction."
         )
 
     def commit(self) -> None:

@@ -12,7 +12,7 @@ from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import run_float
 from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
 from intraq_deploy.synthesis import SyntheticSet
-from intraq_deploy.training import ReconstructionRecipe, Trainer, TrainingRecipe, reconstruct
+from intraq_deploy.training import ReconstructionRecipe, Trainer, TrainingRecipe, reconstruct, reconstruction
 from intraq_deploy.training.blocks import block_outputs, blocks
 from intraq_deploy.training.checkpoint import load_student, save_student
 from intraq_deploy.training.losses import features
@@ -217,3 +217,26 @@ def test_an_error_that_is_not_finite_stops(student):
         made.layer("layer2.conv2").weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(DivergedError, match=r"the block that ends with layer2.add is nan at step 1, .*learning_rate"):
         reconstructed(made)
+
+
+def test_a_block_that_comes_to_zeros_stops(student):
+    with pytest.raises(DivergedError, match=r"layer1.add is 1 at step 8, where it began at 0.0\d+; .*scale_rate"):
+        reconstructed(student(weight_bits=8, activation_bits=8), replace(RECIPE, scale_rate=1e3))
+
+
+def test_a_healthy_error_is_not_blamed(student, monkeypatch):
+    original = reconstruction._optimizer
+
+    def breaking(*arguments):
+        optimizer = original(*arguments)
+        optimizer.register_step_post_hook(lambda made, *_: made.param_groups[0]["params"][0].data.fill_(torch.inf))
+        return optimizer
+
+    monkeypatch.setattr(reconstruction, "_optimizer", breaking)
+    with pytest.raises(DivergedError, match=r"is 0\.\d+, and roundings or scales are not finite after step 1;"):
+        reconstructed(student())
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_bits_are_no_divergence(student, bits):
+    reconstructed(student(weight_bits=bits, activation_bits=bits), replace(RECIPE, steps=40))

@@ -87,7 +87,8 @@ class Trainer:
     def run(self, until: int, report: Report | None = None) -> None:
         """Trains up to step `until`; with the last step of the recipe the student becomes what is kept.
 
-        Raises DivergedError, with the step and the term, when a loss is no longer finite or grows without bound.
+        Raises DivergedError, with the step and the term, when a loss or a weight is not finite or a loss grows without
+        bound; what the last step leaves is looked at too.
         """
         while self.step < until:
             terms = self._take_step()
@@ -96,8 +97,11 @@ class Trainer:
                 value = self._finite(terms)
                 if report is not None:
                     report(self.step, value)
-        if self.step == self._recipe.steps and self._average is not None:
-            self._average.keep()
+        if self.step == self._recipe.steps:
+            if self._average is not None:
+                self._average.keep()
+            with torch.no_grad():  # a step's losses are of the weights before it, and none follows this one
+                self._finite(self._terms(*self._draw()))
 
     def _finite(self, terms: dict[str, Tensor]) -> float:
         """The loss."""
@@ -105,12 +109,21 @@ class Trainer:
         loss = sum(values.values())
         self._first_loss = loss if self._first_loss is None else self._first_loss
         whole = all(bool(p.isfinite().all()) for p in self.student.parameters())
-        if whole and loss <= _DIVERGED * max(self._first_loss, 1e-3):
+        finite = math.isfinite(loss)
+        if whole and finite and loss <= _DIVERGED * max(self._first_loss, 1e-3):
             return loss
         worst = max(values, key=lambda name: values[name] if math.isfinite(values[name]) else math.inf)
+        term = f"the term {worst!r} is {values[worst]:.3g} at step {self.step}"
+        if not math.isfinite(self._first_loss):
+            raise DivergedError(
+                f"Fine-tuning cannot start: {term}, before anything was learned; use lower weights of the losses under "
+                "[training] in the recipe, or look for values that are not finite in the network and the images."
+            )
+        what = f"{term}, where the loss began at {self._first_loss:.3g}"
+        if finite and not whole:
+            what = f"weights or scales are not finite after step {self.step}"
         raise DivergedError(
-            f"Fine-tuning diverged: the term {worst!r} is {values[worst]:.3g} at step {self.step}, where the loss "
-            f"began at {self._first_loss:.3g}; use a lower learning_rate in the recipe, more bits, or another --seed."
+            f"Fine-tuning diverged: {what}; use a lower learning_rate in the recipe, more bits, or another --seed."
         )
 
     def _take_step(self) -> dict[str, Tensor]:

@@ -121,6 +121,27 @@ def test_a_loss_that_is_not_finite_stops(student, images):
         run.run(12)
 
 
+def test_a_first_loss_that_is_not_finite_is_no_matter_of_the_rate(student, images):
+    run = trainer(student, images, replace(RECIPE, distillation=1e39))
+    with pytest.raises(DivergedError, match="'distillation' is inf at step 1, before .* lower weights of the losses"):
+        run.run(12)
+
+
+def test_weights_that_are_not_finite_are_named_and_no_healthy_loss(student, images):
+    run = trainer(student, images)
+    gradient = torch.full_like(run.student.layer("fc").weight, torch.inf)
+    run.optimizer.register_step_pre_hook(lambda *_: setattr(run.student.layer("fc").weight, "grad", gradient))
+    with pytest.raises(DivergedError, match="diverged: weights or scales are not finite after step 1; use a lower"):
+        run.run(12)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_the_last_step_is_looked_at_too(student, images, average):
+    run = trainer(student, images, replace(RECIPE, steps=1, learning_rate=1e6, average=average))
+    with pytest.raises(DivergedError, match=r"the term 'centred logits' is .*e\+\d+ at step 1, where the loss began"):
+        run.run(1)
+
+
 def test_schedules():
     cosine = replace(RECIPE, steps=100)
     assert [round(schedule(cosine, step), 3) for step in (0, 50, 100)] == [1.0, 0.5, 0.0]

@@ -20,6 +20,8 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 _PLATEAU_PATIENCE, _PLATEAU_FACTOR, _PLATEAU_THRESHOLD, _LEAST_RATE = 50, 0.1, 1e-4, 1e-4
 _REPORT_EVERY = 10
+_DIVERGED, _LEAST_FIRST = 100.0, 1.0
+"""Times the first iteration's loss, which counts as this at least: images may start where there is little to gain."""
 
 Report = Callable[[int, float], None]
 """Iterations done and the loss, now and then: reading the loss waits for the device."""
@@ -39,7 +41,7 @@ def synthesize_batch(
     """Batch number `batch`. centres: of earlier batches; None where the network has no features to compare. bounds: the
     least and greatest value of pixels, float32 [C, 1, 1], which a bounded recipe needs.
 
-    Raises DivergedError, with the iteration and the term, when a loss is no longer finite.
+    Raises DivergedError, with the iteration and the term, when a loss is no longer finite or grows without bound.
     """
     device = probe.device
     labels = draw_labels(recipe, classes, batch, seed)
@@ -53,12 +55,14 @@ def synthesize_batch(
     rate = _Rate(recipe, device)
     optimizer = torch.optim.Adam([images], lr=rate.value, betas=(0.9, 0.999), capturable=device.type == "cuda")
     crops = seeds.generator(seed, "crops", batch)
+    first = torch.zeros(())
     for iteration in range(recipe.iterations):
         seen = images if low_pass is None else low_pass(images)
         if float(torch.rand((), generator=crops)) < recipe.crop_probability:
             seen = random_crops(seen, recipe.smallest_crop, crops)
         losses = terms(probe.read(seen, precision, swing))
         loss = torch.stack(list(losses.values())).sum()
+        first = loss.detach() if iteration == 0 else first
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -68,7 +72,7 @@ def synthesize_batch(
                 images.clamp_(*(bound.to(device) for bound in bounds))
         rate.step(iteration, loss.detach())
         if (iteration + 1) % _REPORT_EVERY == 0 or iteration + 1 == recipe.iterations:
-            value = _finite(losses, iteration + 1)
+            value = _finite(losses, float(first), iteration + 1)
             if report is not None:
                 report(iteration + 1, value)
     finished = images.detach() if low_pass is None or not recipe.iterations else low_pass(images.detach())
@@ -154,13 +158,15 @@ class _Rate:
         self._waited = torch.where(lower, torch.zeros_like(self._waited), self._waited)
 
 
-def _finite(losses: dict[str, Tensor], iteration: int) -> float:
-    """The sum of the losses."""
+def _finite(losses: dict[str, Tensor], first: float, iteration: int) -> float:
+    """The sum of the losses. first: what it was in the first iteration."""
     values = {name: float(loss.detach()) for name, loss in losses.items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"Synthesis diverged: the term {name!r} is {value} at iteration {iteration}; "
-                "check that mean, std and input size are the network's own, or use another --seed."
-            )
-    return sum(values.values())
+    loss = sum(values.values())
+    if math.isfinite(loss) and loss <= _DIVERGED * max(first, _LEAST_FIRST):
+        return loss
+    worst = max(values, key=lambda name: values[name] if math.isfinite(values[name]) else math.inf)
+    raise DivergedError(
+        f"Synthesis diverged: the term {worst!r} is {values[worst]:.3g} at iteration {iteration}, where the loss began "
+        f"at {first:.3g}; use a lower learning_rate or lower weights under [synthesis] in the recipe, check that mean, "
+        "std and input size are the network's own, or use another --seed."
+    )

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
 
+from intraq_deploy.errors import UsageError
+
 Weight = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Distance = Annotated[float, Interval(ge=0, le=2)]
@@ -53,3 +55,10 @@ class SynthesisRecipe:
     """Shift the inputs of strided convolutions by random pixels."""
     labels: Literal["stratified", "uniform"] = "stratified"
     """"stratified": every class equally often; "uniform": drawn, as in the paper."""
+
+    def __post_init__(self) -> None:
+        if self.iterations and not any((self.statistics_weight, self.soft_inception, self.marginal_distance)):
+            raise UsageError(
+                f"The recipe's synthesis has iterations = {self.iterations} and no loss: give statistics_weight or "
+                "another one a weight above 0, or iterations = 0 for noise."
+            )

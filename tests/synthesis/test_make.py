@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import SMALL_SHAPE, model_of, random_images, small_network
 
-from intraq_deploy.errors import DataError, DivergedError
+from intraq_deploy.errors import DataError, DivergedError, UsageError
 from intraq_deploy.synthesis import SynthesisRecipe, SyntheticSet
 from intraq_deploy.synthesis.batches import batch_sizes, draw_labels
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
@@ -118,6 +118,23 @@ def test_a_loss_that_is_not_finite_stops_with_its_term():
     broken = model_of(network, SMALL_SHAPE, 10)
     with pytest.raises(DivergedError, match=r"term 'mean' is nan at iteration 10"):
         make_images(broken, probe_of(broken, CPU), RECIPE, 0)
+
+
+def test_a_loss_that_grows_without_bound_stops(model, probe):
+    words = r"'variance' is .*e\+\d+ at iteration 10, where the loss began at .* learning_rate or lower weights"
+    with pytest.raises(DivergedError, match=words):
+        make_images(model, probe, replace(RECIPE, learning_rate=1e3), 0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"learning_rate": 0.5, "schedule": "plateau"}], ids=["quick", "paper"])
+def test_a_rate_that_overshoots_is_no_divergence(model, probe, changes):
+    make_images(model, probe, replace(RECIPE, iterations=20, **changes), 0)
+
+
+def test_iterations_need_a_loss():
+    noise = replace(RECIPE, iterations=0, statistics_weight=0.0, soft_inception=0.0, marginal_distance=0.0)
+    with pytest.raises(UsageError, match="synthesis has iterations = 5 and no loss: give statistics_weight or another"):
+        replace(noise, iterations=5)
 
 
 def test_sets_survive_storage(model, probe, tmp_path):

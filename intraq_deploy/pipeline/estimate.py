@@ -1,11 +1,13 @@
 """How long a run will take, from a few timed steps of its own work on this machine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 
+from intraq_deploy.errors import DivergedError
 from intraq_deploy.pipeline import stages
 from intraq_deploy.pipeline.mixed import recall
 from intraq_deploy.pipeline.run import Run
@@ -23,24 +25,36 @@ LONG = 30 * 60
 """Seconds above which a run is told what would be faster."""
 
 
-def estimate(run: Run) -> dict[str, float]:
-    """Seconds for each stage that has to run: synthesis, sensitivity and fine-tuning."""
-    images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
+def estimate(run: Run, *, images_only: bool = False) -> dict[str, float]:
+    """Seconds for each stage that has to run: synthesis, sensitivity and fine-tuning. images_only: synthesis alone.
+
+    Leaves the run directory as it is. A stage whose timed steps diverge has no estimate: what is wrong is for the stage
+    itself to say, of its own images.
+    """
     seconds: dict[str, float] = {}
-    synthesis, work = run.recipe.synthesis, stages.fine_tuning_images(run.recipe)
-    if run.calibration is None and not run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run)).done:
-        rate = _synthesis_rate(run, min(images, synthesis.batch))
-        seconds[stages.SYNTHESIS] = synthesis.images * synthesis.iterations / rate
+    for stage, work, rate in _ahead(run, images_only):
+        with suppress(DivergedError):
+            seconds[stage] = work / rate()
+    return seconds
+
+
+def _ahead(run: Run, images_only: bool) -> Iterator[tuple[str, float, Callable[[], float]]]:
+    """The stages that have to run, how much work each is, and what measures how much is done in a second."""
+    images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
+    synthesis, finished = run.recipe.synthesis, run.directory.finished
+    work: float = synthesis.images * synthesis.iterations
+    if work and run.calibration is None and not finished(stages.SYNTHESIS, stages.synthesis_key(run)):
+        yield stages.SYNTHESIS, work, lambda: _synthesis_rate(run, min(images, synthesis.batch))
+    if images_only:
+        return
     mixed = run.options.mixed
     chosen = mixed is None or recall(run)
-    if mixed is not None and not chosen:
-        key = sensitivity_key(run, mixed.widths)
-        if not run.directory.stage(SENSITIVITY, key).done:
-            seconds[SENSITIVITY] = passes(run, synthesis.images, mixed.widths) / _forward_rate(run, images)
-    # Before the bits are chosen nobody knows the student's key, and asking for another one's would clear its folder.
-    if work and not (chosen and run.directory.stage(stages.FINE_TUNING, stages.student_key(run)).done):
-        seconds[stages.FINE_TUNING] = work / _training_rate(run, min(images, run.recipe.training.batch))
-    return seconds
+    if mixed is not None and not chosen and not finished(SENSITIVITY, sensitivity_key(run, mixed.widths)):
+        yield SENSITIVITY, passes(run, synthesis.images, mixed.widths), lambda: _forward_rate(run, images)
+    work = stages.fine_tuning_images(run.recipe)
+    # Before the bits are chosen nobody knows the student's key: what another one has left is not this student.
+    if work and not (chosen and finished(stages.FINE_TUNING, stages.student_key(run))):
+        yield stages.FINE_TUNING, work, lambda: _training_rate(run, min(images, run.recipe.training.batch))
 
 
 def _synthesis_rate(run: Run, images: int) -> float:
@@ -65,7 +79,8 @@ def _forward_rate(run: Run, images: int) -> float:
 
 def _training_rate(run: Run, images: int) -> float:
     """Images per second."""
-    recipe = replace(run.recipe.training, batch=images, steps=1 + _TIMED)
+    # One step more than are taken: behind the last one, what it leaves is looked at.
+    recipe = replace(run.recipe.training, batch=images, steps=2 + _TIMED)
     noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
     samples = SyntheticSet(noise, torch.zeros(images, dtype=torch.int64), torch.ones(images))
     trainer = Trainer(empty_network(run.graph, run.scheme), run.teacher, samples, recipe, 0, run.device)

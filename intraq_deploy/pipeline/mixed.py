@@ -60,9 +60,9 @@ def check_budget(run: Run, mixed: MixedOptions) -> None:
 def recall(run: Run) -> bool:
     """Whether an earlier session has chosen; `run.mixed` is what it chose."""
     assert run.options.mixed is not None
-    stage = run.directory.stage(MIXED, _key(run, run.options.mixed))
+    chosen = run.directory.finished(MIXED, _key(run, run.options.mixed))
     try:
-        run.mixed = _kept_choice(stage.folder) if stage.done else None
+        run.mixed = _kept_choice(run.directory.path / MIXED) if chosen else None
     except RunError:  # the stage itself says so, and chooses again
         run.mixed = None
     return run.mixed is not None

@@ -45,7 +45,7 @@ def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> R
     """Only the images. Leaves a run directory that `quantize_run` continues."""
     run = _prepare(options, RunDirectory(out), progress)
     with run.directory.opened():
-        _begin(run)
+        _begin(run, images_only=True)
         _, quality = stages.synthesize(run)
         return keep(run, _report(run, records.images_record(run, quality), "synthesized"))
 
@@ -212,8 +212,9 @@ def kept_run(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Run, R
     return run, report
 
 
-def _begin(run: Run) -> None:
-    """Keeps what was asked for, and says how long it will take. The directory is open.
+def _begin(run: Run, *, images_only: bool = False) -> None:
+    """Keeps what was asked for, and says how long it will take. The directory is open. images_only: nothing but images
+    is asked for.
 
     Raises RunError for a directory that holds another network's run.
     """
@@ -230,7 +231,7 @@ def _begin(run: Run) -> None:
     few = too_few_images(run.recipe.synthesis, run.model.classes)
     if few is not None and run.calibration is None:
         run.progress.warn(few)
-    seconds = estimate(run)
+    seconds = estimate(run, images_only=images_only)
     if seconds:
         parts = [f"{stage} {_duration(value)}" for stage, value in seconds.items()]
         run.progress.say(f"Estimated on this machine: {', '.join(parts)}.")

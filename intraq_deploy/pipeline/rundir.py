@@ -98,6 +98,10 @@ class RunDirectory:
         finally:
             os.close(handle)
 
+    def finished(self, name: str, key: str) -> bool:
+        """Whether stage `name` is finished under `key`. Nothing is changed, another key's folder included."""
+        return _read(self.path / name / _STAGE).get("key") == key
+
     def stage(self, name: str, key: str) -> Stage:
         """The folder of stage `name`, emptied unless it belongs to `key`."""
         folder = self.path / name

@@ -119,6 +119,7 @@ def test_synthesis_first_and_the_rest_later(run, checkpoint, tmp_path):
     assert result.exit_code == 0, result.output
     assert report_of(directory)["status"] == "synthesized"
     assert "8 images in" in result.stdout
+    assert "Estimated on this machine: synthesis 0 s.\n" in result.stderr
     refused = run("export", directory)
     assert refused.exit_code == 1
     assert "holds images only: run quantize" in refused.stderr

@@ -43,6 +43,16 @@ def test_another_key_clears_the_stage(directory):
     assert list(directory.stage("work", "other").folder.iterdir()) == []
 
 
+def test_asking_changes_nothing(directory):
+    assert not directory.finished("work", "key")
+    assert not (directory.path / "work").exists()
+    with directory.running(directory.stage("work", "key")):
+        assert not directory.finished("work", "key")
+    assert directory.finished("work", "key")
+    assert not directory.finished("work", "other")
+    assert directory.stage("work", "key").done
+
+
 def test_time_adds_up_over_sessions(directory):
     stage = directory.stage("work", "key")
     write_atomically(stage.folder / "unfinished.json", '{"key": "key", "seconds": 100}')

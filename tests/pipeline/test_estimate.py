@@ -1,0 +1,54 @@
+"""Estimates: of what has to run, without touching what is there, and never a reason to stop."""
+
+import pytest
+from support import SMALL_SHAPE, model_of, small_network
+
+from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline.estimate import estimate
+from intraq_deploy.pipeline.options import MixedOptions, ModelOptions, OwnRecipe, make_options
+from intraq_deploy.pipeline.progress import Silent
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.rundir import RunDirectory
+from intraq_deploy.pipeline.sensitivity import SENSITIVITY
+
+SMALL = {"synthesis": {"images": 8, "iterations": 2}, "training": {"steps": 2, "batch": 4}}
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """A run in one directory, of a small recipe with changes."""
+
+    def make(synthesis=None, training=None, **options):
+        values = {name: SMALL[name] | (more or {}) for name, more in (("synthesis", synthesis), ("training", training))}
+        recipe = OwnRecipe(name="mine", values={"extends": "quick"} | values)
+        chosen = make_options(ModelOptions(source="test"), recipe=recipe, **options)
+        return Run(chosen, RunDirectory(tmp_path), model_of(small_network("resnet"), SMALL_SHAPE, 10), Silent())
+
+    return make
+
+
+def test_what_has_to_run_is_estimated(run_of):
+    run = run_of()
+    assert set(estimate(run)) == {stages.SYNTHESIS, stages.FINE_TUNING}
+    assert set(estimate(run, images_only=True)) == {stages.SYNTHESIS}
+    assert set(estimate(run_of(synthesis={"iterations": 0}, training={"steps": 0}))) == set()
+    with run.directory.running(run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run))):
+        pass
+    assert set(estimate(run)) == {stages.FINE_TUNING}
+
+
+def test_what_other_options_have_made_is_left_alone(run_of, tmp_path):
+    for name in (stages.SYNTHESIS, stages.FINE_TUNING, SENSITIVITY, "mixed-precision"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stage.json").write_text('{"key": "another", "seconds": 1}')
+    before = sorted(tmp_path.rglob("*"))
+    estimate(run_of())
+    assert set(estimate(run_of(mixed=MixedOptions(average_bits=5)))) > {SENSITIVITY}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("part", ["synthesis", "training"])
+def test_what_diverges_has_none(run_of, part):
+    diverging = {"synthesis": {"learning_rate": 1e6}, "training": {"learning_rate": 1e6}}[part]
+    left = {"synthesis": stages.FINE_TUNING, "training": stages.SYNTHESIS}[part]
+    assert set(estimate(run_of(**{part: diverging}))) == {left}

@@ -136,9 +136,9 @@ class QuantizeOptions(BaseModel):
     recipe: OwnRecipe | None = None
     """Instead of the preset."""
     method: Literal["qat", "ptq"] = "qat"
-    """"ptq": no fine-tuning, whatever the recipe's steps."""
+    """"ptq": no fine-tuning and no reconstruction of the recipe's own, as with 0 steps."""
     reconstruct: bool = False
-    """Whether the recipe's reconstruction is switched on where the recipe itself does not."""
+    """Whether the recipe's reconstruction is switched on where the recipe itself does not, or would with more steps."""
     calibration: str | None = None
     images: int | None = None
     iterations: int | None = None

@@ -19,7 +19,8 @@ def recipe_for(
 ) -> Recipe:
     """The recipe for images [C, H, W] and so many classes; given numbers override it.
 
-    reconstruct: switches reconstruction on; what the recipe itself switches on stays on.
+    reconstruct: switches reconstruction on. What the recipe itself switches on stays on, but not where steps are given
+    as 0: then nothing is trained at all.
 
     Raises UsageError for numbers that cannot be.
     """
@@ -32,7 +33,7 @@ def recipe_for(
         recipe,
         synthesis=replace(synthesis, images=images or synthesis.images, iterations=iterations or synthesis.iterations),
         training=replace(training, steps=training.steps if steps is None else steps),
-        reconstruction=replace(reconstruction, enabled=reconstruct or reconstruction.enabled),
+        reconstruction=replace(reconstruction, enabled=reconstruct or (reconstruction.enabled and steps != 0)),
     )
 
 

@@ -54,13 +54,23 @@ def test_the_recipe_says_so_too_and_other_steps_are_another_student(run, command
     for steps in ("3", "4"):
         own = MINE.replace("steps = 3", f"enabled = true\nsteps = {steps}")
         (tmp_path / "mine.toml").write_text(own)
-        result = run(*command, tmp_path / "run", "--method", "ptq")
+        result = run(*command, tmp_path / "run", "--steps", "1")
         assert result.exit_code == 0, result.output
         assert "fine-tuning: done" in result.stderr
-        assert "fine-tuning 0 s" in result.stderr, "the estimate knows of it"
     report = report_of(tmp_path / "run")
-    assert (report["status"], report["reconstructed"], report["steps"]) == ("passed", True, 0)
+    assert (report["status"], report["reconstructed"], report["steps"]) == ("passed", True, 1)
     assert report["parity"]["onnxruntime"]["integers_mismatched"] == 0
+
+
+@pytest.mark.parametrize("way", [("--method", "ptq"), ("--steps", "0")], ids=["ptq", "steps"])
+def test_without_training_it_has_to_be_asked_for(run, command, tmp_path, way):
+    (tmp_path / "mine.toml").write_text(MINE.replace("steps = 3", "enabled = true\nsteps = 3"))
+    for asked, expected in (((), False), (("--reconstruct",), True)):
+        result = run(*command, tmp_path / "run", *way, *asked)
+        assert result.exit_code == 0, result.output
+        assert ("fine-tuning 0 s" in result.stderr) == expected, "the estimate knows of it"
+        report = report_of(tmp_path / "run")
+        assert (report["status"], report["reconstructed"], report["steps"]) == ("passed", expected, 0)
 
 
 def test_an_interrupted_run_does_not_reconstruct_again(run, command, tmp_path, monkeypatch):

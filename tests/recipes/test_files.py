@@ -260,6 +260,12 @@ def test_given_numbers_override():
     assert own.synthesis.batch == plain.synthesis.batch
 
 
+@pytest.mark.parametrize(("steps", "reconstruct", "expected"), [(None, False, True), (0, False, False), (0, True, True)])
+def test_no_steps_are_no_reconstruction_unless_asked_for(steps, reconstruct, expected):
+    recipe = recipe_for(builtin("best"), SMALL, 10, steps=steps, reconstruct=reconstruct)
+    assert recipe.reconstruction.enabled == expected
+
+
 @pytest.mark.parametrize(
     ("labels", "images", "classes", "words"),
     [

@@ -95,7 +95,8 @@ def quantize(
     """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the recipe; 0: ranges only.
 
     reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
-    says; a recipe that does so anyway does not for steps=0. targets: what it will be exported for; some allow more than others.
+    says; a recipe that does so by itself does not with steps=0. targets: what it will be exported for; some allow more
+    than others.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
     UsageError for the reconstruction of min-max ranges.

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.recipes import Recipe, RecipeFile
-from intraq_deploy.synthesis.recipe import SynthesisRecipe
+from intraq_deploy.synthesis.recipe import MOST_IMAGES, MOST_ITERATIONS, SynthesisRecipe
+from intraq_deploy.training.recipe import MOST_STEPS
 
 
 def recipe_for(
@@ -24,9 +25,9 @@ def recipe_for(
 
     Raises UsageError for numbers that cannot be.
     """
-    for option, value, least in (("--images", images, 2), ("--iterations", iterations, 1), ("--steps", steps, 0)):
-        if value is not None and value < least:
-            raise UsageError(f"{option} is {value}: at least {least} is needed.")
+    _check("--images", images, 2, MOST_IMAGES)
+    _check("--iterations", iterations, 1, MOST_ITERATIONS)
+    _check("--steps", steps, 0, MOST_STEPS)
     recipe = file.resolve(input_shape, classes)
     synthesis, training, reconstruction = recipe.synthesis, recipe.training, recipe.reconstruction
     return replace(
@@ -35,6 +36,17 @@ def recipe_for(
         training=replace(training, steps=training.steps if steps is None else steps),
         reconstruction=replace(reconstruction, enabled=reconstruct or (reconstruction.enabled and steps != 0)),
     )
+
+
+def _check(option: str, value: int | None, least: int, most: int) -> None:
+    if value is None:
+        return
+    if type(value) is not int:  # from Python anything may come
+        raise UsageError(f"{option} is {value!r}: give a whole number.")
+    if value < least:
+        raise UsageError(f"{option} is {value}: at least {least} is needed.")
+    if value > most:
+        raise UsageError(f"{option} is {value}: at most {most:,} are possible.")
 
 
 def too_few_images(recipe: SynthesisRecipe, classes: int) -> str | None:

@@ -104,12 +104,14 @@ def read(path: Path) -> RecipeFile:
 def parse(name: str, text: str) -> RecipeFile:
     """A recipe from its text. Raises UsageError for what is no recipe."""
     try:
-        values = tomllib.loads(text)
+        return check(name, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
             f"The recipe {name} is not TOML ({error}): `intraq-deploy recipes show quick` prints one that is."
         ) from error
-    return check(name, values)
+    except (ValueError, RecursionError) as error:  # Python's own limits
+        what = "a number of thousands of digits" if isinstance(error, ValueError) else "hundreds of groups in groups"
+        raise UsageError(f"The recipe {name} has {what}, and cannot be read: leave that out.") from error
 
 
 def check(name: str, values: Mapping[str, Any]) -> RecipeFile:

@@ -27,10 +27,10 @@ _WANTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "tuple_type": "a list",
-    "greater_than_equal": "at least {ge:g}",
-    "greater_than": "more than {gt:g}",
-    "less_than_equal": "at most {le:g}",
-    "less_than": "less than {lt:g}",
+    "greater_than_equal": "at least {ge:,.9g}",
+    "greater_than": "more than {gt:,.9g}",
+    "less_than_equal": "at most {le:,.9g}",
+    "less_than": "less than {lt:,.9g}",
     "literal_error": "{expected}",
 }
 """What to give instead, by pydantic's name of what is wrong."""

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
 from intraq_deploy.errors import UsageError
 
-Weight = Annotated[float, Ge(0)]
+MOST_IMAGES, MOST_ITERATIONS = 1_000_000, 10_000_000
+"""Far beyond any use: what is more is a slip, and would run out of memory or never end."""
+Weight = Annotated[float, Interval(ge=0, le=1e6)]
+Positive = Annotated[float, Interval(gt=0, le=1e6)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Distance = Annotated[float, Interval(ge=0, le=2)]
 
@@ -16,11 +19,11 @@ Distance = Annotated[float, Interval(ge=0, le=2)]
 class SynthesisRecipe:
     """Counts, optimiser, losses and what the network sees. IntraQ's constants have the paper's names."""
 
-    images: Annotated[int, Ge(2)]
-    iterations: Annotated[int, Ge(0)]
+    images: Annotated[int, Interval(ge=2, le=MOST_IMAGES)]
+    iterations: Annotated[int, Interval(ge=0, le=MOST_ITERATIONS)]
     """0: Gaussian noise, as every batch starts."""
-    batch: Annotated[int, Ge(2)] = 256
-    learning_rate: Annotated[float, Gt(0)] = 0.1
+    batch: Annotated[int, Interval(ge=2, le=MOST_IMAGES)] = 256
+    learning_rate: Positive = 0.1
     """The paper's 0.5 overshoots at short budgets: on ResNet-20, 128 images after 120 iterations are 7 times as far
     from the stored statistics as with 0.1 (BN distance 7.1 against 1.0)."""
     schedule: Literal["plateau", "cosine"] = "cosine"
@@ -49,7 +52,7 @@ class SynthesisRecipe:
     """eta: area fraction."""
     bounded: bool = False
     """Keep every pixel within what an image file can hold."""
-    low_pass: Annotated[float, Ge(0)] = 0.0
+    low_pass: Annotated[float, Interval(ge=0, le=10)] = 0.0
     """Cut-off of a Gaussian low-pass on the images, in cycles per pixel; 0: none."""
     swing: bool = False
     """Shift the inputs of strided convolutions by random pixels."""

@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
 from intraq_deploy.errors import UsageError
 
-Weight = Annotated[float, Ge(0)]
+MOST_STEPS = 10_000_000
+"""Far beyond any use: what is more is a slip, and would never end."""
+Batch = Annotated[int, Interval(ge=1, le=1_000_000)]
+Weight = Annotated[float, Interval(ge=0, le=1e6)]
+Positive = Annotated[float, Interval(gt=0, le=1e6)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 
 
@@ -17,10 +21,10 @@ class ReconstructionRecipe:
     (training.reconstruction)."""
 
     enabled: bool = False
-    steps: Annotated[int, Ge(1)] = 200
+    steps: Annotated[int, Interval(ge=1, le=MOST_STEPS)] = 200
     """Per block."""
-    batch: Annotated[int, Ge(1)] = 32
-    learning_rate: Annotated[float, Gt(0)] = 0.1
+    batch: Batch = 32
+    learning_rate: Positive = 0.1
     """Of the rounding variables, by Adam: from one code to the next is a way of about 5."""
     scale_rate: Weight = 1e-3
     """The rate of activation scales, relative to their own size."""
@@ -34,10 +38,10 @@ class ReconstructionRecipe:
 class TrainingRecipe:
     """Steps, optimiser, loss weights and what is kept."""
 
-    steps: Annotated[int, Ge(0)]
+    steps: Annotated[int, Interval(ge=0, le=MOST_STEPS)]
     """0: ranges only, no fine-tuning."""
-    batch: Annotated[int, Ge(1)]
-    learning_rate: Annotated[float, Gt(0)]
+    batch: Batch
+    learning_rate: Positive
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions of the teacher and of the student's gradients; the student's values are float32."""
     rate_unit: Literal["value", "step"] = "value"
@@ -51,7 +55,7 @@ class TrainingRecipe:
     """Fractions of all steps."""
     scale_rate: Weight = 0.1
     """The rate of learned scales, relative to their own size, as a multiple of `learning_rate`."""
-    temperature: Annotated[float, Gt(0)] = 4.0
+    temperature: Positive = 4.0
     distillation: Weight = 1.0
     centred_logits: Weight = 0.5
     features: Weight = 0.0

@@ -1,6 +1,7 @@
 """Recipes: what the built-in ones say, what a file may say, and what is refused."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
@@ -9,6 +10,7 @@ from intraq_deploy.pipeline.options import OwnRecipe
 from intraq_deploy.pipeline.recipes import recipe_for, too_few_images
 from intraq_deploy.recipes import BUILTIN, Recipe, builtin, builtin_text, check, parse, read
 from intraq_deploy.recipes.files import SECTIONS
+from intraq_deploy.recipes.sections import BadValue, value_of
 from intraq_deploy.synthesis import SynthesisRecipe
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
@@ -140,6 +142,15 @@ def test_lists_and_whole_numbers_become_what_the_recipe_holds():
     assert all(type(milestone) is float for milestone in training.milestones)
 
 
+@pytest.mark.parametrize("section", SECTIONS)
+def test_no_number_is_without_bounds(section):
+    """Of 1e300 torch makes an exception, of as many steps a run without end."""
+    for field in fields(getattr(builtin("best").resolve(SMALL, 10), section)):
+        for value in (10**300, 1e300):
+            with pytest.raises(BadValue):
+                value_of(section, field.name, [value] if field.name == "milestones" else value)
+
+
 @pytest.mark.parametrize("name", BUILTIN)
 def test_recipes_survive_json(name):
     """As config.json keeps a person's own."""
@@ -200,11 +211,21 @@ REFUSED = {
     "[[when]]\nclasses_at_most = 9\n[[when]]\nclasses_at_most = 1\nsynthesis.images = 0": [
         "in [[when]] number 2, has synthesis.images = 0: give at least 2"
     ],
+    "synthesis.images = 1_000_001": ["synthesis.images = 1000001", "give at most 1,000,000."],
+    "synthesis.iterations = 10_000_001": ["give at most 10,000,000."],
+    "training.steps = 10_000_001": ["give at most 10,000,000."],
+    "training.learning_rate = 1e308": ["training.learning_rate = 1e+308", "give at most 1,000,000."],
+    "synthesis.low_pass = 1e300": ["synthesis.low_pass = 1e+300", "give at most 10."],
+    f"synthesis.images = {'9' * 400}": ["synthesis.images = 999", "...: give at most 1,000,000."],
+    f"synthesis.images = {'9' * 5000}": ["a number of thousands of digits", "leave that out."],
+    f"synthesis.images = 0x{'f' * 5000}": ["a number of thousands of digits", "leave that out."],
+    f"synthesis.images = {'[' * 5000}": ["hundreds of groups in groups", "leave that out."],
+    f"synthesis.images{'.a' * 5000} = 1": ["hundreds of groups in groups", "leave that out."],
     "hello world": ["is not TOML (Expected '='", "line 1", "recipes show quick"],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", REFUSED)
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:60])
 def test_what_no_recipe_says_is_refused(text):
     with pytest.raises(UsageError) as refusal:
         parse("mine.toml", text)
@@ -260,7 +281,28 @@ def test_given_numbers_override():
     assert own.synthesis.batch == plain.synthesis.batch
 
 
-@pytest.mark.parametrize(("steps", "reconstruct", "expected"), [(None, False, True), (0, False, False), (0, True, True)])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"images": 1}, "--images is 1: at least 2 is needed."),
+        ({"images": 1_000_001}, "--images is 1000001: at most 1,000,000 are possible."),
+        ({"iterations": 10**30}, "at most 10,000,000 are possible."),
+        ({"steps": 10**30}, "at most 10,000,000 are possible."),
+        ({"steps": 2.5}, "--steps is 2.5: give a whole number."),
+        ({"images": "8"}, "--images is '8': give a whole number."),
+        ({"steps": False}, "--steps is False: give a whole number."),
+    ],
+    ids=str,
+)
+def test_given_numbers_that_cannot_be(given, words):
+    with pytest.raises(UsageError) as refusal:
+        recipe_for(builtin("quick"), SMALL, 10, **given)
+    assert str(refusal.value).endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("steps", "reconstruct", "expected"), [(None, False, True), (0, False, False), (0, True, True)]
+)
 def test_no_steps_are_no_reconstruction_unless_asked_for(steps, reconstruct, expected):
     recipe = recipe_for(builtin("best"), SMALL, 10, steps=steps, reconstruct=reconstruct)
     assert recipe.reconstruction.enabled == expected

@@ -11,6 +11,7 @@ result = validate(artifact, program, images)
 from pathlib import Path
 
 from intraq_deploy.data import load_unlabelled
+from intraq_deploy.errors import DataError, UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.answers import answered
@@ -39,7 +40,16 @@ __all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize
 
 def recipe_file(recipe: str | Path) -> RecipeFile:
     """A built-in recipe by its name, a person's own by its path. Raises UsageError for neither."""
-    return read(recipe) if isinstance(recipe, Path) else builtin(recipe)
+    if isinstance(recipe, Path):
+        return read(recipe)
+    if not isinstance(recipe, str):
+        raise UsageError(
+            f"The recipe is {recipe!r}, of type {type(recipe).__name__}: give the name of a built-in one, or the "
+            "pathlib.Path of your own."
+        )
+    if Path(recipe).suffix or Path(recipe).name != recipe:
+        raise UsageError(f"The recipe {recipe!r} is no built-in one's name: give pathlib.Path({recipe!r}) for a file.")
+    return builtin(recipe)
 
 
 def synthesize(
@@ -88,7 +98,7 @@ def quantize(
     recipe: str | Path = "quick",
     steps: int | None = None,
     reconstruct: bool = False,
-    targets: tuple[str, ...] = ("onnxruntime",),
+    targets: str | tuple[str, ...] = ("onnxruntime",),
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
@@ -96,17 +106,21 @@ def quantize(
 
     reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
     says; a recipe that does so by itself does not with steps=0. targets: what it will be exported for; some allow more
-    than others.
+    than others; one name may stand alone.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
-    UsageError for the reconstruction of min-max ranges.
+    DataError for images that are not finite, UsageError for the reconstruction of min-max ranges.
     """
+    if not isinstance(images, SyntheticSet):
+        raise UsageError(f"The images are of type {type(images).__name__}: give what synthesize makes, a SyntheticSet.")
+    if not bool(images.images.isfinite().all()):
+        raise DataError("The images have values that are not finite: make them again, or look for NaN in your own.")
     chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, steps=steps, reconstruct=reconstruct)
-    placed = make_scheme(scheme, weight_bits, activation_bits, freedom_of(targets))
+    names, where = (targets,) if isinstance(targets, str) else targets, choose_device(device)
+    placed = make_scheme(scheme, weight_bits, activation_bits, freedom_of(names))
     placed = placed.with_ranges(chosen.quantization.ranges)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
     student = build_network(graph, placed, images.images, seed)
-    where = choose_device(device)
     teacher = Teacher(graph).to(where)
     if chosen.reconstruction.enabled:
         reconstruct_blocks(student, teacher, images, chosen.reconstruction, seed, where)

@@ -6,7 +6,9 @@ from intraq_deploy.errors import UsageError
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto", "cpu" or "cuda". Raises UsageError for cuda where there is none."""
+    """ "auto", "cpu" or "cuda". Raises UsageError for another one, and for cuda where there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device is {name!r}: give auto, cpu or cuda.")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

@@ -28,7 +28,7 @@ import torch
 from intraq_deploy.targets.onnxruntime.target import export, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from rows import Key
-from sets import REAL, image_set, recipe_of
+from sets import REAL, RECIPES, image_set, recipe_of
 from torch import Tensor
 
 from intraq_deploy.data.labelled import normalise
@@ -40,6 +40,7 @@ from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.recipes import BUILTIN
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training import Trainer, reconstruct
 from intraq_deploy.training.losses import distillation
@@ -183,8 +184,6 @@ def _deployed(bench: Bench, test: str, student: FakeQuantNetwork | None, run) ->
 
 def _static(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
     """ONNX Runtime's quantize_static at 8 bits, calibrated with the images."""
-    if (key.weight_bits, key.activation_bits) != (8, 8):
-        raise SystemExit("quantize_static has no kernels below 8 bits: give W8A8.")
     export_with_torch(bench.model.module, images.images[:1], folder / "float.onnx")
     export_quantize_static(folder / "float.onnx", folder / "static.onnx", images.images.numpy())
     session = onnxruntime.InferenceSession(folder / "static.onnx", providers=["CPUExecutionProvider"])
@@ -211,24 +210,49 @@ def claimed(key: Key) -> Iterator[bool]:
         yield not any(key.is_of(row) for row in rows.read(rows.file_of(key.network)))
 
 
-def main() -> None:
+def seeds_of(text: str) -> list[int]:
+    """ "0,1,2" as numbers. Raises ArgumentTypeError."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} are no seeds: give whole numbers separated by commas, as in 0,1,2")
+    return [int(part) for part in parts]
+
+
+def parse(arguments: list[str] | None = None) -> tuple[list[Key], Path | None]:
+    """The rows that are asked for, and the data's folder. Leaves with argparse's message for what no row is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", nargs="*", help="NETWORK RECIPE BITS PROTOCOL SEED")
     parser.add_argument("--table", choices=plan.TABLES)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=seeds_of, default="0,1,2")
     parser.add_argument("--data", type=Path)
-    args = parser.parse_args()
-    data = networks.data_folder(args.data)
+    args = parser.parse_args(arguments)
+    if args.table and args.row:
+        parser.error(f"--table {args.table} and the row {' '.join(args.row)} exclude each other: give one of them")
     if args.table:
-        keys = [key for seed in args.seeds.split(",") for key in plan.TABLES[args.table](int(seed))]
-    elif len(args.row) == 5:
-        network, recipe, bits, protocol, seed = args.row
-        found = re.fullmatch(r"W(\d)A(\d)", bits)
-        if found is None or protocol not in rows.PROTOCOLS or network not in networks.NETWORKS:
-            parser.error(f"{bits} {protocol} of {network}: as in resnet20_cifar10 intraq W4A4 P3 0")
-        keys = [Key(network, protocol, int(found[1]), int(found[2]), recipe, int(seed))]
-    else:
-        parser.error("give a row or --table")
+        return [key for seed in args.seeds for key in plan.TABLES[args.table](seed)], args.data
+    if len(args.row) != 5:
+        parser.error("give a row, as in resnet20_cifar10 intraq W4A4 P3 0, or --table")
+
+    network, recipe, bits, protocol, seed = args.row
+    recipes = {*(file.stem for file in RECIPES.glob("*.toml")), *BUILTIN, STATIC}
+    for what, value, known in (
+        ("network", network, networks.NETWORKS), ("recipe", recipe, recipes), ("protocol", protocol, rows.PROTOCOLS),
+    ):  # fmt: skip
+        if value not in known:
+            parser.error(f"the {what} {value!r} is unknown: choose one of {', '.join(sorted(known))}")
+    found = re.fullmatch(r"W([2-8])A([2-8])", bits)
+    if found is None:
+        parser.error(f"the bits are {bits!r}: give W2A2 to W8A8")
+    if recipe == STATIC and bits != "W8A8":
+        parser.error(f"quantize_static has no kernels below 8 bits, and the bits are {bits}: give W8A8")
+    if not seed.isdecimal():
+        parser.error(f"the seed is {seed!r}: give a whole number")
+    return [Key(network, protocol, int(found[1]), int(found[2]), recipe, int(seed))], args.data
+
+
+def main() -> None:
+    keys, folder = parse()
+    data = networks.data_folder(folder)
     benches: dict[str, Bench] = {}
     for key in keys:
         with claimed(key) as mine:

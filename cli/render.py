@@ -49,7 +49,7 @@ def render_artifacts(report: RunReport, directory: str) -> None:
     for target, artifact in report.artifacts.items():
         mib = {name.replace("_", " "): f"{size / _MIB:.2f}" for name, size in artifact.items.items()}
         items = ", ".join(f"{name} {size}" for name, size in mib.items() if float(size))
-        size = f"{artifact.bytes / _MIB:.2f} MiB ({items})"
+        size = f"{artifact.bytes / _MIB:.2f} MiB" + (f" ({items})" if items else "")
         Console().print(f"{target}: {directory}/{artifact.path}, {size}", highlight=False, markup=False, soft_wrap=True)
 
 

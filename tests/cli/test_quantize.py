@@ -11,8 +11,11 @@ import time
 import numpy as np
 import onnx
 import pytest
+from intraq_deploy.cli.render import render_artifacts
 from intraq_deploy.targets.onnxruntime.session import Session
 from support import NETWORK, TINY
+
+from intraq_deploy.pipeline.report import read_report
 
 
 def report_of(directory):
@@ -142,6 +145,16 @@ def test_export_and_validate_a_finished_run(run, finished, labelled, tmp_path):
     result = run("validate", directory, "--eval", labelled)
     assert result.exit_code == 0, result.output
     assert report_of(directory)["accuracy"]["images"] == 40
+
+
+@pytest.mark.parametrize(
+    ("items", "end"), [({"codes": 9}, "MiB\n"), ({"codes": 1 << 20, "x": 9}, "MiB (codes 1.00)\n")]
+)
+def test_what_rounds_to_nothing_is_not_printed(finished, capsys, items, end):
+    report = read_report(finished / "run.json")
+    report.artifacts["onnxruntime"].items = items
+    render_artifacts(report, "run")
+    assert capsys.readouterr().out.endswith(end)
 
 
 def test_a_gate_that_fails_exits_three(run, finished, tmp_path):

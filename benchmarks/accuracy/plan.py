@@ -7,7 +7,10 @@ from rows import Key
 CIFAR10, CIFAR100 = "resnet20_cifar10", "resnet20wide_stem_cifar100"
 IMAGENET = ("mobilenetv1_w075_imagenet", "mobilenetv2_w1_imagenet", "efficientnet_lite0_imagenet")
 
-IMAGES = ("noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "bounded", "low-pass", "swing", "relative", "real")
+IMAGES = (
+    "noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "bounded", "low-pass", "swing", "relative",
+    "relative-bounded", "real",
+)  # fmt: skip
 """One way of making images each, one way of training."""
 TRAINING = (
     "intraq-paper", "intraq-paper-learned", "train-adamw", "train-kl", "train-mixup", "intraq", "train-features",
@@ -21,6 +24,7 @@ _BEFORE_IMAGES = {
     "low-pass": "intraq",
     "swing": "low-pass",
     "relative": "low-pass",
+    "relative-bounded": "relative",
 }
 _BEFORE_TRAINING = {
     "intraq-paper-learned": "intraq-paper", "train-adamw": "intraq-paper-learned", "train-kl": "train-adamw",

@@ -132,7 +132,7 @@ def _float_layers(node: ir.Node) -> Iterator[Finding]:
         return
     missing = [part for index, part in enumerate(("input", "weights")) if _dequantize(node, index) is None]
     if missing:
-        what = f"{name_of(node)} runs in float: its {' and '.join(missing)} come from no DequantizeLinear"
+        what = f"{name_of(node)} runs in float: no DequantizeLinear is in front of its {' and '.join(missing)}"
         yield Finding("layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False)
 
 

@@ -1,5 +1,5 @@
-"""Dialect passes for TensorRT, whose quantizers are INT8 with zero-point 0 and know neither integer Clips nor INT32
-biases behind a DequantizeLinear.
+"""Dialect passes for TensorRT. Its quantizers are INT8 with zero-point 0, it fuses activations in front of them, and it
+refuses INT32 biases behind a DequantizeLinear.
 
 They start from the canonical form, in which a stored value is the code itself.
 """
@@ -25,7 +25,8 @@ _SHAPES = ("Flatten", "Reshape", "Transpose")
 def float_clips(model: ir.Model) -> bool:
     """One Clip of real values in front of QuantizeLinear stands for the Clip of codes behind it.
 
-    TensorRT has no Clip of integers. Requires: canonical form. Ensures: no integer Clip is left, and the same codes:
+    TensorRT documents activations in front of quantizers; of a Clip of codes behind one it says nothing (TensorRT for
+    RTX 1.7.1 builds it). Requires: canonical form. Ensures: no integer Clip is left, and the same codes:
     f32(s c) / s is within an ulp of c, so the bounds are quantized to the codes that they stand for, and what lies
     between them is not touched.
     """

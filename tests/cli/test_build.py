@@ -111,4 +111,4 @@ def test_lint_of_a_model_without_quantizers(run, tmp_path):
     ir.save(ir.Model(graph, ir_version=8), tmp_path / "m.onnx")
     result = run("lint", tmp_path / "m.onnx", "--target", "tensorrt-int8")
     assert result.exit_code == 0, result.stderr
-    assert "conv runs in float: its input and weights come from no DequantizeLinear" in result.stdout
+    assert "conv runs in float: no DequantizeLinear is in front of its input and weights" in result.stdout

@@ -1,15 +1,19 @@
 """NVIDIA's own parser and compiler, without a GPU: what becomes of every layer, and what is refused."""
 
+import warnings
+
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from intraq_deploy.targets.onnx.builder import initializer, scalar
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.layers import computed_in
 from intraq_deploy.targets.tensorrt.rtx import compile_model
-from support import random_images, whole_network
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from support import SMALL_SHAPE, random_images, small_network, whole_network
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.graph import trace
@@ -179,3 +183,52 @@ def test_unsigned_bytes_are_taken_for_signed_ones():
 def test_an_unknown_compute_capability_is_refused():
     with pytest.raises(TargetError, match=r"has no compute capability 8\.7: it has 7\.5, 8\.0, 8\.6"):
         compile_model(serialize(bad(lambda parts: None)), "8.7")
+
+
+# --- files that ONNX Runtime's quantizer wrote ----------------------------------------------------------
+
+FOREIGN = {
+    "as recommended for x86": (QuantType.QUInt8, {}),
+    "symmetric": (QuantType.QInt8, {"ActivationSymmetric": True}),
+    "symmetric, float biases": (QuantType.QInt8, {"ActivationSymmetric": True, "QuantizeBias": False}),
+}
+
+
+class Images(CalibrationDataReader):
+    def __init__(self):
+        self._images = iter(random_images(4))
+
+    def get_next(self):
+        image = next(self._images, None)
+        return None if image is None else {"image": image[None].numpy()}
+
+
+@pytest.fixture(scope="module")
+def float_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("foreign") / "float.onnx"
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            small_network("resnet"), (torch.zeros(1, *SMALL_SHAPE),), file, dynamo=False, opset_version=17,
+            dynamic_axes={name: {0: "N"} for name in ("image", "logits")}, **names,
+        )  # fmt: skip
+    return file
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_linter_and_compiler_agree_on_files_of_others(float_file, tmp_path, name):
+    activation, options = FOREIGN[name]
+    quantize_static(
+        float_file, tmp_path / "q.onnx", Images(), quant_format=QuantFormat.QDQ, per_channel=True,
+        activation_type=activation, weight_type=QuantType.QInt8, extra_options=options,
+    )  # fmt: skip
+    model = ir.load(tmp_path / "q.onnx")
+    refused = [finding for finding in lint(model, INT8) if finding.refused]
+    if name == "symmetric, float biases":
+        assert not refused
+        assert set(compiled(model).values()) == {"INT8"}
+    else:
+        assert "biases are float" in {finding.rule for finding in refused}
+        with pytest.raises(TargetError, match="refuses the model"):
+            compile_model(serialize(model), ORIN)

@@ -14,8 +14,8 @@ def build(
 ) -> None:
     """Compile a finished run's integers into an engine.
 
-    Says in which type each layer multiplies. TensorRT for RTX compiles without a GPU, ahead of time; the engine is
-    not run.
+    TensorRT for RTX compiles without a GPU, ahead of time, and says in which type each layer multiplies. TensorRT
+    builds for the GPU that is here. The engine is not run.
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_engines

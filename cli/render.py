@@ -60,9 +60,10 @@ def render_engines(report: RunReport, targets: Iterable[str], directory: str) ->
         engine = report.engines[target]
         kinds = Counter(engine.layers.values())
         found = ", ".join(f"{count} in {kind}" for kind, count in kinds.most_common())
-        console.print(
-            f"{target}: of {len(engine.layers)} convolutions and linear layers {found}.", highlight=False, markup=False
-        )
+        sentence = f"of {len(engine.layers)} convolutions and linear layers {found}."
+        if engine.gpu is not None:
+            sentence = f"built for {engine.gpu}; layers.json beside the engine lists its layers."
+        console.print(f"{target}: {sentence}", highlight=False, markup=False)
         others = [f"{name} ({kind})" for name, kind in engine.layers.items() if kind != "INT8"]
         if others:
             more = f" and {len(others) - _SHOWN_LAYERS} more" if len(others) > _SHOWN_LAYERS else ""

@@ -28,6 +28,8 @@ class TargetProfile(BaseModel):
     Else two are added in 16 bits, and a model in which they could leave them is refused."""
     largest_weight: int | None = None
     """The greatest 8-bit weight code that training may use; None: all of them."""
+    versions: tuple[str, str] | None = None
+    """Of the runtime: from the first to before the second."""
     compute_capability: str | None = None
     """Of the GPU that an engine is compiled for where that is done ahead of time."""
     unsigned_activations: bool = False

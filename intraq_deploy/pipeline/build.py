@@ -1,5 +1,7 @@
 """Engines: a finished run's program, exported for a target and compiled by its compiler."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from intraq_deploy.errors import UsageError
@@ -12,46 +14,63 @@ from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.program import load_program
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.profile import TargetProfile, load_profile
-from intraq_deploy.targets.tensorrt.engine import Engine, build, read_engine
+from intraq_deploy.targets.tensorrt.engine import Engine, build_ahead, build_here, read_engine
+from intraq_deploy.targets.tensorrt.host import find_host
 from intraq_deploy.targets.tensorrt.imports import tensorrt_rtx
-
-COMPILED = ("tensorrt-rtx",)
-"""Runtimes whose compilers run on this machine."""
 
 
 def build_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress: Progress) -> RunReport:
     """Exports and compiles for `targets`; what is there already is not made again.
 
-    Raises UsageError for a target without a compiler, TargetError where the compiler refuses the model.
+    Raises UsageError for a target that has no engines, TargetError where a runtime or GPU is missing or refuses the
+    model.
     """
     profiles = [load_profile(target) for target in targets]
-    for profile in profiles:
-        if profile.runtime not in COMPILED:
-            raise UsageError(
-                f"{profile.name} has no compiler that runs here: build for tensorrt-rtx, which needs no GPU, or ship "
-                f"the file of `intraq-deploy export {path} --target {profile.name}` and build it on the device."
-            )
-    tensorrt_rtx()
+    makers = [_maker(profile) for profile in profiles]
     run, report = finished_run(path, trust_pickle, progress)
     program = load_program(path / stages.FREEZING)
     with run.directory.opened():
-        for profile in profiles:
+        for profile, maker in zip(profiles, makers, strict=True):
             artifact = stages.export(run, profile.name, program)
             report.artifacts[profile.name] = records.artifact_record(run, artifact)
-            report.engines[profile.name] = _record(run, _engine(run, profile, artifact))
+            report.engines[profile.name] = _record(run, _engine(run, profile, artifact, maker))
         return keep(run, report)
 
 
-def _engine(run: Run, profile: TargetProfile, artifact: Artifact) -> Engine:
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """What makes a profile's engines on this machine."""
+
+    identity: tuple[str, ...]
+    """Runtime, version, GPU: an engine of another one is not this one's."""
+    make: Callable[[Artifact, Path], Engine]
+
+
+def _maker(profile: TargetProfile) -> _Maker:
+    match profile.runtime:
+        case "tensorrt-rtx":
+            compiler = ("tensorrt-rtx", tensorrt_rtx().__version__, str(profile.compute_capability))
+            return _Maker(compiler, lambda artifact, folder: build_ahead(artifact, profile, folder))
+        case "tensorrt":
+            host = find_host(profile)
+            builder = ("tensorrt", host.version, host.gpu, host.compute_capability)
+
+            def make(artifact: Artifact, folder: Path) -> Engine:
+                timing = folder.parent / f"timing-{key_of(host=builder)[:12]}.cache"
+                return build_here(artifact, profile, host, folder, timing)
+
+            return _Maker(builder, make)
+    raise UsageError(f"{profile.name} has no engines: its ONNX file is what is shipped (`intraq-deploy export`).")
+
+
+def _engine(run: Run, profile: TargetProfile, artifact: Artifact, maker: _Maker) -> Engine:
     name = f"engines/{profile.name}"
-    key = key_of(
-        onnx=artifact.sha256, compiler=tensorrt_rtx().__version__, compute_capability=profile.compute_capability
-    )
+    key = key_of(onnx=artifact.sha256, maker=maker.identity)
     before = stages.kept(run, name, key, read_engine)
     if before is not None:
         return before
     with stages.running(run, name, key, 1, "") as (stage, _):
-        return build(artifact, profile, stage.folder)
+        return maker.make(artifact, stage.folder)
 
 
 def _record(run: Run, engine: Engine) -> EngineRecord:
@@ -61,6 +80,7 @@ def _record(run: Run, engine: Engine) -> EngineRecord:
         sha256=engine.sha256,
         compiler=engine.compiler,
         compute_capability=engine.compute_capability,
+        gpu=engine.gpu,
         seconds=round(engine.seconds, 2),
         layers=engine.layers,
     )

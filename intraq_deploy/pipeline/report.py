@@ -152,7 +152,7 @@ class ArtifactRecord(_Record):
 
 
 class EngineRecord(_Record):
-    """What a compiler made of a target's file, on a machine without the device: it was not run."""
+    """What a compiler made of a target's file. It was not run."""
 
     path: str
     """Relative to the run directory."""
@@ -160,9 +160,12 @@ class EngineRecord(_Record):
     sha256: str
     compiler: str
     compute_capability: str
+    gpu: str | None
+    """That it was built on, and for; None where it was compiled ahead of time."""
     seconds: float
     layers: dict[str, str]
-    """In which type each convolution and linear layer multiplies: INT8, INT4 (weights only), or a float one."""
+    """In which type each convolution and linear layer multiplies: INT8, INT4 (weights only), or a float one; empty for
+    engines that were built on their GPU (layers.json beside them holds what TensorRT says)."""
 
 
 class RunReport(_Record):

@@ -7,13 +7,16 @@ from pathlib import Path
 import onnx_ir as ir
 from intraq_deploy.targets.artifact import MANIFEST, Artifact, sha256_of
 from intraq_deploy.targets.profile import TargetProfile
+from intraq_deploy.targets.tensorrt.host import Host, build_on, layer_information
 from intraq_deploy.targets.tensorrt.layers import computed_in
 from intraq_deploy.targets.tensorrt.rtx import compile_model
 
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 
-ENGINE = "engine.rtx"
+_AHEAD, _HERE = "engine.rtx", "engine.plan"
+LAYERS = "layers.json"
+"""What TensorRT says of an engine's layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +31,71 @@ class Engine:
     compiler: str
     """Name and version."""
     compute_capability: str
+    gpu: str | None
+    """That it was built on, and for; None where it was compiled ahead of time."""
     seconds: float
     layers: dict[str, str]
-    """In which type each convolution and linear layer multiplies (`layers.computed_in`)."""
+    """In which type each convolution and linear layer multiplies (`layers.computed_in`); none is known of engines that
+    were built on their GPU: LAYERS beside them holds what TensorRT says."""
 
 
-def build(artifact: Artifact, profile: TargetProfile, folder: Path) -> Engine:
-    """Compiles `artifact` into `folder`, which exists. Raises TargetError where the compiler refuses it."""
+def build_ahead(artifact: Artifact, profile: TargetProfile, folder: Path) -> Engine:
+    """Compiles `artifact` with TensorRT for RTX into `folder`, which exists. Raises TargetError where it is refused."""
     artifact.verify()
     assert profile.compute_capability is not None
     compiled = compile_model(artifact.path.read_bytes(), profile.compute_capability)
-    path = folder / ENGINE
+    path = folder / _AHEAD
     write_atomically(path, compiled.engine)
-    engine = Engine(
-        target=profile.name,
-        path=path,
-        bytes=len(compiled.engine),
-        sha256=sha256_of(path),
-        onnx_sha256=artifact.sha256,
-        compiler=f"TensorRT for RTX {compiled.version}",
-        compute_capability=compiled.capability,
-        seconds=compiled.seconds,
-        layers=computed_in(ir.load(artifact.path), compiled.layers),
+    return _described(
+        folder,
+        Engine(
+            target=profile.name,
+            path=path,
+            bytes=len(compiled.engine),
+            sha256=sha256_of(path),
+            onnx_sha256=artifact.sha256,
+            compiler=compiled.compiler,
+            compute_capability=compiled.capability,
+            gpu=None,
+            seconds=compiled.seconds,
+            layers=computed_in(ir.load(artifact.path), compiled.layers),
+        ),
     )
-    write_atomically(folder / MANIFEST, json.dumps(asdict(engine) | {"path": path.name}, indent=1))
+
+
+def build_here(artifact: Artifact, profile: TargetProfile, host: Host, folder: Path, timing_cache: Path) -> Engine:
+    """Builds `artifact` with TensorRT for this machine's GPU into `folder`, which exists. Raises TargetError where it
+    is refused, or memory does not suffice."""
+    artifact.verify()
+    plan = build_on(host, artifact.path.read_bytes(), timing_cache)
+    path = folder / _HERE
+    write_atomically(path, plan.engine)
+    write_atomically(folder / LAYERS, layer_information(host, plan))
+    return _described(
+        folder,
+        Engine(
+            target=profile.name,
+            path=path,
+            bytes=len(plan.engine),
+            sha256=sha256_of(path),
+            onnx_sha256=artifact.sha256,
+            compiler=host.product,
+            compute_capability=host.compute_capability,
+            gpu=host.gpu,
+            seconds=plan.seconds,
+            layers={},
+        ),
+    )
+
+
+def _described(folder: Path, engine: Engine) -> Engine:
+    """The engine, with its manifest written."""
+    write_atomically(folder / MANIFEST, json.dumps(asdict(engine) | {"path": engine.path.name}, indent=1))
     return engine
 
 
 def read_engine(folder: Path) -> Engine:
-    """What `build` wrote. Raises RunError if it is not there or not what its manifest says."""
+    """What a build wrote. Raises RunError if it is not there or not what its manifest says."""
     try:
         values = json.loads((folder / MANIFEST).read_text())
         engine = Engine(**values | {"path": folder / values["path"]})

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnx_ir as ir
@@ -54,11 +55,21 @@ def test_build_says_what_each_layer_multiplies(run, shared):
     assert json.loads(mended.stdout)["engines"]["tensorrt-rtx"]["bytes"] > 1000
 
 
-def test_a_target_without_a_compiler_here(run, shared):
-    result = run("build", shared[0], "--target", "tensorrt-int8")
-    assert result.exit_code == 2
+@pytest.mark.parametrize(
+    ("target", "code", "words"),
+    [
+        ("onnxruntime", 2, "onnxruntime has no engines: its ONNX file is what is shipped"),
+        ("tensorrt-int8", 1, "or build for tensorrt-rtx, which needs no GPU"),
+    ],
+)
+def test_a_target_that_cannot_be_built_here(run, shared, monkeypatch, target, code, words):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    before = (shared[0] / "run.json").read_bytes()
+    result = run("build", shared[0], "--target", target)
+    assert result.exit_code == code
     assert result.stderr.count("\n") == 1
-    assert "build for tensorrt-rtx, which needs no GPU" in result.stderr
+    assert words in result.stderr
+    assert (shared[0] / "run.json").read_bytes() == before
 
 
 def test_a_program_for_cpus_alone_is_refused_with_the_remedy(run, checkpoint, finished, tmp_path):

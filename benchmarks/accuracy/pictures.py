@@ -7,6 +7,7 @@ by the first two principal components of real training images'.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -25,7 +26,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
-SHOWN = ("noise", "bns", "bns-lor", "intraq", "low-pass", "relative", "real")
+SHOWN = ("noise", "bns", "bns-lor", "intraq", "bounded", "low-pass", "relative", "real")
 _CLASSES, _EACH = 10, 2
 
 
@@ -61,10 +62,12 @@ def features(sets: dict[str, SyntheticSet], model: Model) -> None:
     mean = real.mean(0)
     _, _, axes_of_real = np.linalg.svd(real - mean, full_matrices=False)
     plane = axes_of_real[:2].T
-    columns = 3
-    figure, axes = plt.subplots(2, columns, figsize=(9, 6), sharex=True, sharey=True)
+    columns = math.ceil(len(found) / 2)
+    figure, axes = plt.subplots(2, columns, figsize=(3 * columns, 6), sharex=True, sharey=True)
+    for axis in axes.flat[len(found) :]:
+        axis.set_axis_off()
     behind = (real - mean) @ plane
-    for axis, (name, values) in zip(axes.flat, found.items(), strict=False):
+    for axis, (name, values) in zip(axes.flat, found.items(), strict=False):  # the last place may be empty
         axis.scatter(*behind.T, s=3, color="#c8c8c8", label="real")
         colours = sets[name].labels.numpy()
         axis.scatter(*((values - mean) @ plane).T, s=4, c=colours, cmap="tab10", vmin=0, vmax=9)

@@ -8,8 +8,8 @@ CIFAR10, CIFAR100 = "resnet20_cifar10", "resnet20wide_stem_cifar100"
 IMAGENET = ("mobilenetv1_w075_imagenet", "mobilenetv2_w1_imagenet", "efficientnet_lite0_imagenet")
 
 IMAGES = (
-    "noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "bounded", "low-pass", "swing", "relative",
-    "relative-bounded", "real",
+    "noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "intraq-120", "bounded", "low-pass", "swing",
+    "relative", "relative-bounded", "real",
 )  # fmt: skip
 """One way of making images each, one way of training."""
 TRAINING = (
@@ -20,6 +20,7 @@ TRAINING = (
 _BEFORE_IMAGES = {
     "bns": "noise",
     "intraq": "bns",
+    "intraq-120": "intraq",
     "bounded": "intraq",
     "low-pass": "intraq",
     "swing": "low-pass",

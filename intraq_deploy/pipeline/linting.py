@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 from pydantic import BaseModel
 
 from intraq_deploy.errors import DataError
@@ -43,10 +43,18 @@ def lint_file(path: Path, target: str) -> LintReport:
     profile = load_profile(target)
     try:
         model = ir.load(path)
-    except (OSError, DecodeError, ValueError) as error:
+    except Exception as error:  # by its name a file may be in one of several formats, whose parsers have their own
         detail = getattr(error, "strerror", None) or "it is not an ONNX model"
         raise DataError(f"{path} cannot be read ({detail}): give an ONNX file.") from error
     if not len(model.graph):
         raise DataError(f"{path} holds no operators: give an ONNX model.")
-    findings = [FindingRecord(**asdict(finding)) for finding in lint(model, profile)]
+    try:
+        onnx.checker.check_model(path)
+        findings = [FindingRecord(**asdict(finding)) for finding in lint(model, profile)]
+    except onnx.checker.ValidationError as error:
+        raise DataError(f"{path} is no valid ONNX model ({str(error).splitlines()[0]}): export it again.") from error
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} keeps data in {error.filename}, which is not there: put it beside the model."
+        ) from error
     return LintReport(file=str(path), target=target, findings=findings)

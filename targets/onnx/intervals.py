@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 Interval = tuple[float, float]
 _ANYWHERE: Interval = (-math.inf, math.inf)
 _TYPES: dict[ir.DataType, Interval] = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _MOVES = ("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 _RISING = ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
@@ -102,21 +103,43 @@ class Intervals:
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """What a value always is, computed through the operators behind it; None if it depends on the model's input."""
-    if value is None:
+    """What a value always is, computed through the operators behind it; None if it depends on the model's input, or
+    cannot be computed here."""
+    if not is_constant(value):
         return None
+    assert value is not None
+    try:
+        return _compute(value)
+    except Exception:  # whatever onnx's reference raises at operators that it has not, or not in this form
+        return None
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether nothing behind a value depends on the model's input."""
+    if value is None:
+        return False
+    waiting, seen = [value], {value}  # without recursion: the whole network may be behind it
+    while waiting:
+        entry = waiting.pop()
+        if entry.const_value is not None:
+            continue
+        node = entry.producer()
+        if node is None or node.domain or any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
+            return False
+        new = {before for before in node.inputs if before is not None} - seen
+        seen |= new
+        waiting += new
+    return True
+
+
+def _compute(value: ir.Value) -> NDArray[Any]:
     if value.const_value is not None:
         return value.const_value.numpy()
     node = value.producer()
-    if node is None or node.domain:
-        return None
-    inputs: dict[str, NDArray[Any]] = {}
-    for entry in filter(None, node.inputs):
-        array = constant(entry)
-        if array is None:
-            return None
-        inputs[str(entry.name)] = array
-    (output,) = ReferenceEvaluator(ir.to_proto(node)).run([value.name], inputs)
+    assert node is not None
+    inputs = {str(entry.name): _compute(entry) for entry in node.inputs if entry is not None}
+    opsets = None if node.graph is None else {"": node.graph.opset_imports.get("", 1)}
+    (output,) = ReferenceEvaluator(ir.to_proto(node), opsets=opsets).run([value.name], inputs)
     return np.asarray(output)
 
 

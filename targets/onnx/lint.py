@@ -20,6 +20,6 @@ _RULES = {
 
 def lint(model: ir.Model, profile: TargetProfile) -> list[Finding]:
     """What is wrong with `model` for the profile's target, in the order of the rules and of the graph."""
-    typed = ir.serde.from_proto(ir.to_proto(model))
+    typed = model.clone()  # keeps where data outside the file is
     ShapeInferencePass()(typed)
     return _RULES[profile.runtime](typed, profile)

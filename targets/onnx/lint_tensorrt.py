@@ -9,16 +9,20 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.findings import Finding, name_of
-from intraq_deploy.targets.onnx.intervals import constant, source
+from intraq_deploy.targets.onnx.intervals import constant, is_constant, source
 from intraq_deploy.targets.onnx.tensorrt import BLOCKS, LARGEST_FLOAT_INTEGER
 from intraq_deploy.targets.profile import TargetProfile
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
+"""ONNX Runtime's quantizer writes QuantizeLinear of the last one too."""
+_INTEGER = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 _INT4 = (ir.DataType.INT4, ir.DataType.UINT4)
 _KNOWN = (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN)
 """What TensorRT quantizes to, of the types that ONNX has here."""
 
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _Rule = Callable[[ir.Node], Iterator[Finding]]
 
 
@@ -26,7 +30,7 @@ def findings(model: ir.Model, profile: TargetProfile) -> list[Finding]:
     """model: with inferred types."""
     found = list(_opset(model, profile))
     for rule in _RULES:
-        found += [finding for node in model.graph if not node.domain for finding in rule(node)]
+        found += [finding for node in model.graph if node.domain in _DOMAINS for finding in rule(node)]
     return found
 
 
@@ -41,8 +45,8 @@ def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[Finding]:
 
 
 def _zero_points(node: ir.Node) -> Iterator[Finding]:
-    zero_point = constant(node.inputs[2]) if _quantizes(node) and len(node.inputs) > 2 else None
-    if zero_point is not None and zero_point.any():
+    zero_point = constant(node.inputs[2]) if node.op_type in _QUANTIZERS and len(node.inputs) > 2 else None
+    if zero_point is not None and zero_point.any() and not _as_quantized(node, 2):
         what = (
             f"{name_of(node)} has the zero-point {int(zero_point.flat[np.flatnonzero(zero_point)[0]])}, and TensorRT "
             "only knows 0: store signed codes; up to 7 bits any range fits them"
@@ -67,13 +71,30 @@ def _types(node: ir.Node) -> Iterator[Finding]:
 
 
 def _activation_scales(node: ir.Node) -> Iterator[Finding]:
-    if node.op_type != "QuantizeLinear" or constant(node.inputs[0]) is not None:
+    if node.op_type != "QuantizeLinear" or is_constant(node.inputs[0]):
         return
     scale = constant(node.inputs[1])
-    if scale is None or scale.size > 1:
-        kind = "a scale that is no constant" if scale is None else f"{scale.size} scales"
-        what = f"{name_of(node)} quantizes an activation with {kind}: the layers behind it run in float; give it one"
-        yield Finding("activations have one scale", name_of(node), what, "measured: builds, and runs in float")
+    if scale is None or scale.ndim:
+        kind = "a scale that is no constant" if scale is None else f"a scale of shape {list(scale.shape)}"
+        what = (
+            f"{name_of(node)} quantizes an activation with {kind}: the layers behind it run in float; give it a scalar"
+        )
+        yield Finding("activations have one scale", name_of(node), what, "measured: builds, and runs in float", False)
+
+
+def _scales(node: ir.Node) -> Iterator[Finding]:
+    scale = constant(node.inputs[1]) if node.op_type in _QUANTIZERS else None
+    if scale is not None and not (scale > 0).all() and not _as_quantized(node, 1):
+        worst = scale.flat[int(np.flatnonzero(~(scale > 0))[0])]
+        what = f"{name_of(node)} has the scale {worst:g}, and TensorRT takes positive ones only: calibrate it again"
+        yield Finding("scales are positive", name_of(node), what, "measured: 'Scale coefficients must all be positive'")
+
+
+def _operators(node: ir.Node) -> Iterator[Finding]:
+    if node.op_type in _INTEGER:
+        what = f"{name_of(node)} is a {node.op_type}, which TensorRT does not read: write QuantizeLinear and "
+        what += "DequantizeLinear around a float operator"
+        yield Finding("quantizers, not integer operators", name_of(node), what, "measured: the parser refuses it")
 
 
 def _int4(node: ir.Node) -> Iterator[Finding]:
@@ -81,13 +102,13 @@ def _int4(node: ir.Node) -> Iterator[Finding]:
     if weight is None or weight.inputs[0] is None or weight.inputs[0].dtype not in _INT4:
         return
     name = name_of(node)
-    if node.op_type not in _LINEAR:
+    if node.op_type not in _LINEAR and _dequantize(node, 0) is not None:
         what = f"{name} is a convolution with 4-bit weights, for which no TensorRT has a kernel: store them as INT8"
         yield Finding(
             "no INT4 convolutions", name, what, "measured: MyelinCheckException; documented: INT4 is for GEMM"
         )
         return
-    block, inputs = weight.attributes.get_int("block_size", 0), _inputs(node, weight)
+    block, inputs = weight.attributes.get_int("block_size", 0), _blocked(weight)
     if block not in (0, *BLOCKS) or (block and inputs % block):
         sizes = ", ".join(map(str, sorted(BLOCKS)))
         what = f"{name} has INT4 weights in blocks of {block} along {inputs} inputs: TensorRT has blocks of {sizes}"
@@ -106,9 +127,10 @@ def _biases(node: ir.Node) -> Iterator[Finding]:
     if x is None or weight is None or bias is None:
         return
     scale_x, scale_w = constant(x.inputs[1]), constant(weight.inputs[1])
-    if scale_x is None or scale_w is None or scale_x.size > 1 or scale_w.ndim > 1:
+    if scale_x is None or scale_w is None or scale_x.size > 1 or scale_w.ndim > 1 or not _by_output(node, weight):
         return
-    largest = float(np.abs(bias.astype(np.float64) / (scale_x.astype(np.float64) * scale_w)).max(initial=0))
+    with np.errstate(all="ignore"):  # a scale of 0 is another rule's
+        largest = float(np.abs(bias.astype(np.float64) / (scale_x.astype(np.float64) * scale_w)).max(initial=0))
     if largest >= LARGEST_FLOAT_INTEGER:
         what = (
             f"{name_of(node)} has a bias of {largest:.3g} steps of its accumulator, above 2^24, where float32 is not "
@@ -134,10 +156,15 @@ def _float_layers(node: ir.Node) -> Iterator[Finding]:
     if missing:
         what = f"{name_of(node)} runs in float: no DequantizeLinear is in front of its {' and '.join(missing)}"
         yield Finding("layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False)
+        return
+    weight = _dequantize(node, 1)
+    if weight is not None and not _by_output(node, weight):
+        what = f"{name_of(node)} runs in float: the scales of its weights are not one, nor one for each output"
+        yield Finding("layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False)
 
 
 def _residuals(node: ir.Node) -> Iterator[Finding]:
-    if node.op_type != "Add" or any(constant(value) is not None for value in node.inputs):
+    if node.op_type != "Add" or any(is_constant(value) for value in node.inputs):
         return
     sources = [source(value) for value in node.inputs]
     if not any(producer is not None and producer.op_type in (*_LAYERS, "DequantizeLinear") for producer in sources):
@@ -149,15 +176,19 @@ def _residuals(node: ir.Node) -> Iterator[Finding]:
 
 
 _RULES: tuple[_Rule, ...] = (
-    _zero_points, _types, _activation_scales, _int4, _biases, _one_clip, _float_layers, _residuals,
+    _operators, _scales, _zero_points, _types, _activation_scales, _int4, _biases, _one_clip, _float_layers, _residuals,
 )  # fmt: skip
+
+
+def _as_quantized(node: ir.Node, index: int) -> bool:
+    """Whether a node dequantizes with a parameter that its QuantizeLinear has too, which is named for it."""
+    before = source(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
+    return before is not None and len(before.inputs) > index and before.inputs[index] is node.inputs[index]
 
 
 def _quantizes(node: ir.Node) -> bool:
     """Whether a node brings quantized values into the graph: those behind a QuantizeLinear are its own."""
-    return node.op_type == "QuantizeLinear" or (
-        node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
-    )
+    return node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and is_constant(node.inputs[0]))
 
 
 def _stored_type(node: ir.Node) -> ir.DataType | None:
@@ -182,10 +213,24 @@ def _stored_in_int4(node: ir.Node) -> bool:
     return weight is not None and weight.inputs[0] is not None and weight.inputs[0].dtype in _INT4
 
 
-def _inputs(node: ir.Node, weight: ir.Node) -> int:
-    """How many inputs each output of a linear layer sums."""
+def _blocked(weight: ir.Node) -> int:
+    """How many weights there are along the axis of a DequantizeLinear."""
     codes = weight.inputs[0]
     assert codes is not None
     assert codes.shape is not None
-    axis = 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else 0
+    axis: int = weight.attributes.get_int("axis", 1)
     return int(codes.shape[axis])  # type: ignore[arg-type]
+
+
+def _by_output(node: ir.Node, weight: ir.Node) -> bool:
+    """Whether the weights have one scale, or one for each output of the layer."""
+    scale = constant(weight.inputs[1])
+    if scale is None or scale.size == 1 or weight.attributes.get_int("block_size", 0) > 0:
+        return True
+    if _producer(node, 1) is not weight:  # behind a Transpose or the like: which axis it was is not followed
+        return True
+    axis = weight.attributes.get_int("axis", 1)
+    transposed: int = node.attributes.get_int("transB", 0)
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and transposed):
+        return axis == 0
+    return axis in (1, -1) or node.op_type == "ConvTranspose"

@@ -7,7 +7,7 @@ They start from the canonical form, in which a stored value is the code itself.
 import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.builder import array, initializer, scalar
-from intraq_deploy.targets.onnx.canonical import GRID
+from intraq_deploy.targets.onnx.canonical import GRID, codes_name
 from intraq_deploy.targets.onnx.passes import register, replace_output
 
 from intraq_deploy.program.program import Grid
@@ -18,7 +18,13 @@ LARGEST_INT4 = 7
 BLOCKS = (128, 64, 32, 16)
 """Of INT4 weights: TensorRT's block sizes, the cheapest first."""
 
+_CLIPPED = ".clipped"
 _SHAPES = ("Flatten", "Reshape", "Transpose")
+
+
+def clipped_name(tensor: str) -> str:
+    """The ONNX value that holds the real values of a program's tensor, clipped, in front of its quantizer."""
+    return f"{codes_name(tensor)}{_CLIPPED}"
 
 
 @register("float-clips")
@@ -47,7 +53,7 @@ def _clip_in_front(graph: ir.Graph, clip: ir.Node, grid: Grid) -> None:
         initializer(graph, f"{name}.{key}", scalar(float(np.float32(grid.scale) * np.float32(code)), np.float32))
         for key, code in (("low", grid.code_min), ("high", grid.code_max))
     ]
-    clipped = ir.node("Clip", [real, *bounds], outputs=[ir.val(f"{name}.clipped")], name=f"{name}.clipped")
+    clipped = ir.node("Clip", [real, *bounds], outputs=[ir.val(f"{name}{_CLIPPED}")], name=f"{name}{_CLIPPED}")
     graph.insert_before(quantize, clipped)
     quantize.replace_input_with(0, clipped.outputs[0])
     replace_output(graph, clip, quantize)
@@ -154,6 +160,7 @@ def _unpack_int4(graph: ir.Graph, gemm: ir.Node) -> bool:
     back = ir.node("Cast", [half.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{name}.float")
     graph.insert_before(gemm, [*moves, x, unpacked, half, back])
     replace_output(graph, gemm, back)
+    back.name = f"{name}.float"  # the layer's own name is the Gemm's
     return True
 
 

@@ -22,6 +22,7 @@ _REJECTIONS = (
     (r"CHECK\(dtype == W.type\(\)\)", "a convolution has 4-bit weights behind INT8 inputs; store them as INT8"),
     (r"operand\.h.*CHECK\(is_constant\(\)\)", "INT4 weights in blocks stand behind quantized inputs; give it float16"),
     ("operand scales", "INT4 weights with float16 scales stand behind quantized float32 inputs; give it float16"),
+    ("Scale coefficients must all be positive", "a quantizer's scale is 0, negative or NaN; calibrate it again"),
     ("Failed to import initializer", "a constant has a type that it does not know"),
     ("(?i)out of memory|find any implementation", "memory did not suffice to try any kernel; free some"),
 )
@@ -65,6 +66,7 @@ def build_plan(
         raise _refusal(product, [_said(error) for error in errors] or logger.errors)
     config = builder.create_builder_config()
     config.profiling_verbosity = runtime.ProfilingVerbosity.DETAILED
+    config.clear_flag(runtime.BuilderFlag.TF32)  # set by default: float layers would multiply 10-bit mantissas
     for name in switches.builder:
         config.set_flag(getattr(runtime.BuilderFlag, name))
     if workspace is not None:
@@ -73,7 +75,9 @@ def build_plan(
         config.num_compute_capabilities = 1
         config.set_compute_capability(_capability(runtime, product, capability), 0)
     if timing_cache is not None:
-        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+        # None for one that it cannot read.
+        cache = config.create_timing_cache(timing_cache) or config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
     config.add_optimization_profile(_batches(builder, network.get_input(0)))
     start = time.perf_counter()
     engine = builder.build_serialized_network(network, config)

@@ -99,6 +99,8 @@ def read_engine(folder: Path) -> Engine:
     try:
         values = json.loads((folder / MANIFEST).read_text())
         engine = Engine(**values | {"path": folder / values["path"]})
+        if not isinstance(engine.layers, dict):
+            raise TypeError("its layers are no table")
         whole = sha256_of(engine.path) == engine.sha256
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder} holds no readable engine ({error}): run build again.") from error

@@ -4,20 +4,23 @@ That shows whether the file says what the Program says. Its convolutions sum flo
 a few codes near the middle between two differ; what an engine itself computes is compared where it runs.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.canonical import codes_name
 from intraq_deploy.targets.onnx.lower import instrument, serialize
+from intraq_deploy.targets.onnx.tensorrt import clipped_name
 from intraq_deploy.targets.onnxruntime.session import Session
 
-from intraq_deploy.program.program import Program, Tolerance
+from intraq_deploy.graph.ops import Clamp
+from intraq_deploy.program.arithmetic import accumulator_scale, f32
+from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights, LayerWeights, Program, Tolerance
 
 _CODES = Tolerance("ONNX Runtime sums it in float32, in TensorRT's place", 1e-4)
 _LOGITS = Tolerance("ONNX Runtime sums them in float32, in TensorRT's place", 1e-5)
-_HALF_LOGITS = Tolerance("their layer multiplies float16 by INT4 weights", 2e-2)
+_HALF = "its layer multiplies float16 by INT4 weights"
+_HALF_CODES, _HALF_LOGITS = Tolerance(_HALF, 2e-2), Tolerance(_HALF, 5e-3)
 
 
 def open_rehearsal(artifact: Artifact, threads: int = 0) -> Session:
@@ -32,16 +35,37 @@ def open_instrumented(artifact: Artifact, program: Program) -> Session:
     return Session(serialize(instrument(ir.load(artifact.path), program)), optimised=False)
 
 
-def zero_points(artifact: Artifact, program: Program) -> dict[str, int]:
-    """Of the stored bytes, by tensor of the program that the file has: a layer with INT4 weights reads its input before
-    it is quantized."""
+def rehearsed(artifact: Artifact, program: Program) -> Program:
+    """What the file says, with the tolerances of a rehearsal: the program, but that layers with INT4 weights read their
+    input before it is quantized, and multiply in float."""
     made = {str(value.name) for node in ir.load(artifact.path).graph for value in node.outputs}
-    return {name: 0 for name in program.grids if codes_name(name) in made}
+    grids = {name: grid for name, grid in program.grids.items() if codes_name(name) in made}
+    absent = program.grids.keys() - grids
+    nodes = tuple(
+        replace(node, activation=_bounds(program.grids[node.name]))
+        if node.name in absent and clipped_name(node.name) in made
+        else node
+        for node in program.graph.nodes
+    )
+    layers = {
+        name: _in_float(program, name, weights) if program.graph[name].inputs[0] in absent else weights
+        for name, weights in program.layers.items()
+    }
+    halves = {name for name in layers if layers[name] is not program.layers[name]}
+    tolerances = {name: _HALF_CODES if name in halves else program.tolerances.get(name, _CODES) for name in grids}
+    tolerances[program.graph.output] = _HALF_LOGITS if program.graph.output in halves else _LOGITS
+    graph = replace(program.graph, nodes=nodes)
+    return replace(program, graph=graph, grids=grids, layers=layers, tolerances=tolerances)
 
 
-def rehearsed(program: Program, present: Mapping[str, int]) -> Program:
-    """The program with the tolerances of a rehearsal. present: the tensors that the file has."""
-    absent = program.grids.keys() - present
-    logits = _HALF_LOGITS if absent else _LOGITS
-    tolerances = {name: program.tolerances.get(name, _CODES) for name in present}
-    return replace(program, tolerances=tolerances | {program.graph.output: logits})
+def _bounds(grid: Grid) -> Clamp:
+    """The Clip in front of a quantizer, which stays where the quantizer is left out."""
+    return Clamp(f32(f32(grid.scale) * grid.code_min), f32(f32(grid.scale) * grid.code_max))
+
+
+def _in_float(program: Program, name: str, weights: LayerWeights) -> LayerWeights:
+    if not isinstance(weights, IntegerWeights):
+        return weights
+    grid = program.grids[program.graph[name].inputs[0]]
+    bias = weights.bias_codes * accumulator_scale(grid.scale, weights.scale)
+    return FloatWeights(weights.codes, weights.scale, bias)

@@ -79,6 +79,48 @@ def test_weights_quantized_in_the_graph_are_fine():
     assert findings(lines, wf=np.ones((4, 3, 1, 1), np.float32)) == []
 
 
+def test_integer_operators_are_no_quantizers():
+    assert findings(["y = QLinearConv(x, s, z, w, ws, z, s, z)"]) == [("quantizers, not integer operators", True)]
+
+
+def test_a_zero_point_of_the_second_half_of_a_pair():
+    """A QuantizeLinear with 0 in front of a DequantizeLinear with 3."""
+    lines = [Q, "d = DequantizeLinear(q, s, other)", W, "y = Conv(d, wd)"]
+    assert findings(lines, other=np.int8(3)) == [("zero-points are 0", True)]
+
+
+def test_a_thousand_operators_in_front_of_a_quantizer():
+    relus = ["r0 = Relu(x)", *(f"r{i + 1} = Relu(r{i})" for i in range(1500))]
+    assert findings([*relus, "q = QuantizeLinear(r1500, s, z)", DQ, W, "y = Conv(d, wd)"]) == [("one Clip", False)]
+
+
+def test_constants_of_old_opsets():
+    """Unsqueeze had its axes as an attribute until opset 13."""
+    lines = [Q, DQ, W, "c = Conv(d, wd)", "u = Unsqueeze<axes = [1, 2]>(b)", "y = Add(c, u)"]
+    assert findings(lines, opset=11, b=np.ones(4, np.float32)) == []
+
+
+def test_data_outside_the_file(tmp_path, monkeypatch):
+    """Looked for beside the model, wherever the command is run; a missing file is named."""
+    from intraq_deploy.errors import DataError
+    from intraq_deploy.pipeline.linting import lint_file
+
+    weight = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *shape])
+        for name, shape in (("x", (3, 8, 8)), ("y", (4, 6, 6)))
+    )
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    monkeypatch.chdir("/")
+    report = lint_file(tmp_path / "m.onnx", "tensorrt-int8")
+    assert [finding.rule for finding in report.findings] == ["layers on integers"]
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(DataError, match=r"m\.data"):
+        lint_file(tmp_path / "m.onnx", "tensorrt-int8")
+
+
 def test_block_sizes():
     """Of 128, 64, 32 and 16, dividing the inputs; 48 inputs."""
     head = [

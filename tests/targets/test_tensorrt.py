@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from intraq_deploy.targets.artifact import sha256_of
 from intraq_deploy.targets.here import is_rehearsed, open_here
-from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnx.lower import check_operators, lower
 from intraq_deploy.targets.onnx.tensorrt import LARGEST_INT4
 from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
-from support import SMALL_SHAPE, random_images, small_network
+from support import SMALL_SHAPE, random_images, realistic, small_network
+from torch import nn
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.parity import compare
@@ -133,6 +134,46 @@ def test_only_linear_layers_within_4_bits_get_int4(programs, weight_bits, int4):
         assert weight.inputs[0].shape[1] % block == 0
         assert weight.inputs[1].dtype == ir.DataType.FLOAT16
         assert gemm.name == "fc"
+
+
+class TwoLinear(nn.Module):
+    """The first linear layer is no classifier: what it makes is quantized again."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.f1, self.f2 = nn.Linear(16, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.pool(torch.relu(self.bn(self.conv(x)))).flatten(1)
+        return self.f2(torch.relu(self.f1(x)))
+
+
+def test_int4_layers_one_behind_the_other(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        graph = trace(realistic(TwoLinear(), SMALL_SHAPE), SMALL_SHAPE)
+    module = build_network(graph, make_scheme("integer", 4, 4), random_images(16), 0)
+    settle(module)
+    program = freeze(module)
+    artifact = export(program, load_profile("tensorrt-int4"), tmp_path, {})
+    names = [node.name for node in ir.load(artifact.path).graph]
+    assert len(set(names)) == len(names)
+    found = validate(artifact, program, random_images(16))
+    assert found.passes
+    assert found.parity.logits_difference > 0, "float16"
+
+
+@pytest.mark.parametrize(("target", "refused"), [("tensorrt-int8", True), ("tensorrt-int4", False)])
+def test_operators_that_came_after_the_opset_are_refused_by_name(target, refused):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 10)).eval()
+    graph, profile = trace(network, SMALL_SHAPE), load_profile(target)
+    if not refused:
+        return check_operators(graph, profile)
+    with pytest.raises(TargetError, match="is Gelu, which ONNX has since opset 20, and tensorrt-int8 is written at 17"):
+        check_operators(graph, profile)
+    return None
 
 
 def test_inputs_that_no_block_divides_stay_int8(programs):

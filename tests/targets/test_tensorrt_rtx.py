@@ -133,6 +133,9 @@ REFUSED = {
     "zero-point": (
         lambda parts: parts.update(zero_point=scalar(3, np.int8)), 0, "zero-points are 0", "zero-point other than 0",
     ),
+    "scale 0": (
+        lambda parts: parts.update(scale=scalar(0, np.float32)), 0, "scales are positive", "is 0, negative or NaN",
+    ),
     "int32 bias": (
         lambda parts: parts.update(bias=np.zeros(16, np.int32), bias_scale=np.full(16, 0.01, np.float32)), 0,
         "biases are float", "bias stands behind a DequantizeLinear",
@@ -170,6 +173,15 @@ def test_scales_per_channel_of_an_activation_end_in_float_without_a_word():
 
     model = bad(change)
     assert [finding.rule for finding in lint(model, INT8)] == ["activations have one scale"]
+    assert compiled(model) == {"layer": "Float"}
+
+
+def test_scales_along_the_inputs_of_weights_end_in_float_without_a_word():
+    """A DequantizeLinear without an axis has axis 1; a convolution's outputs are axis 0."""
+    model = bad(lambda parts: parts.update(weight_scale=np.full(32, 0.1, np.float32)))
+    weight = next(node for node in model.graph if node.name == "w")
+    weight.attributes["axis"] = ir.AttrInt64("axis", 1)
+    assert [(finding.rule, finding.refused) for finding in lint(model, INT8)] == [("layers on integers", False)]
     assert compiled(model) == {"layer": "Float"}
 
 

@@ -50,6 +50,7 @@ class Seen:
 
     def __init__(self):
         self.network, self.builder, self.workspace, self.cache = None, set(), None, None
+        self.cleared = set()
         self.fail = ()
 
 
@@ -82,6 +83,9 @@ def module_of(version, seen):
 
         def set_flag(self, flag):
             seen.builder.add(flag.name)
+
+        def clear_flag(self, flag):
+            seen.cleared.add(flag.name)
 
         def set_memory_pool_limit(self, pool, size):
             seen.workspace = size
@@ -181,6 +185,7 @@ def test_each_version_is_told_what_it_knows(machine, program, tmp_path, version)
     artifact = export(program, profile, tmp_path, {})
     engine = build_here(artifact, profile, find_host(profile), tmp_path, tmp_path / "timing.cache")
     assert (seen.network, seen.builder) == TOLD[version]
+    assert seen.cleared == {"TF32"}
     assert seen.workspace == FREE // 2
     assert seen.cache == b""
     assert engine.path.read_bytes() == b"plan of " + version.encode()

@@ -19,8 +19,8 @@ class TargetProfile(BaseModel):
     runtime: Literal["onnxruntime", "tensorrt", "tensorrt-rtx"] = "onnxruntime"
     opset: int
     """Of the models that are written for it."""
-    largest_opset: int
-    """Of the models that it reads."""
+    largest_opset: int | None = None
+    """Of the models that it reads, where `lint` holds it."""
     passes: tuple[str, ...]
     """Dialect passes, in order."""
     vnni: bool = True

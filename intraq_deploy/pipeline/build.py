@@ -57,7 +57,7 @@ def _maker(profile: TargetProfile) -> _Maker:
 
             def make(artifact: Artifact, folder: Path) -> Engine:
                 timing = folder.parent / f"timing-{key_of(host=builder)[:12]}.cache"
-                return build_here(artifact, profile, host, folder, timing)
+                return build_here(artifact, host, folder, timing)
 
             return _Maker(builder, make)
     raise UsageError(f"{profile.name} has no engines: its ONNX file is what is shipped (`intraq-deploy export`).")

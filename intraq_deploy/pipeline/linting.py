@@ -1,6 +1,5 @@
 """Any ONNX file against a target's rules."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import onnx
@@ -8,18 +7,9 @@ import onnx_ir as ir
 from pydantic import BaseModel
 
 from intraq_deploy.errors import DataError
+from intraq_deploy.targets.onnx.findings import Finding
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.profile import load_profile
-
-
-class FindingRecord(BaseModel):
-    """One layer that breaks a rule (targets.onnx.findings)."""
-
-    rule: str
-    layer: str
-    what: str
-    source: str
-    refused: bool
 
 
 class LintReport(BaseModel):
@@ -27,7 +17,7 @@ class LintReport(BaseModel):
 
     file: str
     target: str
-    findings: list[FindingRecord]
+    findings: list[Finding]
 
     @property
     def refused(self) -> int:
@@ -50,7 +40,7 @@ def lint_file(path: Path, target: str) -> LintReport:
         raise DataError(f"{path} holds no operators: give an ONNX model.")
     try:
         onnx.checker.check_model(path)
-        findings = [FindingRecord(**asdict(finding)) for finding in lint(model, profile)]
+        findings = lint(model, profile)
     except onnx.checker.ValidationError as error:
         raise DataError(f"{path} is no valid ONNX model ({str(error).splitlines()[0]}): export it again.") from error
     except FileNotFoundError as error:

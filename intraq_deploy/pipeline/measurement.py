@@ -21,8 +21,7 @@ from intraq_deploy.quantization.scheme import Scheme, make_scheme
 from intraq_deploy.quantization.spec import MAX_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.here import is_rehearsed, open_here
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
 from intraq_deploy.targets.profile import load_profile
 
 FLOAT32, W8A8, A8 = "float32", "w8a8", "a8"
@@ -96,7 +95,7 @@ def measure(
     """Top-1 and top-5 of every stage, and of every deployed model. compared: the baselines."""
     takes_pixels = program.normalization is not None
     deployed = {**compared, **artifacts}
-    sessions = {name: open_here(artifact) for name, artifact in deployed.items()}
+    sessions = {name: open_shipped(artifact) for name, artifact in deployed.items()}
     normalised: dict[str, Predict] = {"float": run.model.module, "fake_quant": student}
     as_program: dict[str, Predict] = {"program": Reference(program).run}
     as_program |= {name: session.run for name, session in sessions.items()}
@@ -116,7 +115,7 @@ def _rows(
 ) -> list[ComparisonRow]:
     """One line for each deployed model; those that run here are timed in turn on one thread."""
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if pixels else torch.float32)
-    sessions = {name: open_here(artifact, 1) for name, artifact in artifacts.items() if not is_rehearsed(artifact)}
+    sessions = {name: open_shipped(artifact, 1) for name, artifact in artifacts.items() if not is_rehearsed(artifact)}
     times = paired_medians({name: partial(session.run, sample) for name, session in sessions.items()})
     return [
         ComparisonRow(

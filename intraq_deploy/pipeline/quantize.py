@@ -56,15 +56,14 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
 
     What can be wrong with the input is found before the directory is made. Raises the package's errors.
     """
-    for target in options.targets:
-        load_profile(target)
+    profiles = [load_profile(target) for target in options.targets]
     onnxruntime()
     run = _prepare(options, RunDirectory(out), progress)
     _ = run.calibration
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
     place(run.graph, run.scheme)
-    for target in options.targets:
-        check_operators(run.graph, load_profile(target))
+    for profile in profiles:
+        check_operators(run.graph, profile)
     if run.recipe.reconstruction.enabled:
         check_ranges(run.scheme.ranges)
     if options.mixed is not None:

@@ -8,9 +8,13 @@ from torch import Tensor
 from intraq_deploy.evaluation.parity import Parity, agreement, compare
 from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.here import is_rehearsed
-from intraq_deploy.targets.onnxruntime.target import open_instrumented, open_shipped, stored_zero_points
-from intraq_deploy.targets.tensorrt import rehearsal
+from intraq_deploy.targets.onnxruntime.target import (
+    is_rehearsed,
+    open_instrumented,
+    open_shipped,
+    stored_zero_points,
+)
+from intraq_deploy.targets.tensorrt.rehearsal import rehearsed
 
 _INTEGERS = 60_000_000
 """About how many integers are compared: enough to see a mismatch of one in ten million several times."""
@@ -33,7 +37,7 @@ class Validation:
     """Of the shipped model, as the runtime optimised it."""
     layers_left_in_float: int
     """Convolutions and linear layers that the program computes on integers, and the runtime does not."""
-    rehearsed: bool = False
+    rehearsed: bool
     """Whether another runtime stood in for the target's, which is not here: it then has no kernels of its own to show,
     and the tolerances are those of the other one."""
 
@@ -44,13 +48,13 @@ class Validation:
 
 def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation:
     """Compares every quantized tensor on `images`, what the program takes, [N, C, H, W]."""
-    if is_rehearsed(artifact):
-        return _rehearse(artifact, program, images)
     count = parity_count(program, len(images))
     images = images[:count]
     batch = max(1, _INTEGERS // 8 // _integers_per_image(program))
+    rehearsal = is_rehearsed(artifact)
+    program = rehearsed(artifact, program) if rehearsal else program
     shipped, instrumented = open_shipped(artifact), open_instrumented(artifact, program)
-    zero_points = stored_zero_points(program)
+    zero_points = dict.fromkeys(program.grids, 0) if rehearsal else stored_zero_points(program)
     parity = compare(program, lambda part: instrumented.run_instrumented(part, zero_points), images, batch)
     logits = torch.cat([shipped.run(part) for part in images.split(batch)])
     layers = sum(not isinstance(weights, IntegerWeights) for weights in program.layers.values())
@@ -59,30 +63,10 @@ def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation
         top1_agreement=agreement(logits, parity.expected),
         logits_equal=torch.equal(logits, parity.expected),
         instrumented_equal=torch.equal(logits, parity.found),
-        integer_kernels=shipped.integer_kernels(),
-        float_kernels=shipped.float_kernels(),
-        layers_left_in_float=shipped.float_layers() - layers,
-    )
-
-
-def _rehearse(artifact: Artifact, program: Program, images: Tensor) -> Validation:
-    """For targets whose runtime is on the device only."""
-    images = images[: parity_count(program, len(images))]
-    batch = max(1, _INTEGERS // 8 // _integers_per_image(program))
-    session, instrumented = rehearsal.open_rehearsal(artifact), rehearsal.open_instrumented(artifact, program)
-    said = rehearsal.rehearsed(artifact, program)
-    zero_points = dict.fromkeys(said.grids, 0)
-    parity = compare(said, lambda part: instrumented.run_instrumented(part, zero_points), images, batch)
-    logits = torch.cat([session.run(part) for part in images.split(batch)])
-    return Validation(
-        parity=parity,
-        top1_agreement=agreement(logits, parity.expected),
-        logits_equal=torch.equal(logits, parity.expected),
-        instrumented_equal=torch.equal(logits, parity.found),
-        integer_kernels={},
-        float_kernels={},
-        layers_left_in_float=0,
-        rehearsed=True,
+        integer_kernels={} if rehearsal else shipped.integer_kernels(),
+        float_kernels={} if rehearsal else shipped.float_kernels(),
+        layers_left_in_float=0 if rehearsal else shipped.float_layers() - layers,
+        rehearsed=rehearsal,
     )
 
 

@@ -55,7 +55,10 @@ def synthesize_batch(
     rate = _Rate(recipe, device)
     optimizer = torch.optim.Adam([images], lr=rate.value, betas=(0.9, 0.999), capturable=device.type == "cuda")
     crops = seeds.generator(seed, "crops", batch)
-    first = torch.zeros(())
+    first, limits = torch.zeros(()), None
+    if recipe.bounded:
+        assert bounds is not None
+        limits = [bound.to(device) for bound in bounds]
     for iteration in range(recipe.iterations):
         seen = images if low_pass is None else low_pass(images)
         if float(torch.rand((), generator=crops)) < recipe.crop_probability:
@@ -66,18 +69,17 @@ def synthesize_batch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if recipe.bounded:
-            assert bounds is not None
+        if limits is not None:
             with torch.no_grad():
-                images.clamp_(*(bound.to(device) for bound in bounds))
+                images.clamp_(*limits)
         rate.step(iteration, loss.detach())
         if (iteration + 1) % _REPORT_EVERY == 0 or iteration + 1 == recipe.iterations:
             value = _finite(losses, float(first), iteration + 1)
             if report is not None:
                 report(iteration + 1, value)
     finished = images.detach() if low_pass is None or not recipe.iterations else low_pass(images.detach())
-    if recipe.bounded and bounds is not None:  # the filter can overshoot
-        finished = finished.clamp(*(bound.to(device) for bound in bounds))
+    if limits is not None:  # the filter can overshoot
+        finished = finished.clamp(*limits)
     if not bool(finished.isfinite().all()):
         raise DivergedError(
             f"Synthesis diverged: batch {batch + 1} has pixels that are not finite after {recipe.iterations} "

@@ -6,13 +6,11 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from intraq_deploy.errors import UsageError
+from intraq_deploy.synthesis.recipe import Positive, Share, Weight
 
 MOST_STEPS = 10_000_000
 """Far beyond any use: what is more is a slip, and would never end."""
 Batch = Annotated[int, Interval(ge=1, le=1_000_000)]
-Weight = Annotated[float, Interval(ge=0, le=1e6)]
-Positive = Annotated[float, Interval(gt=0, le=1e6)]
-Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,12 @@ def source(value: ir.Value | None) -> ir.Node | None:
     return node
 
 
+def dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that a value comes from, behind operators that only move data."""
+    node = source(value)
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
 def _of_type(value: ir.Value) -> Interval:
     return _ANYWHERE if value.dtype is None else _TYPES.get(value.dtype, _ANYWHERE)
 

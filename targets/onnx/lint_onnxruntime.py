@@ -13,7 +13,7 @@ far inputs reach, by interval arithmetic), so any Q/DQ file can be checked, not 
 import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.findings import Finding, name_of
-from intraq_deploy.targets.onnx.intervals import Intervals, constant, source
+from intraq_deploy.targets.onnx.intervals import Intervals, constant, dequantizer
 from intraq_deploy.targets.profile import TargetProfile
 from numpy.typing import NDArray
 
@@ -56,8 +56,8 @@ def _is_depthwise(layer: ir.Node, weights: NDArray[np.int32]) -> bool:
 
 def _largest_input(value: ir.Value | None, intervals: Intervals) -> int | None:
     """The largest byte that a layer may read; None if it does not read UINT8."""
-    node = source(value)
-    codes = None if node is None or node.op_type != "DequantizeLinear" else node.inputs[0]
+    node = dequantizer(value)
+    codes = None if node is None else node.inputs[0]
     if node is None or codes is None or codes.dtype != ir.DataType.UINT8:
         return None
     # A layer pads with zeros, which are stored as the zero-point even where no code reaches it.
@@ -67,7 +67,7 @@ def _largest_input(value: ir.Value | None, intervals: Intervals) -> int | None:
 
 def _signed_weights(value: ir.Value | None) -> NDArray[np.int32] | None:
     """The constant weights of a layer as they are stored; None if they are not INT8."""
-    node = source(value)
-    codes = None if node is None or node.op_type != "DequantizeLinear" else node.inputs[0]
+    node = dequantizer(value)
+    codes = None if node is None else node.inputs[0]
     values = constant(codes) if codes is not None and codes.dtype == ir.DataType.INT8 else None
     return None if values is None else values.astype(np.int32)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.findings import Finding, name_of
-from intraq_deploy.targets.onnx.intervals import constant, is_constant, source
-from intraq_deploy.targets.onnx.tensorrt import BLOCKS, LARGEST_FLOAT_INTEGER
+from intraq_deploy.targets.onnx.intervals import constant, dequantizer, is_constant, source
+from intraq_deploy.targets.onnx.tensorrt import BLOCKS
 from intraq_deploy.targets.profile import TargetProfile
+
+from intraq_deploy.program.settle import LARGEST_BIAS
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
@@ -36,7 +38,7 @@ def findings(model: ir.Model, profile: TargetProfile) -> list[Finding]:
 
 def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[Finding]:
     opset = model.opset_imports.get("", 0)
-    if opset > profile.largest_opset:
+    if profile.largest_opset is not None and opset > profile.largest_opset:
         what = (
             f"the model has opset {opset}, and {profile.name} reads up to {profile.largest_opset}: export it with that "
             "one"
@@ -131,7 +133,7 @@ def _biases(node: ir.Node) -> Iterator[Finding]:
         return
     with np.errstate(all="ignore"):  # a scale of 0 is another rule's
         largest = float(np.abs(bias.astype(np.float64) / (scale_x.astype(np.float64) * scale_w)).max(initial=0))
-    if largest >= LARGEST_FLOAT_INTEGER:
+    if largest >= LARGEST_BIAS:
         what = (
             f"{name_of(node)} has a bias of {largest:.3g} steps of its accumulator, above 2^24, where float32 is not "
             "exact: raise the weight scale of that channel"
@@ -153,13 +155,13 @@ def _float_layers(node: ir.Node) -> Iterator[Finding]:
     if node.op_type not in _LAYERS or _stored_in_int4(node):
         return
     missing = [part for index, part in enumerate(("input", "weights")) if _dequantize(node, index) is None]
+    weight, why = _dequantize(node, 1), None
     if missing:
-        what = f"{name_of(node)} runs in float: no DequantizeLinear is in front of its {' and '.join(missing)}"
-        yield Finding("layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False)
-        return
-    weight = _dequantize(node, 1)
-    if weight is not None and not _by_output(node, weight):
-        what = f"{name_of(node)} runs in float: the scales of its weights are not one, nor one for each output"
+        why = f"no DequantizeLinear is in front of its {' and '.join(missing)}"
+    elif weight is not None and not _by_output(node, weight):
+        why = "the scales of its weights are not one, nor one for each output"
+    if why is not None:
+        what = f"{name_of(node)} runs in float: {why}"
         yield Finding("layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False)
 
 
@@ -203,9 +205,8 @@ def _producer(node: ir.Node, index: int) -> ir.Node | None:
 
 
 def _dequantize(node: ir.Node, index: int) -> ir.Node | None:
-    """The DequantizeLinear that an input of a layer comes from, behind operators that only move data."""
-    found = source(node.inputs[index]) if node.op_type in _LAYERS else None
-    return found if found is not None and found.op_type == "DequantizeLinear" else None
+    """The DequantizeLinear that an input of a layer comes from; None for what is no layer."""
+    return dequantizer(node.inputs[index]) if node.op_type in _LAYERS else None
 
 
 def _stored_in_int4(node: ir.Node) -> bool:

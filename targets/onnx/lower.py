@@ -69,13 +69,12 @@ def _refuse(findings: list[Finding], profile: TargetProfile) -> None:
 
 
 def instrument(model: ir.Model, program: Program) -> ir.Model:
-    """A copy that also gives the codes of every quantized tensor that it has, in the program's order."""
+    """A copy whose outputs are the logits and the codes of every quantized tensor, in the program's order."""
     copy = ir.serde.from_proto(ir.to_proto(model))
     ShapeInferencePass()(copy)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     for tensor in program.grids:
-        value = values.get(canonical.codes_name(tensor))
-        if value is not None:
-            value.shape = ir.Shape(["N", *program.graph[tensor].shape])
-            copy.graph.outputs.append(value)
+        value = values[canonical.codes_name(tensor)]
+        value.shape = ir.Shape(["N", *program.graph[tensor].shape])
+        copy.graph.outputs.append(value)
     return copy

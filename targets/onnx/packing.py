@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.builder import array
-from intraq_deploy.targets.onnx.passes import register
+from intraq_deploy.targets.onnx.passes import dequantized_constants, register
 from numpy.typing import NDArray
 
 _LOWEST, _HIGHEST = -8, 7
@@ -25,10 +25,8 @@ def packed_weights(model: ir.Model) -> bool:
     codes of a channel span more than 16 values.
     """
     changed = False
-    for node in list(model.graph):
-        codes = node.inputs[0] if node.op_type == "DequantizeLinear" else None
-        if codes is not None and codes.const_value is not None and codes.dtype == ir.DataType.INT8:
-            changed |= _pack(model.graph, node, codes)
+    for node, codes in dequantized_constants(model, ir.DataType.INT8):
+        changed |= _pack(model.graph, node, codes)
     return changed
 
 

@@ -212,6 +212,15 @@ def _of_grid(dequantize: ir.Node, grid: Grid) -> bool:
     return isinstance(own, Grid) and (own.scale, own.lowest) == (grid.scale, grid.lowest)
 
 
+def dequantized_constants(model: ir.Model, dtype: ir.DataType) -> list[tuple[ir.Node, ir.Value]]:
+    """Every DequantizeLinear of a constant of that type, with the constant."""
+    nodes = [node for node in model.graph if node.op_type == "DequantizeLinear"]
+    found = [(node, node.inputs[0]) for node in nodes]
+    return [
+        (n, codes) for n, codes in found if codes is not None and codes.const_value is not None and codes.dtype == dtype
+    ]
+
+
 def _producer(value: ir.Value | None) -> ir.Node:
     producer = None if value is None else value.producer()
     assert producer is not None

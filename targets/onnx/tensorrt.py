@@ -8,12 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.builder import array, initializer, scalar
 from intraq_deploy.targets.onnx.canonical import GRID, codes_name
-from intraq_deploy.targets.onnx.passes import register, replace_output
+from intraq_deploy.targets.onnx.passes import dequantized_constants, register, replace_output
 
 from intraq_deploy.program.program import Grid
 
-LARGEST_FLOAT_INTEGER = 1 << 24
-"""All integers up to it are exact in float32."""
 LARGEST_INT4 = 7
 BLOCKS = (128, 64, 32, 16)
 """Of INT4 weights: TensorRT's block sizes, the cheapest first."""
@@ -66,14 +64,13 @@ def float_biases(model: ir.Model) -> bool:
     TensorRT refuses INT32 behind a DequantizeLinear. Requires: canonical form. Ensures: f32(s b) for every bias code b;
     the codes are below 2^24, so that they are exact where a runtime divides by the scale again (`lint` holds it).
     """
-    changed = False
-    for node in list(model.graph):
-        codes = node.inputs[0] if node.op_type == "DequantizeLinear" else None
-        if codes is not None and codes.const_value is not None and codes.dtype == ir.DataType.INT32:
-            values = array(codes).astype(np.float32) * array(node.inputs[1])
-            _store(model.graph, node, values)
-            changed = True
-    return changed
+    found = dequantized_constants(model, ir.DataType.INT32)
+    for node, codes in found:
+        real = node.outputs[0]
+        values = array(codes).astype(np.float32) * array(node.inputs[1])
+        real.replace_all_uses_with(initializer(model.graph, f"{real.name}.float", values))
+        model.graph.remove(node, safe=True)
+    return bool(found)
 
 
 @register("quantized-float-weights")
@@ -84,13 +81,10 @@ def quantized_float_weights(model: ir.Model) -> bool:
     Requires: INT8 weights behind a DequantizeLinear with zero-points 0. Ensures: the same codes: f32(s c) / s is within
     an ulp of c.
     """
-    changed = False
-    for node in list(model.graph):
-        codes = node.inputs[0] if node.op_type == "DequantizeLinear" else None
-        if codes is not None and codes.const_value is not None and codes.dtype == ir.DataType.INT8:
-            _quantize_in_graph(model.graph, node, codes)
-            changed = True
-    return changed
+    found = dequantized_constants(model, ir.DataType.INT8)
+    for node, codes in found:
+        _quantize_in_graph(model.graph, node, codes)
+    return bool(found)
 
 
 def _quantize_in_graph(graph: ir.Graph, dequantize: ir.Node, codes: ir.Value) -> None:
@@ -104,15 +98,6 @@ def _quantize_in_graph(graph: ir.Graph, dequantize: ir.Node, codes: ir.Value) ->
     dequantize.replace_input_with(0, quantize.outputs[0])
     graph.initializers.pop(name)
     quantize.outputs[0].name = name
-
-
-def _store(graph: ir.Graph, dequantize: ir.Node, values: np.ndarray) -> None:
-    """`values` take the place of what a DequantizeLinear makes."""
-    real = dequantize.outputs[0]
-    name = str(real.name)
-    stored = initializer(graph, f"{name}.float", values.astype(np.float32))
-    real.replace_all_uses_with(stored)
-    graph.remove(dequantize, safe=True)
 
 
 @register("int4-gemms")

@@ -53,7 +53,7 @@ class Session:
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the codes of every tensor (int16 [N, ...]), on an instrumented model.
 
-        zero_points: of the stored bytes, by tensor that the model has.
+        zero_points: of the stored bytes, by tensor.
         """
         logits, *stored = self._session.run(self._outputs, {INPUT: images.numpy()})
         by_name = dict(zip(self._outputs[1:], stored, strict=True))

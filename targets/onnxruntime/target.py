@@ -1,4 +1,7 @@
-"""The ONNX Runtime target: writes the model, opens it as shipped, opens it with its integers in view."""
+"""ONNX files of every target: writes the model, opens it as shipped, opens it with its integers in view.
+
+ONNX Runtime opens them all. Where it is not the target's own runtime, it rehearses: every operator as it is written.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +11,7 @@ from intraq_deploy.targets.artifact import Artifact, sha256_of, write_manifest
 from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
 from intraq_deploy.targets.onnx.sizes import itemise
 from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.profile import TargetProfile
+from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 from intraq_deploy.files import write_atomically
 from intraq_deploy.program.program import Program
@@ -41,16 +44,22 @@ def _input(program: Program) -> str:
     return "float32, (pixel / 255 - mean) / std" if program.normalization is None else "uint8 pixels"
 
 
+def is_rehearsed(artifact: Artifact) -> bool:
+    """Whether the target's runtime is on the device only: what is seen here says nothing about its speed."""
+    return load_profile(artifact.target).runtime != "onnxruntime"
+
+
 def open_shipped(artifact: Artifact, threads: int = 0) -> Session:
-    """The artifact, as a user runs it."""
+    """The artifact, as a user runs it. threads: 0 lets ONNX Runtime decide."""
     artifact.verify()
-    return Session(artifact.path, threads=threads)
+    return Session(artifact.path, threads=threads, optimised=not is_rehearsed(artifact))
 
 
 def open_instrumented(artifact: Artifact, program: Program) -> Session:
     """The artifact with the codes of every quantized tensor as further outputs."""
     artifact.verify()
-    return Session(serialize(instrument(ir.load(artifact.path), program)))
+    model = serialize(instrument(ir.load(artifact.path), program))
+    return Session(model, optimised=not is_rehearsed(artifact))
 
 
 def stored_zero_points(program: Program) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from intraq_deploy.targets.artifact import MANIFEST, Artifact, sha256_of
@@ -44,53 +45,48 @@ def build_ahead(artifact: Artifact, profile: TargetProfile, folder: Path) -> Eng
     artifact.verify()
     assert profile.compute_capability is not None
     compiled = compile_model(artifact.path.read_bytes(), profile.compute_capability)
-    path = folder / _AHEAD
-    write_atomically(path, compiled.engine)
-    return _described(
-        folder,
-        Engine(
-            target=profile.name,
-            path=path,
-            bytes=len(compiled.engine),
-            sha256=sha256_of(path),
-            onnx_sha256=artifact.sha256,
-            compiler=compiled.compiler,
-            compute_capability=compiled.capability,
-            gpu=None,
-            seconds=compiled.seconds,
-            layers=computed_in(ir.load(artifact.path), compiled.layers),
-        ),
+    return _keep(
+        artifact,
+        folder / _AHEAD,
+        compiled.engine,
+        compiler=compiled.compiler,
+        compute_capability=compiled.capability,
+        gpu=None,
+        seconds=compiled.seconds,
+        layers=computed_in(ir.load(artifact.path), compiled.layers),
     )
 
 
-def build_here(artifact: Artifact, profile: TargetProfile, host: Host, folder: Path, timing_cache: Path) -> Engine:
+def build_here(artifact: Artifact, host: Host, folder: Path, timing_cache: Path) -> Engine:
     """Builds `artifact` with TensorRT for this machine's GPU into `folder`, which exists. Raises TargetError where it
     is refused, or memory does not suffice."""
     artifact.verify()
     plan = build_on(host, artifact.path.read_bytes(), timing_cache)
-    path = folder / _HERE
-    write_atomically(path, plan.engine)
     write_atomically(folder / LAYERS, layer_information(host, plan))
-    return _described(
-        folder,
-        Engine(
-            target=profile.name,
-            path=path,
-            bytes=len(plan.engine),
-            sha256=sha256_of(path),
-            onnx_sha256=artifact.sha256,
-            compiler=host.product,
-            compute_capability=host.compute_capability,
-            gpu=host.gpu,
-            seconds=plan.seconds,
-            layers={},
-        ),
+    return _keep(
+        artifact,
+        folder / _HERE,
+        plan.engine,
+        compiler=host.product,
+        compute_capability=host.compute_capability,
+        gpu=host.gpu,
+        seconds=plan.seconds,
+        layers={},
     )
 
 
-def _described(folder: Path, engine: Engine) -> Engine:
-    """The engine, with its manifest written."""
-    write_atomically(folder / MANIFEST, json.dumps(asdict(engine) | {"path": engine.path.name}, indent=1))
+def _keep(artifact: Artifact, path: Path, data: bytes, **about: Any) -> Engine:
+    """Writes an engine and, when it is there, its manifest. about: the Engine's other fields."""
+    write_atomically(path, data)
+    engine = Engine(
+        target=artifact.target,
+        path=path,
+        bytes=len(data),
+        sha256=sha256_of(path),
+        onnx_sha256=artifact.sha256,
+        **about,
+    )
+    write_atomically(path.parent / MANIFEST, json.dumps(asdict(engine) | {"path": path.name}, indent=1))
     return engine
 
 

@@ -9,9 +9,7 @@ from dataclasses import replace
 import onnx_ir as ir
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.canonical import codes_name
-from intraq_deploy.targets.onnx.lower import instrument, serialize
 from intraq_deploy.targets.onnx.tensorrt import clipped_name
-from intraq_deploy.targets.onnxruntime.session import Session
 
 from intraq_deploy.graph.ops import Clamp
 from intraq_deploy.program.arithmetic import accumulator_scale, f32
@@ -21,18 +19,6 @@ _CODES = Tolerance("ONNX Runtime sums it in float32, in TensorRT's place", 1e-4)
 _LOGITS = Tolerance("ONNX Runtime sums them in float32, in TensorRT's place", 1e-5)
 _HALF = "its layer multiplies float16 by INT4 weights"
 _HALF_CODES, _HALF_LOGITS = Tolerance(_HALF, 2e-2), Tolerance(_HALF, 5e-3)
-
-
-def open_rehearsal(artifact: Artifact, threads: int = 0) -> Session:
-    """The file as it is. threads: 0 lets ONNX Runtime decide."""
-    artifact.verify()
-    return Session(artifact.path, threads=threads, optimised=False)
-
-
-def open_instrumented(artifact: Artifact, program: Program) -> Session:
-    """The same, with the codes of the quantized tensors that the file has as further outputs."""
-    artifact.verify()
-    return Session(serialize(instrument(ir.load(artifact.path), program)), optimised=False)
 
 
 def rehearsed(artifact: Artifact, program: Program) -> Program:

@@ -9,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from intraq_deploy.targets.artifact import sha256_of
-from intraq_deploy.targets.here import is_rehearsed, open_here
 from intraq_deploy.targets.onnx.lower import check_operators, lower
 from intraq_deploy.targets.onnx.tensorrt import LARGEST_INT4
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from support import SMALL_SHAPE, random_images, realistic, small_network
@@ -238,5 +237,5 @@ def test_the_simulation_sees_a_tie_that_a_reciprocal_breaks(programs):
 def test_accuracy_is_measured_on_the_file(programs, tmp_path):
     program = programs("resnet")
     artifact = export(program, load_profile("tensorrt-int8"), tmp_path, {})
-    logits = open_here(artifact, 1).run(random_images(4))
+    logits = open_shipped(artifact, 1).run(random_images(4))
     assert logits.shape == (4, 10)

@@ -183,7 +183,7 @@ def program(frozen):
 def test_each_version_is_told_what_it_knows(machine, program, tmp_path, version):
     seen, profile = machine(version), load_profile(TARGETS[version])
     artifact = export(program, profile, tmp_path, {})
-    engine = build_here(artifact, profile, find_host(profile), tmp_path, tmp_path / "timing.cache")
+    engine = build_here(artifact, find_host(profile), tmp_path, tmp_path / "timing.cache")
     assert (seen.network, seen.builder) == TOLD[version]
     assert seen.cleared == {"TF32"}
     assert seen.workspace == FREE // 2
@@ -192,7 +192,7 @@ def test_each_version_is_told_what_it_knows(machine, program, tmp_path, version)
     assert (engine.gpu, engine.compute_capability, engine.compiler) == (GPU, "8.7", f"TensorRT {version}")
     assert json.loads((tmp_path / "layers.json").read_text()) == {"Layers": [version]}
     assert read_engine(tmp_path) == engine
-    build_here(artifact, profile, find_host(profile), tmp_path, tmp_path / "timing.cache")
+    build_here(artifact, find_host(profile), tmp_path, tmp_path / "timing.cache")
     assert seen.cache == b"measured", "the second build reads what the first one measured"
     engine.path.write_bytes(b"another")
     with pytest.raises(RunError, match="not the file that its manifest describes"):
@@ -212,7 +212,7 @@ def test_none_is_an_error_with_what_was_logged(machine, program, tmp_path, said,
     artifact = export(program, profile, tmp_path, {})
     seen.fail = (said,)
     with pytest.raises(TargetError, match=f"TensorRT 10.3.0 refuses the model: .*{meaning}"):
-        build_here(artifact, profile, find_host(profile), tmp_path, tmp_path / "timing.cache")
+        build_here(artifact, find_host(profile), tmp_path, tmp_path / "timing.cache")
     assert not (tmp_path / "engine.plan").exists()
     assert not (tmp_path / "timing.cache").exists()
 

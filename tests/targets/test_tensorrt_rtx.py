@@ -167,6 +167,22 @@ def test_what_the_compiler_refuses_the_linter_names_before(name):
         compile_model(serialize(model), ORIN)
 
 
+def test_integer_operators_are_refused():
+    x = ir.val("image", ir.DataType.INT8, ["N", 32, 8, 8])
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 21}, name="bad")
+    scale, zero = initializer(graph, "s", scalar(0.1, np.float32)), initializer(graph, "z", scalar(0, np.int8))
+    weight = initializer(graph, "w", np.ones((16, 32, 3, 3), dtype=np.int8))
+    layer = ir.node("QLinearConv", [x, scale, zero, weight, scale, zero, scale, zero], name="layer")
+    graph.append(layer)
+    out = layer.outputs[0]
+    out.name, out.dtype, out.shape = "out", ir.DataType.INT8, ir.Shape(["N", 16, 6, 6])
+    graph.outputs.append(out)
+    model = ir.Model(graph, ir_version=10)
+    assert [finding.rule for finding in lint(model, INT8)] == ["quantizers, not integer operators"]
+    with pytest.raises(TargetError, match="refuses the model"):
+        compile_model(serialize(model), ORIN)
+
+
 def test_scales_per_channel_of_an_activation_end_in_float_without_a_word():
     def change(parts):
         parts.update(scale=np.full(32, 0.1, np.float32), zero_point=np.zeros(32, np.int8))

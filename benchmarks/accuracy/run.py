@@ -120,6 +120,7 @@ def make(bench: Bench, key: Key) -> None:
         "iterations": 0 if key.recipe == REAL else recipe.synthesis.iterations,
         "steps": 0 if key.recipe == STATIC else recipe.training.steps,
         "batch": recipe.training.batch,
+        "precision": recipe.training.precision,
         "bn_distance": f"{quality.bn_distance:.3f}",
         "intra_class_distance": "" if quality.intra_class_distance is None else f"{quality.intra_class_distance:.3f}",
         "seconds_images": f"{seconds:.0f}",

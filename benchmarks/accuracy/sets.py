@@ -7,7 +7,7 @@ import argparse
 import fcntl
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import networks
@@ -30,10 +30,20 @@ REAL = "real"
 
 
 def recipe_of(name: str, model: Model) -> Recipe:
-    """A file of recipes/, or a built-in recipe."""
+    """A file of recipes/, or a built-in recipe; in float32 where the machine does not multiply in bfloat16.
+
+    Without such instructions oneDNN falls back to loops that are 16 to 30 times slower than float32.
+    """
     path = RECIPES / f"{name}.toml"
     file = read_recipe(path) if path.exists() else builtin(name)
-    return file.resolve(model.input_shape, model.classes)
+    recipe = file.resolve(model.input_shape, model.classes)
+    if torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16"):
+        return recipe
+    return replace(
+        recipe,
+        synthesis=replace(recipe.synthesis, precision="float32"),
+        training=replace(recipe.training, precision="float32"),
+    )
 
 
 def image_set(network: str, model: Model, name: str, recipe: SynthesisRecipe, seed: int, data: Path) -> tuple[

@@ -41,7 +41,8 @@ def row(name: str, graph, images: torch.Tensor, bits: tuple[int, int]) -> list[s
     settle(module)
     program = freeze(module)
     simulated = [
-        compare(program, TensorRTArithmetic(program, fused=fused).observed, images, BATCH) for fused in (False, True)
+        compare(program, TensorRTArithmetic(program, fused=fused).observed, images, BATCH, own_rounding=True)
+        for fused in (False, True)
     ]
     with tempfile.TemporaryDirectory() as folder:
         artifact = export(program, load_profile("tensorrt-int8"), Path(folder), {})

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from intraq_deploy.pipeline.inspection import Inspection
 from intraq_deploy.pipeline.linting import LintReport
-from intraq_deploy.pipeline.report import CalibrationRecord, MixedRecord, ParityRecord, RunReport
+from intraq_deploy.pipeline.report import CalibrationRecord, EngineRecord, MixedRecord, ParityRecord, RunReport
 from intraq_deploy.pipeline.sensitivity import LayerSensitivity, SensitivityReport
 
 _MIB = 1 << 20
@@ -54,16 +54,15 @@ def render_artifacts(report: RunReport, directory: str) -> None:
 
 
 def render_engines(report: RunReport, targets: Iterable[str], directory: str) -> None:
-    """What the compiler made of the layers: nothing here has been run."""
+    """What the compiler made of the layers, and what was found where the engine could be run."""
     console = Console()
     for target in targets:
         engine = report.engines[target]
         kinds = Counter(engine.layers.values())
         found = ", ".join(f"{count} in {kind}" for kind, count in kinds.most_common())
-        sentence = f"of {len(engine.layers)} convolutions and linear layers {found}."
-        if engine.gpu is not None:
-            sentence = f"built for {engine.gpu}; layers.json beside the engine lists its layers."
-        console.print(f"{target}: {sentence}", highlight=False, markup=False)
+        console.print(
+            f"{target}: of {len(engine.layers)} convolutions and linear layers {found}.", highlight=False, markup=False
+        )
         others = [f"{name} ({kind})" for name, kind in engine.layers.items() if kind != "INT8"]
         if others:
             more = f" and {len(others) - _SHOWN_LAYERS} more" if len(others) > _SHOWN_LAYERS else ""
@@ -72,11 +71,24 @@ def render_engines(report: RunReport, targets: Iterable[str], directory: str) ->
             console.print("  Values of fewer than 8 bits run in INT8 kernels: no faster than INT8.", highlight=False)
         console.print(
             f"  {directory}/{engine.path}, {engine.bytes / _MIB:.2f} MiB, by {engine.compiler} for compute capability "
-            f"{engine.compute_capability} in {engine.seconds:.1f} s. It has not been run.",
+            f"{engine.compute_capability} in {engine.seconds:.1f} s.{_run_of(engine)}",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
+        if engine.milliseconds is not None:
+            console.print(f"  {_parity_sentence(target, report.parity[target])}", highlight=False, markup=False)
+        for failure in engine.failures[:_SHOWN_FAILURES]:
+            console.print(f"  Gate failed: {failure}", style="red", highlight=False, markup=False)
+
+
+def _run_of(engine: EngineRecord) -> str:
+    if engine.milliseconds is None or engine.float16_milliseconds is None:
+        return " It has not been run."
+    return (
+        f" On {engine.gpu}, batch 1: {engine.milliseconds:.3f} ms; the float network in float16 "
+        f"{engine.float16_milliseconds:.3f} ms (medians of CUDA graphs, transfers apart)."
+    )
 
 
 def render_findings(report: LintReport) -> None:
@@ -172,6 +184,13 @@ def _parity_sentence(target: str, parity: ParityRecord) -> str:
             f"{parity.integers_compared:,} integers differ from the reference ({parity.tensors} tensors, "
             f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. What its engine computes is "
             "checked on the device."
+        )
+    if parity.engine:
+        return (
+            f"{target}: {parity.integers_mismatched:,} of {parity.integers_compared:,} integers of its engine differ "
+            f"from the reference, {parity.exact_mismatched:,} of them more than rounding in another order explains "
+            f"({parity.near_ties:,} are so near a tie that it could; {parity.tensors} tensors, {parity.images} "
+            f"images); top-1 agreement {parity.top1_agreement:.2f} %."
         )
     kernels = ", ".join(f"{count} {name}" for name, count in parity.integer_kernels.items()) or "none"
     floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from intraq_deploy.program.program import Grid, Program
 from intraq_deploy.program.reference import Reference
+from intraq_deploy.program.ties import TieReference
 
 Observed = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
 """Images to a runtime's logits [N, classes] and codes by tensor, int16 [N, ...]."""
@@ -26,6 +27,8 @@ class TensorParity:
     name: str
     compared: int
     mismatched: int
+    beyond_rounding: int
+    """Of those, how many no order of float32 arithmetic explains; all of them where the order is the runtime's too."""
     largest_difference: int
     """In codes."""
     tolerance: float | None
@@ -39,7 +42,7 @@ class TensorParity:
     @property
     def passes(self) -> bool:
         if self.tolerance is None:
-            return self.mismatched == 0
+            return self.beyond_rounding == 0 and self.largest_difference <= 1
         return self.largest_difference <= 1 and self.mismatched <= math.ceil(self.tolerance * self.compared)
 
     @property
@@ -62,6 +65,9 @@ class Parity:
     multiple of the largest logit."""
     logits_tolerance: float | None
     """None: they are exact."""
+    near_ties: Tensor
+    """How many of an image's integers may differ because another order of float32 arithmetic rounds them otherwise,
+    int64 [N]; zeros where the order is the runtime's too."""
 
     @property
     def compared(self) -> int:
@@ -86,14 +92,16 @@ class _Tally:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._seen = torch.zeros(grid.code_max - grid.code_min + 1, dtype=torch.bool)
-        self.compared = self.mismatched = self.largest = 0
+        self.compared = self.mismatched = self.beyond = self.largest = 0
 
-    def add(self, expected: Tensor, found: Tensor) -> None:
+    def add(self, expected: Tensor, found: Tensor, near: Tensor | None) -> None:
+        """near: where the two may differ, bool; None: nowhere."""
         if expected.shape != found.shape:  # a comparer that broadcasts would lie
             raise ValueError(f"shapes {tuple(expected.shape)} and {tuple(found.shape)}")
         difference = (expected.to(torch.int32) - found.to(torch.int32)).abs()
         self.compared += difference.numel()
         self.mismatched += int(torch.count_nonzero(difference))
+        self.beyond += int(torch.count_nonzero(difference if near is None else difference.where(~near, 0)))
         self.largest = max(self.largest, int(difference.max()))
         self._seen[expected.to(torch.int64).unique() - self._grid.code_min] = True
 
@@ -103,6 +111,7 @@ class _Tally:
             name=name,
             compared=self.compared,
             mismatched=self.mismatched,
+            beyond_rounding=self.beyond,
             largest_difference=self.largest,
             tolerance=None if tolerance is None else tolerance.bound,
             reason=None if tolerance is None else tolerance.reason,
@@ -111,23 +120,27 @@ class _Tally:
         )
 
 
-def compare(program: Program, observed: Observed, images: Tensor, batch: int) -> Parity:
+def compare(program: Program, observed: Observed, images: Tensor, batch: int, *, own_rounding: bool = False) -> Parity:
     """Every quantized tensor of `program` and its logits, from the reference and from a runtime, on the same images.
 
-    images: what the program takes, [N, C, H, W]. Raises KeyError if the runtime leaves a tensor out.
+    images: what the program takes, [N, C, H, W]. own_rounding: the runtime's order of float32 arithmetic is not the
+    program's, so exact tensors may differ where `program.ties` says that they can. Raises KeyError if the runtime
+    leaves a tensor out.
     """
-    reference = Reference(program)
+    reference = TieReference(program) if own_rounding else Reference(program)
+    near = reference.near if isinstance(reference, TieReference) else {}
     tallies = {name: _Tally(grid) for name, grid in program.grids.items()}
-    expected_logits, hop_logits, found_logits = [], [], []
+    expected_logits, hop_logits, found_logits, ties = [], [], [], []
     for part in images.split(batch):
         logits, found = observed(part)
         before = sum(tally.mismatched for tally in tallies.values())
 
         def hop(name: str, codes: Tensor, found: Mapping[str, Tensor] = found) -> Tensor:
-            tallies[name].add(codes, found[name])
+            tallies[name].add(codes, found[name], near.get(name))
             return found[name].to(codes.dtype)
 
         hop_logits.append(reference.run(part, hop))
+        ties.append(sum((mask.flatten(1).sum(1) for mask in near.values()), torch.zeros(len(part), dtype=torch.int64)))
         differs = sum(tally.mismatched for tally in tallies.values()) > before
         expected_logits.append(reference.run(part) if differs else hop_logits[-1])
         found_logits.append(logits)
@@ -139,6 +152,7 @@ def compare(program: Program, observed: Observed, images: Tensor, batch: int) ->
         found=found_all,
         logits_difference=_relative_difference(hops, found_all),
         logits_tolerance=None if tolerance is None else tolerance.bound,
+        near_ties=torch.cat(ties),
     )
 
 

@@ -1,39 +1,52 @@
-"""Engines: a finished run's program, exported for a target and compiled by its compiler."""
+"""Engines: a finished run's program, exported for a target and compiled by its compiler; checked and timed where the
+GPU is."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline import records, stages
+from intraq_deploy.pipeline.engines import FOLDER
+from intraq_deploy.pipeline.gate import check_parity, parity_images
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import finished_run, keep
+from intraq_deploy.pipeline.quantize import finished_run, keep, kept_images
 from intraq_deploy.pipeline.report import EngineRecord, RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
-from intraq_deploy.program import load_program
+from intraq_deploy.program import Program, float_program, load_program
+from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.onnx.half import in_float16
+from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.profile import TargetProfile, load_profile
-from intraq_deploy.targets.tensorrt.engine import Engine, build_ahead, build_here, read_engine
-from intraq_deploy.targets.tensorrt.host import find_host
+from intraq_deploy.targets.tensorrt.engine import Engine, build_ahead, build_here, open_engine, read_engine
+from intraq_deploy.targets.tensorrt.host import Host, find_host
 from intraq_deploy.targets.tensorrt.imports import tensorrt_rtx
+from intraq_deploy.targets.tensorrt.layers import INT8, UNKNOWN
+from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
 
 def build_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress: Progress) -> RunReport:
-    """Exports and compiles for `targets`; what is there already is not made again.
+    """Exports and compiles for `targets`; what is there already is not made again. Engines for this machine's GPU are
+    run: their integers compared, their time measured; the record's `failures` say what was found wrong.
 
     Raises UsageError for a target that has no engines, TargetError where a runtime or GPU is missing or refuses the
     model.
     """
-    profiles = [load_profile(target) for target in targets]
-    makers = [_maker(profile) for profile in profiles]
+    makers = [_maker(load_profile(target)) for target in targets]
     run, report = finished_run(path, trust_pickle, progress)
     program = load_program(path / stages.FREEZING)
     with run.directory.opened():
-        for profile, maker in zip(profiles, makers, strict=True):
-            artifact = stages.export(run, profile.name, program)
-            report.artifacts[profile.name] = records.artifact_record(run, artifact)
-            report.engines[profile.name] = _record(run, _engine(run, profile, artifact, maker))
+        for maker in makers:
+            name = maker.profile.name
+            artifact = stages.export(run, name, program)
+            report.artifacts[name] = records.artifact_record(run, artifact)
+            engine = _engine(run, maker, artifact, program)
+            report.engines[name] = _record(run, engine)
+            if maker.host is not None:
+                _check(run, report, artifact, program, engine, maker.host)
         return keep(run, report)
 
 
@@ -41,36 +54,61 @@ def build_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress
 class _Maker:
     """What makes a profile's engines on this machine."""
 
+    profile: TargetProfile
     identity: tuple[str, ...]
     """Runtime, version, GPU: an engine of another one is not this one's."""
-    make: Callable[[Artifact, Path], Engine]
+    host: Host | None
+    """None where engines are compiled ahead of time."""
 
 
 def _maker(profile: TargetProfile) -> _Maker:
     match profile.runtime:
         case "tensorrt-rtx":
-            compiler = ("tensorrt-rtx", tensorrt_rtx().__version__, str(profile.compute_capability))
-            return _Maker(compiler, lambda artifact, folder: build_ahead(artifact, profile, folder))
+            return _Maker(profile, ("tensorrt-rtx", tensorrt_rtx().__version__, str(profile.compute_capability)), None)
         case "tensorrt":
             host = find_host(profile)
-            builder = ("tensorrt", host.version, host.gpu, host.compute_capability)
-
-            def make(artifact: Artifact, folder: Path) -> Engine:
-                timing = folder.parent / f"timing-{key_of(host=builder)[:12]}.cache"
-                return build_here(artifact, host, folder, timing)
-
-            return _Maker(builder, make)
+            return _Maker(profile, (host.product, host.gpu, host.compute_capability), host)
     raise UsageError(f"{profile.name} has no engines: its ONNX file is what is shipped (`intraq-deploy export`).")
 
 
-def _engine(run: Run, profile: TargetProfile, artifact: Artifact, maker: _Maker) -> Engine:
-    name = f"engines/{profile.name}"
+def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> Engine:
+    name = f"{FOLDER}/{maker.profile.name}"
     key = key_of(onnx=artifact.sha256, maker=maker.identity)
     before = stages.kept(run, name, key, read_engine)
     if before is not None:
         return before
     with stages.running(run, name, key, 1, "") as (stage, _):
-        return maker.make(artifact, stage.folder)
+        if maker.host is None:
+            return build_ahead(artifact, maker.profile, stage.folder)
+        timing = stage.folder.parent / f"timing-{key_of(host=maker.identity)[:12]}.cache"
+        floating = lower(float_program(run.traced, program.normalization), maker.profile, {})
+        return build_here(artifact, program, in_float16(floating), maker.host, stage.folder, timing)
+
+
+def _check(run: Run, report: RunReport, artifact: Artifact, program: Program, engine: Engine, host: Host) -> None:
+    """Fills in the engine's times and failures, and the target's parity."""
+    sessions, record = open_engine(engine, host), report.engines[artifact.target]
+    student, _ = stages.kept_student(run, run.directory.path / stages.FINE_TUNING)
+    inputs, trained = parity_images(student, program, kept_images(run))
+    record.failures = check_parity(report, program, artifact, inputs, trained, sessions)
+    record.failures += _float_layers(artifact, program, engine)
+    image = torch.zeros_like(inputs[:1])
+    record.milliseconds = sessions.shipped.milliseconds(image)
+    record.float16_milliseconds = sessions.float16.milliseconds(image)
+
+
+def _float_layers(artifact: Artifact, program: Program, engine: Engine) -> list[str]:
+    """Layers that the file has as integers, and the engine does not multiply so."""
+    integer = engine_program(artifact, program).layers
+    others = {
+        name: kind
+        for name, kind in engine.layers.items()
+        if isinstance(integer.get(name), IntegerWeights) and kind not in (INT8, UNKNOWN)
+    }
+    if not others:
+        return []
+    listed = ", ".join(f"{name} ({kind})" for name, kind in list(others.items())[:4])
+    return [f"{artifact.target}: {len(others)} of {len(integer)} layers do not multiply INT8 in the engine: {listed}."]
 
 
 def _record(run: Run, engine: Engine) -> EngineRecord:

@@ -23,6 +23,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.engine import EngineSessions
 
 FLOAT32, W8A8, A8 = "float32", "w8a8", "a8"
 """A8: the run's weight bits and 8-bit activations, for runs with fewer."""
@@ -91,11 +92,16 @@ def measure(
     program: Program,
     artifacts: Mapping[str, Artifact],
     compared: Mapping[str, Artifact],
+    engines: Mapping[str, EngineSessions],
 ) -> Measurement:
-    """Top-1 and top-5 of every stage, and of every deployed model. compared: the baselines."""
+    """Top-1 and top-5 of every stage, and of every deployed model. compared: the baselines. engines: by target, those
+    that run on this machine's GPU."""
     takes_pixels = program.normalization is not None
     deployed = {**compared, **artifacts}
-    sessions = {name: open_shipped(artifact) for name, artifact in deployed.items()}
+    sessions = {
+        name: engines[name].shipped if name in engines else open_shipped(artifact)
+        for name, artifact in deployed.items()
+    }
     normalised: dict[str, Predict] = {"float": run.model.module, "fake_quant": student}
     as_program: dict[str, Predict] = {"program": Reference(program).run}
     as_program |= {name: session.run for name, session in sessions.items()}

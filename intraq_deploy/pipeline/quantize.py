@@ -10,6 +10,7 @@ from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
+from intraq_deploy.pipeline.engines import engines_here
 from intraq_deploy.pipeline.estimate import estimate, faster
 from intraq_deploy.pipeline.measurement import baselines
 from intraq_deploy.pipeline.mixed import check_budget, choose_bits
@@ -93,7 +94,7 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     if before is not None:
         return before.model_copy(update={"seconds": dict(run.seconds)})
     with stages.running(run, VALIDATION, key, 1, "") as (stage, _):
-        gate.check(run, report, student, program, artifacts, images, labelled, compared)
+        gate.check(run, report, student, program, artifacts, images, labelled, compared, {})
         write_atomically(stage.folder / REPORT, report.to_json())
     report.seconds = dict(run.seconds)
     return report
@@ -111,7 +112,7 @@ def _images(run: Run) -> tuple[SyntheticSet, ImagesRecord | CalibrationRecord]:
     return images, records.calibration_record(images, run.calibration)
 
 
-def _kept_images(run: Run) -> SyntheticSet:
+def kept_images(run: Run) -> SyntheticSet:
     """The same, as a finished run left it: a person's own images may be elsewhere by now."""
     if run.options.calibration is None:
         return stages.kept_images(run.directory.path / stages.SYNTHESIS)[0]
@@ -143,14 +144,15 @@ def validate_run(
     evaluate = evaluate or run.options.eval
     check_apart(run.options.calibration, evaluate)
     labelled = None if evaluate is None else load_labelled(evaluate, run.model)
-    images = _kept_images(run)
+    images = kept_images(run)
     student, _ = stages.kept_student(run, path / stages.FINE_TUNING)
     program = load_program(path / stages.FREEZING)
     names = targets or tuple(report.artifacts)
     artifacts = {name: read_manifest((path / report.artifacts[name].path).parent) for name in names}
     with run.directory.opened():
         compared = {} if labelled is None else baselines(run, images)
-        gate.check(run, report, student, program, artifacts, images, labelled, compared)
+        engines = engines_here(run, artifacts)
+        gate.check(run, report, student, program, artifacts, images, labelled, compared, engines)
         return keep(run, report)
 
 
@@ -164,7 +166,7 @@ def sensitivity_run(
     check_widths("--bits", widths)
     run, _ = kept_run(path, trust_pickle, progress)
     run.options = make_options(**dict(run.options) | {"device": device})
-    images = _kept_images(run)
+    images = kept_images(run)
     with run.directory.opened():
         return measure_sensitivity(run, images, widths)
 

@@ -73,7 +73,7 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
         tensors=len(parity.tensors),
         integers_compared=parity.compared,
         integers_mismatched=parity.mismatched,
-        exact_mismatched=sum(tensor.mismatched for tensor in parity.tensors if tensor.tolerance is None),
+        exact_mismatched=sum(tensor.beyond_rounding for tensor in parity.tensors if tensor.tolerance is None),
         toleranced=[
             TolerancedRecord(
                 tensor=tensor.name,
@@ -85,6 +85,7 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
             for tensor in parity.tensors
             if tensor.tolerance is not None
         ],
+        near_ties=int(parity.near_ties.sum()),
         mismatched_tensors={tensor.name: tensor.mismatched for tensor in parity.tensors if tensor.mismatched},
         underused_tensors=[tensor.name for tensor in parity.tensors if tensor.underused],
         top1_agreement=round(validation.top1_agreement, 2),
@@ -94,6 +95,7 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
         integer_kernels=validation.integer_kernels,
         float_kernels=validation.float_kernels,
         rehearsed=validation.rehearsed,
+        engine=validation.engine,
     )
 
 

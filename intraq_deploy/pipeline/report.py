@@ -105,8 +105,10 @@ class ParityRecord(_Record):
     integers_compared: int
     integers_mismatched: int
     exact_mismatched: int
-    """Of them in tensors that must be equal."""
+    """Of them in tensors that must be equal, and where no other order of rounding explains it."""
     toleranced: list[TolerancedRecord]
+    near_ties: int = 0
+    """Integers that may differ from the reference because an engine rounds in another order; none in ONNX Runtime."""
     mismatched_tensors: dict[str, int]
     """Mismatches by tensor, where there are any."""
     underused_tensors: list[str]
@@ -120,6 +122,8 @@ class ParityRecord(_Record):
     float_kernels: dict[str, int]
     rehearsed: bool = False
     """Whether ONNX Runtime ran the file in place of the target's runtime, in float32 and without optimisations."""
+    engine: bool = False
+    """Whether an engine was compared, on its GPU."""
 
 
 class AccumulatorRecord(_Record):
@@ -152,7 +156,7 @@ class ArtifactRecord(_Record):
 
 
 class EngineRecord(_Record):
-    """What a compiler made of a target's file. It was not run."""
+    """What a compiler made of a target's file; and what was found where it was built on its GPU, and so could be run."""
 
     path: str
     """Relative to the run directory."""
@@ -164,8 +168,13 @@ class EngineRecord(_Record):
     """That it was built on, and for; None where it was compiled ahead of time."""
     seconds: float
     layers: dict[str, str]
-    """In which type each convolution and linear layer multiplies: INT8, INT4 (weights only), or a float one; empty for
-    engines that were built on their GPU (layers.json beside them holds what TensorRT says)."""
+    """In which type each convolution and linear layer multiplies: INT8, INT4 (weights only), or a float one."""
+    milliseconds: float | None = None
+    """Median of a CUDA graph's replays at batch 1, transfers apart; None where it was not run."""
+    float16_milliseconds: float | None = None
+    """The same of the float network, built in float16."""
+    failures: list[str] = []
+    """Why its gate failed, one sentence each."""
 
 
 class RunReport(_Record):

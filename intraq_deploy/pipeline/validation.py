@@ -14,11 +14,16 @@ from intraq_deploy.targets.onnxruntime.target import (
     open_shipped,
     stored_zero_points,
 )
-from intraq_deploy.targets.tensorrt.rehearsal import rehearsed
+from intraq_deploy.targets.tensorrt.engine import EngineSessions
+from intraq_deploy.targets.tensorrt.rehearsal import engine_program, rehearsed
 
 _INTEGERS = 60_000_000
 """About how many integers are compared: enough to see a mismatch of one in ten million several times."""
 _LEAST_IMAGES, _MOST_IMAGES = 8, 256
+
+
+_AFTER_A_TIE = 0.1
+"""How far logits of two engines may be apart, as a share of the largest, where a code may have been rounded otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class Validation:
     logits_equal: bool
     """Whether the artifact's logits are the reference's, bit for bit."""
     instrumented_equal: bool
-    """Whether the instrumented model's logits are the shipped one's, byte for byte."""
+    """Whether the instrumented model's logits are the shipped one's: byte for byte, or of engines within rounding."""
     integer_kernels: dict[str, int]
     float_kernels: dict[str, int]
     """Of the shipped model, as the runtime optimised it."""
@@ -40,17 +45,22 @@ class Validation:
     rehearsed: bool
     """Whether another runtime stood in for the target's, which is not here: it then has no kernels of its own to show,
     and the tolerances are those of the other one."""
+    engine: bool = False
+    """Whether an engine was compared, on its GPU."""
 
     @property
     def passes(self) -> bool:
         return not self.parity.failures and self.parity.logits_pass and self.instrumented_equal
 
 
-def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation:
-    """Compares every quantized tensor on `images`, what the program takes, [N, C, H, W]."""
+def validate(artifact: Artifact, program: Program, images: Tensor, engine: EngineSessions | None = None) -> Validation:
+    """Compares every quantized tensor on `images`, what the program takes, [N, C, H, W]. engine: of the artifact, on
+    this machine's GPU; without one ONNX Runtime runs the artifact."""
     count = parity_count(program, len(images))
     images = images[:count]
     batch = max(1, _INTEGERS // 8 // _integers_per_image(program))
+    if engine is not None:
+        return _of_engine(engine_program(artifact, program), engine, images, batch)
     rehearsal = is_rehearsed(artifact)
     program = rehearsed(artifact, program) if rehearsal else program
     shipped, instrumented = open_shipped(artifact), open_instrumented(artifact, program)
@@ -67,6 +77,29 @@ def validate(artifact: Artifact, program: Program, images: Tensor) -> Validation
         float_kernels={} if rehearsal else shipped.float_kernels(),
         layers_left_in_float=0 if rehearsal else shipped.float_layers() - layers,
         rehearsed=rehearsal,
+    )
+
+
+def _of_engine(program: Program, engine: EngineSessions, images: Tensor, batch: int) -> Validation:
+    """program: with an engine's tolerances. What its layers multiply is known since it was built."""
+    zero_points = dict.fromkeys(program.grids, 0)
+    parity = compare(
+        program, lambda part: engine.instrumented.run_instrumented(part, zero_points), images, batch, own_rounding=True
+    )
+    logits = torch.cat([engine.shipped.run(part) for part in images.split(batch)])
+    apart = (logits - parity.found).abs().amax(1) / parity.found.abs().max()
+    # With further outputs an engine may fuse otherwise, and round otherwise: a code near a tie, and what follows from it.
+    allowed = torch.where(parity.near_ties > 0, _AFTER_A_TIE, parity.logits_tolerance or 0.0)
+    return Validation(
+        parity=parity,
+        top1_agreement=agreement(logits, parity.expected),
+        logits_equal=torch.equal(logits, parity.expected),
+        instrumented_equal=bool((apart <= allowed).all()),
+        integer_kernels={},
+        float_kernels={},
+        layers_left_in_float=0,
+        rehearsed=False,
+        engine=True,
     )
 
 

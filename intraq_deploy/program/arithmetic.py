@@ -164,12 +164,17 @@ def unary_values(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
     return FUNCTIONS[op.function](dequantize(_codes(grid_x), grid_x).double(), op.alpha) / grid_y.scale
 
 
-def unary_disagreements(op: Unary, grid_x: Grid, grid_y: Grid) -> int:
-    """For how many input codes a float32 kernel of the function could give another code than the table."""
+def unary_errors(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
+    """How far a float32 kernel of the function can be from `unary_values`, float64 [codes]."""
     x = _codes(grid_x).double() * (grid_x.scale / grid_y.scale)
     y = unary_values(op, grid_x, grid_y)
     # Near a zero of the function its parts cancel, and the error is theirs.
-    error = _FUNCTION_ERROR * torch.maximum(y.abs(), x.abs().clamp(max=float(y.abs().max())))
+    return _FUNCTION_ERROR * torch.maximum(y.abs(), x.abs().clamp(max=float(y.abs().max())))
+
+
+def unary_disagreements(op: Unary, grid_x: Grid, grid_y: Grid) -> int:
+    """For how many input codes a float32 kernel of the function could give another code than the table."""
+    y, error = unary_values(op, grid_x, grid_y), unary_errors(op, grid_x, grid_y)
     low, high = (bound.round().clamp(grid_y.code_min, grid_y.code_max) for bound in (y - error, y + error))
     return int((low != high).sum())
 

@@ -90,7 +90,7 @@ class Reference:
                 table = arithmetic.unary_table(node.op, grid_x, grid_y).to(self.device)
                 return table[(inputs[0] - grid_x.code_min).long()]
         assert isinstance(node.op, AVERAGES)
-        total, count = _window_sums(node.op, inputs[0].double())
+        total, count = window_sums(node.op, inputs[0].double())
         return arithmetic.average(total, count, *grids)
 
     def _input(self, node: Node, images: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Reference:
         return y if grid is None else arithmetic.quantize(y, grid)
 
 
-def _window_sums(op: GlobalAveragePool | AveragePool2d, codes: Tensor) -> tuple[Tensor, int]:
+def window_sums(op: GlobalAveragePool | AveragePool2d, codes: Tensor) -> tuple[Tensor, int]:
     """Sums over windows, zeros padded, and how many codes each is of."""
     if isinstance(op, GlobalAveragePool):
         return codes.sum((2, 3), keepdim=True), codes.shape[2] * codes.shape[3]

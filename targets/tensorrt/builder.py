@@ -63,7 +63,7 @@ def build_plan(
     parser = runtime.OnnxParser(network, logger)
     if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        raise _refusal(product, [_said(error) for error in errors] or logger.errors)
+        raise refusal(product, [_said(error) for error in errors] or logger.errors)
     config = builder.create_builder_config()
     config.profiling_verbosity = runtime.ProfilingVerbosity.DETAILED
     config.clear_flag(runtime.BuilderFlag.TF32)  # set by default: float layers would multiply 10-bit mantissas
@@ -83,7 +83,7 @@ def build_plan(
     engine = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
     if engine is None:
-        raise _refusal(product, logger.errors)
+        raise refusal(product, logger.errors)
     kept = b"" if timing_cache is None else bytes(config.get_timing_cache().serialize())
     return Plan(bytes(engine), logger.lines, seconds, kept)
 
@@ -129,7 +129,8 @@ def _said(error: Any) -> str:
     return f"{error.node_name()}: {error.desc()}" if error.node_name() else str(error.desc())
 
 
-def _refusal(product: str, messages: list[str]) -> TargetError:
+def refusal(product: str, messages: list[str]) -> TargetError:
+    """What `product` said while it failed, explained where its meaning is known."""
     said = "; ".join(" ".join(message.split()) for message in messages) or "it gave no reason"
     meaning = next((sentence for pattern, sentence in _REJECTIONS if re.search(pattern, said)), None)
     explained = said if meaning is None else f"{meaning}. It said: {said}"

@@ -1,21 +1,28 @@
 """An engine: what a compiler makes of an artifact for one GPU, and a manifest beside it."""
 
 import json
-from dataclasses import asdict, dataclass
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 from intraq_deploy.targets.artifact import MANIFEST, Artifact, sha256_of
+from intraq_deploy.targets.onnx.lower import instrument, serialize
 from intraq_deploy.targets.profile import TargetProfile
-from intraq_deploy.targets.tensorrt.host import Host, build_on, layer_information
-from intraq_deploy.targets.tensorrt.layers import computed_in
+from intraq_deploy.targets.tensorrt.host import Host, Session
+from intraq_deploy.targets.tensorrt.layers import computed_in, inspected
+from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 from intraq_deploy.targets.tensorrt.rtx import compile_model
 
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.program.program import Program
 
 _AHEAD, _HERE = "engine.rtx", "engine.plan"
+INSTRUMENTED, FLOAT16 = "instrumented.plan", "float16.plan"
+"""The engine with its integers in view, to be checked; and the float network in float16, to be beaten."""
 LAYERS = "layers.json"
 """What TensorRT says of an engine's layers."""
 
@@ -36,8 +43,9 @@ class Engine:
     """That it was built on, and for; None where it was compiled ahead of time."""
     seconds: float
     layers: dict[str, str]
-    """In which type each convolution and linear layer multiplies (`layers.computed_in`); none is known of engines that
-    were built on their GPU: LAYERS beside them holds what TensorRT says."""
+    """In which type each convolution and linear layer multiplies (`layers.computed_in`)."""
+    beside: dict[str, str] = field(default_factory=dict)
+    """INSTRUMENTED and FLOAT16, with their sha256, where the engine was built on its GPU."""
 
 
 def build_ahead(artifact: Artifact, profile: TargetProfile, folder: Path) -> Engine:
@@ -57,22 +65,57 @@ def build_ahead(artifact: Artifact, profile: TargetProfile, folder: Path) -> Eng
     )
 
 
-def build_here(artifact: Artifact, host: Host, folder: Path, timing_cache: Path) -> Engine:
-    """Builds `artifact` with TensorRT for this machine's GPU into `folder`, which exists. Raises TargetError where it
-    is refused, or memory does not suffice."""
+def build_here(
+    artifact: Artifact, program: Program, float16: bytes, host: Host, folder: Path, timing_cache: Path
+) -> Engine:
+    """Builds `artifact`, the same with its integers in view, and the float network with TensorRT for this machine's GPU
+    into `folder`, which exists.
+
+    program: the artifact's. float16: the float network as ONNX, in float16. Raises TargetError where a model is refused,
+    or memory does not suffice.
+    """
     artifact.verify()
-    plan = build_on(host, artifact.path.read_bytes(), timing_cache)
-    write_atomically(folder / LAYERS, layer_information(host, plan))
+    model = ir.load(artifact.path)
+    start = time.perf_counter()
+    engine, information = host.build(artifact.path, timing_cache)
+    seconds = time.perf_counter() - start
+    write_atomically(folder / LAYERS, information)
+    models = {
+        INSTRUMENTED: serialize(instrument(model, engine_program(artifact, program))),
+        FLOAT16: float16,
+    }
+    for name, data in models.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch) / "model.onnx"
+            source.write_bytes(data)
+            plan, _ = host.build(source, timing_cache, half=name == FLOAT16)
+        write_atomically(folder / name, plan)
     return _keep(
         artifact,
         folder / _HERE,
-        plan.engine,
+        engine,
         compiler=host.product,
         compute_capability=host.compute_capability,
         gpu=host.gpu,
-        seconds=plan.seconds,
-        layers={},
+        seconds=seconds,
+        layers=computed_in(model, inspected(information)),
+        beside={name: sha256_of(folder / name) for name in models},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSessions:
+    """An engine that was built here, opened."""
+
+    shipped: Session
+    instrumented: Session
+    float16: Session
+
+
+def open_engine(engine: Engine, host: Host) -> EngineSessions:
+    """Raises TargetError for an engine of another version or GPU."""
+    names = (engine.path.name, INSTRUMENTED, FLOAT16)
+    return EngineSessions(*(host.open(engine.path.parent / name) for name in names))
 
 
 def _keep(artifact: Artifact, path: Path, data: bytes, **about: Any) -> Engine:
@@ -97,7 +140,8 @@ def read_engine(folder: Path) -> Engine:
         engine = Engine(**values | {"path": folder / values["path"]})
         if not isinstance(engine.layers, dict):
             raise TypeError("its layers are no table")
-        whole = sha256_of(engine.path) == engine.sha256
+        files = {engine.path.name: engine.sha256, **engine.beside}
+        whole = all(sha256_of(folder / name) == sha256 for name, sha256 in files.items())
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder} holds no readable engine ({error}): run build again.") from error
     if not whole:

@@ -1,44 +1,118 @@
 """TensorRT on this machine. It builds for the GPU that is here, for its own version, and for nothing else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 import torch
 from intraq_deploy.targets.profile import TargetProfile
-from intraq_deploy.targets.tensorrt.builder import Plan, build_plan, make_logger
+from intraq_deploy.targets.tensorrt.builder import build_plan
 from intraq_deploy.targets.tensorrt.imports import tensorrt
-from intraq_deploy.targets.tensorrt.versions import Switches, parsed, switches_of
+from intraq_deploy.targets.tensorrt.runtime import EngineSession
+from intraq_deploy.targets.tensorrt.trtexec import Trtexec, find_trtexec
+from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
+from torch import Tensor
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.files import write_atomically
 
+DEVICE = "cuda"
+"""Where inputs and outputs of engines lie, as torch calls it."""
 _SHARE = 0.5
 """Of the free memory, for kernels' work space: the rest is for weights, activations and whoever else is here."""
 
 
+class Session(Protocol):
+    """A model or engine that can be run: images [N, C, H, W] on the CPU, any N."""
+
+    def run(self, images: Tensor) -> Tensor:
+        """Logits, float32 [N, classes]."""
+
+    def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the codes of every tensor, int16 [N, ...]."""
+
+    def milliseconds(self, images: Tensor) -> float:
+        """What running one batch takes on the GPU, transfers apart."""
+
+
+class Host(Protocol):
+    """Builds engines for the GPU that is here, and runs them."""
+
+    @property
+    def product(self) -> str:
+        """Name and version, for messages."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def gpu(self) -> str: ...
+    @property
+    def compute_capability(self) -> str: ...
+
+    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> tuple[bytes, str]:
+        """The engine of an ONNX file, and what is said of its layers, as JSON. timing_cache: read if it is there, and
+        written; one of another GPU or version is refused by TensorRT itself, and then made anew. half: the model
+        computes in float16.
+
+        Raises TargetError where the model is refused or memory does not suffice.
+        """
+
+    def open(self, engine: Path) -> Session:
+        """Raises TargetError for an engine of another version or GPU."""
+
+
 @dataclass(frozen=True, slots=True)
-class Host:
-    """The runtime and the GPU."""
+class PythonHost:
+    """TensorRT's Python bindings, and memory and streams of torch."""
 
     runtime: ModuleType
     version: str
-    switches: Switches
     gpu: str
     compute_capability: str
     free: int
-    """Bytes of its memory."""
+    """Bytes of the GPU's memory."""
 
     @property
     def product(self) -> str:
         return f"TensorRT {self.version}"
 
+    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> tuple[bytes, str]:
+        before = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        plan = build_plan(
+            self.runtime,
+            self.product,
+            switches_of(self.version, half=half),
+            model.read_bytes(),
+            workspace=int(_SHARE * self.free),
+            timing_cache=before,
+        )
+        write_atomically(timing_cache, plan.timing_cache)
+        return plan.engine, self._session(plan.engine).layers()
+
+    def open(self, engine: Path) -> EngineSession:
+        return self._session(engine.read_bytes())
+
+    def _session(self, engine: bytes) -> EngineSession:
+        return EngineSession(self.runtime, self.product, engine, DEVICE)
+
 
 def find_host(profile: TargetProfile) -> Host:
-    """Raises TargetError where TensorRT or a GPU is missing, or the version is not the profile's."""
-    runtime = tensorrt()
-    version = str(runtime.__version__)
-    switches = switches_of(version)
+    """TensorRT's Python bindings, or trtexec where those are missing.
+
+    Raises TargetError where TensorRT or a GPU is missing, or the version is not the profile's.
+    """
+    program = None
+    try:
+        runtime = tensorrt()
+        version = str(runtime.__version__)
+    except TargetError:
+        program = find_trtexec()
+        if program is None:
+            raise
+        version = program.version
+    switches_of(version)
     if profile.versions is not None:
         since, before = profile.versions
         if not parsed(since) <= parsed(version) < parsed(before):
@@ -52,36 +126,8 @@ def find_host(profile: TargetProfile) -> Host:
             "tensorrt-rtx, which needs none."
         )
     major, minor = torch.cuda.get_device_capability()
+    gpu, capability = torch.cuda.get_device_name(), f"{major}.{minor}"
+    if program is not None:
+        return Trtexec(program.path, version, gpu, capability)
     free, _ = torch.cuda.mem_get_info()
-    return Host(runtime, version, switches, torch.cuda.get_device_name(), f"{major}.{minor}", free)
-
-
-def build_on(host: Host, model: bytes, timing_cache: Path) -> Plan:
-    """An engine for this GPU. timing_cache: read if it is there, and written; one of another GPU or version is refused
-    by TensorRT itself, and then made anew.
-
-    Raises TargetError where the model is refused or memory does not suffice.
-    """
-    before = timing_cache.read_bytes() if timing_cache.is_file() else b""
-    plan = build_plan(
-        host.runtime,
-        host.product,
-        host.switches,
-        model,
-        workspace=int(_SHARE * host.free),
-        timing_cache=before,
-    )
-    write_atomically(timing_cache, plan.timing_cache)
-    return plan
-
-
-def layer_information(host: Host, plan: Plan) -> str:
-    """What TensorRT says of an engine's layers, as JSON. Raises TargetError for an engine that it cannot load again."""
-    logger = make_logger(host.runtime)
-    engine = host.runtime.Runtime(logger).deserialize_cuda_engine(plan.engine)
-    if engine is None:
-        said = "; ".join(logger.errors) or "it gave no reason"
-        raise TargetError(
-            f"{host.product} cannot load the engine that it has just built ({said}): free memory, and retry."
-        )
-    return str(engine.create_engine_inspector().get_engine_information(host.runtime.LayerInformationFormat.JSON))
+    return PythonHost(runtime, version, gpu, capability, free)

@@ -1,10 +1,14 @@
-"""What a compiler made of a model's layers, read from its own table."""
+"""What a compiler made of a model's layers, read from its own table: TensorRT for RTX logs one, TensorRT's engine
+inspector gives another as JSON."""
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
+
+from intraq_deploy.errors import TargetError
 
 INT8, INT4, UNKNOWN = "INT8", "INT4", "not found"
 _FIELDS = re.compile(
@@ -13,8 +17,19 @@ _FIELDS = re.compile(
 )
 _TYPE = re.compile(r"Datatype: (\w+)")
 _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_MULTIPLY = ("correlation", "convolution", "gemm", "matmul", "runtime_fusion")
-"""Kinds of layers that multiply by weights; the others are point-wise, move data or synchronise."""
+_MULTIPLY = re.compile("correlation|conv|gemm|matmul|matrixmultiply|fullyconnected|runtime_fusion", re.IGNORECASE)
+"""Kinds of layers that multiply by weights; the others are point-wise, move data or synchronise. TensorRT's are
+CaskConvolution, CaskConvActPool, CaskGemmConvolution, MatrixMultiply and the like."""
+_FORMATS = (
+    ("int8", "Int8"),
+    ("int4", "Int4"),
+    ("fp16", "Half"),
+    ("half", "Half"),
+    ("fp32", "Float"),
+    ("float", "Float"),
+)
+"""What TensorRT's descriptions of formats contain ("Thirty-two wide channel vectorized row major Int8 format"), and the
+types that they name."""
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -47,10 +62,33 @@ def parse(log: Iterable[str]) -> list[EngineLayer]:
     ]
 
 
+def inspected(information: str) -> list[EngineLayer]:
+    """The layers of an engine inspector's JSON. Raises TargetError where there is none: the engine was built without
+    detailed verbosity."""
+    layers = json.loads(information).get("Layers", [])
+    if not layers or not isinstance(layers[0], dict):
+        raise TargetError("The engine says nothing of its layers: build it with detailed profiling verbosity.")
+    return [
+        EngineLayer(
+            str(layer.get("Name", "")),
+            str(layer.get("LayerType", "")),
+            tuple(_kind(tensor["Format/Datatype"]) for tensor in layer.get("Inputs", ())),
+            (_kind(layer["Weights"]["Type"]),) if "Weights" in layer else (),
+            # Before 8.6 there is no metadata: fused layers are named after their parts.
+            tuple(_ONNX.findall(layer.get("Metadata", ""))) or tuple(str(layer.get("Name", "")).split(" + ")),
+        )
+        for layer in layers
+    ]
+
+
+def _kind(description: str) -> str:
+    return next((kind for words, kind in _FORMATS if words in description.lower()), UNKNOWN)
+
+
 def computed_in(model: ir.Model, layers: Iterable[EngineLayer]) -> dict[str, str]:
     """For every convolution and linear layer of `model`, by name, in which type the engine multiplies: INT8, INT4
     (weights; its activations are not integers), another one by the compiler's name, or UNKNOWN."""
-    multiplying = [layer for layer in layers if layer.kind in _MULTIPLY]
+    multiplying = [layer for layer in layers if _MULTIPLY.search(layer.kind)]
     return {
         str(node.name): _type_of([layer for layer in multiplying if node.name in layer.onnx])
         for node in model.graph

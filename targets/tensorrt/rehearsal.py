@@ -1,7 +1,8 @@
-"""TensorRT's file without TensorRT: ONNX Runtime runs every operator as it is written, in float32.
+"""What TensorRT's file says, and how far from it a runtime may be.
 
-That shows whether the file says what the Program says. Its convolutions sum floats, where an engine's sum integers, so
-a few codes near the middle between two differ; what an engine itself computes is compared where it runs.
+Without TensorRT, ONNX Runtime runs every operator as it is written, in float32: the rehearsal. That shows whether the
+file says what the Program says. Its convolutions sum floats, where an engine's sum integers, so a few codes near the
+middle between two differ. What an engine itself computes is compared where it runs.
 """
 
 from dataclasses import replace
@@ -17,13 +18,23 @@ from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights, La
 
 _CODES = Tolerance("ONNX Runtime sums it in float32, in TensorRT's place", 1e-4)
 _LOGITS = Tolerance("ONNX Runtime sums them in float32, in TensorRT's place", 1e-5)
+_ENGINE_LOGITS = Tolerance("TensorRT rounds in another order", 1e-5)
 _HALF = "its layer multiplies float16 by INT4 weights"
 _HALF_CODES, _HALF_LOGITS = Tolerance(_HALF, 2e-2), Tolerance(_HALF, 5e-3)
 
 
 def rehearsed(artifact: Artifact, program: Program) -> Program:
-    """What the file says, with the tolerances of a rehearsal: the program, but that layers with INT4 weights read their
-    input before it is quantized, and multiply in float."""
+    """What the file says, with the tolerances of a rehearsal."""
+    return _as_written(artifact, program, _CODES, _LOGITS)
+
+
+def engine_program(artifact: Artifact, program: Program) -> Program:
+    """What the file says, with the tolerances of an engine: exact tensors stay exact up to rounding (`program.ties`)."""
+    return _as_written(artifact, program, None, _ENGINE_LOGITS)
+
+
+def _as_written(artifact: Artifact, program: Program, codes: Tolerance | None, logits: Tolerance) -> Program:
+    """The program, but that layers with INT4 weights read their input before it is quantized, and multiply in float."""
     made = {str(value.name) for node in ir.load(artifact.path).graph for value in node.outputs}
     grids = {name: grid for name, grid in program.grids.items() if codes_name(name) in made}
     absent = program.grids.keys() - grids
@@ -38,8 +49,9 @@ def rehearsed(artifact: Artifact, program: Program) -> Program:
         for name, weights in program.layers.items()
     }
     halves = {name for name in layers if layers[name] is not program.layers[name]}
-    tolerances = {name: _HALF_CODES if name in halves else program.tolerances.get(name, _CODES) for name in grids}
-    tolerances[program.graph.output] = _HALF_LOGITS if program.graph.output in halves else _LOGITS
+    found = {name: _HALF_CODES if name in halves else program.tolerances.get(name, codes) for name in grids}
+    found[program.graph.output] = _HALF_LOGITS if program.graph.output in halves else logits
+    tolerances = {name: tolerance for name, tolerance in found.items() if tolerance is not None}
     graph = replace(program.graph, nodes=nodes)
     return replace(program, graph=graph, grids=grids, layers=layers, tolerances=tolerances)
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from intraq_deploy.cli.main import app
 from support import NETWORK, TINY
+from tensorrt_modules import install
 from typer.testing import CliRunner
 
 TARGETS = ("--target", "onnxruntime", "--target", "tensorrt-int8")
@@ -123,3 +124,68 @@ def test_lint_of_a_model_without_quantizers(run, tmp_path):
     result = run("lint", tmp_path / "m.onnx", "--target", "tensorrt-int8")
     assert result.exit_code == 0, result.stderr
     assert "conv runs in float: no DequantizeLinear is in front of its input and weights" in result.stdout
+
+
+@pytest.fixture
+def built(run, shared, monkeypatch, tmp_path):
+    """The run on a machine with TensorRT 10.3 and a GPU, its engine built. Gives what TensorRT sees."""
+    directory = tmp_path / "run"
+    shutil.copytree(shared[0], directory)
+    seen = install(monkeypatch, "10.3.0")
+    result = run("build", directory, "--target", "tensorrt-int8")
+    assert result.exit_code == 0, result.stderr
+    return directory, seen, result
+
+
+def test_where_the_gpu_is_engines_are_checked_and_timed(run, built):
+    directory, seen, result = built
+    text = " ".join(result.stdout.split())
+    assert "tensorrt-int8: of 9 convolutions and linear layers 9 in INT8." in text
+    assert "On Orin, batch 1: 0.500 ms; the float network in float16 0.500 ms" in text
+    assert "integers of its engine differ from the reference, 0 of them more than rounding in another order" in text
+    report = json.loads((directory / "run.json").read_text())
+    assert report["parity"]["tensorrt-int8"]["engine"]
+    assert not report["parity"]["tensorrt-int8"]["rehearsed"]
+    again = run("validate", directory, "--target", "tensorrt-int8")
+    assert again.exit_code == 0, again.stderr
+    assert "of its engine differ" in " ".join(again.stdout.split())
+    assert "engines/tensorrt-int8: kept from before" in run("build", directory, "--target", "tensorrt-int8").stderr
+    assert len(seen.builds) == 3
+
+
+def test_an_engine_with_a_wrong_integer_fails_the_gate(run, built):
+    directory, seen, _ = built
+
+    def change(name, array):
+        if name == "conv1.codes":
+            array = array.copy()
+            array.flat[3] += 2
+        return array
+
+    seen.change = change
+    for command in ("build", "validate"):
+        result = run(command, directory, "--target", "tensorrt-int8")
+        assert result.exit_code == 3
+        assert "Gate failed: tensorrt-int8:" in result.stdout
+        assert "integers of conv1 differ by up to 2" in " ".join(result.stdout.split())
+
+
+def test_a_layer_that_runs_in_float_fails_the_gate(run, built):
+    directory, seen, _ = built
+    shutil.rmtree(directory / "engines" / "tensorrt-int8")
+    seen.layer = lambda name: "FP32" if name == "conv1" else "Int8"
+    result = run("build", directory, "--target", "tensorrt-int8")
+    assert result.exit_code == 3
+    assert "1 of 9 layers do not multiply INT8 in the engine: conv1 (Float)" in " ".join(result.stdout.split())
+
+
+def test_elsewhere_an_engines_file_is_rehearsed_and_why_is_said(run, built, monkeypatch):
+    directory, _, _ = built
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    result = run("validate", directory, "--target", "tensorrt-int8")
+    assert result.exit_code == 0
+    assert "tensorrt-int8: its engine is not run (TensorRT is not installed" in result.stderr
+    assert "rehearsed in ONNX Runtime" in result.stdout
+    install(monkeypatch, "10.13.2.6")
+    result = run("validate", directory, "--target", "tensorrt-int8")
+    assert "it was built by TensorRT 10.3.0 for Orin, and here is TensorRT 10.13.2.6 with Orin" in result.stderr

@@ -1,0 +1,178 @@
+"""trtexec, TensorRT's own command, where its Python bindings are missing: it comes with the Debian packages and JetPack.
+
+build   trtexec --onnx=M --saveEngine=E FLAGS          writes the engine, a timing cache and a table of layers
+run     trtexec --loadEngine=E --loadInputs=image:F --exportOutput=J   one batch, its outputs as JSON
+time    trtexec --loadEngine=E --useCudaGraph --noDataTransfers        "GPU Compute Time: ... median = 0.5 ms"
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from intraq_deploy.targets.onnx.canonical import INPUT, OUTPUT, codes_name
+from intraq_deploy.targets.tensorrt.builder import LARGEST_BATCH, refusal
+from intraq_deploy.targets.tensorrt.versions import Version, parsed
+from torch import Tensor
+
+from intraq_deploy.errors import TargetError
+from intraq_deploy.files import write_atomically
+
+_JETPACK = Path("/usr/src/tensorrt/bin/trtexec")
+_BANNER = re.compile(r"\[TensorRT v(\d+)\]")
+_MEDIAN = re.compile(r"GPU Compute Time:.*?median = ([\d.]+) ms")
+_ERROR = re.compile(r"\[E\] (.*)")
+_TYPED: Version = (10, 12)
+_ALWAYS_TYPED: Version = (11, 0)
+_SKIPS_INFERENCE: Version = (8, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where it is, and which TensorRT it is of."""
+
+    path: Path
+    version: str
+
+
+def find_trtexec() -> Found | None:
+    """On PATH, or where JetPack has it. Raises TargetError for one that does not say its version."""
+    where = shutil.which("trtexec") or (str(_JETPACK) if _JETPACK.is_file() else None)
+    if where is None:
+        return None
+    said = subprocess.run([where, "--help"], capture_output=True, text=True, check=False).stdout
+    banner = _BANNER.search(said)
+    if banner is None:
+        raise TargetError(f"{where} does not say which TensorRT it is of: install TensorRT 8.5 to 11 again.")
+    return Found(Path(where), _version(banner[1]))
+
+
+def _version(digits: str) -> str:
+    """8602 is 8.6.2, 100300 is 10.3.0."""
+    return f"{int(digits[:-4] or digits[:-3])}.{int(digits[-4:-2])}.{int(digits[-2:])}" if len(digits) > 4 else (
+        f"{digits[0]}.{digits[1]}.{int(digits[2:])}"
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Trtexec:
+    """A host (`host.Host`)."""
+
+    path: Path
+    version: str
+    gpu: str
+    compute_capability: str
+
+    @property
+    def product(self) -> str:
+        return f"TensorRT {self.version} (trtexec)"
+
+    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> tuple[bytes, str]:
+        """As the other host's."""
+        with tempfile.TemporaryDirectory() as folder:
+            engine, layers, cache = (Path(folder) / name for name in ("engine", "layers.json", "timing"))
+            if timing_cache.is_file():
+                shutil.copy(timing_cache, cache)
+            self.call(
+                f"--onnx={model}",
+                f"--saveEngine={engine}",
+                f"--exportLayerInfo={layers}",
+                f"--timingCacheFile={cache}",
+                *_shapes(model),
+                *_typing(parsed(self.version), half),
+                "--noTF32",
+                "--profilingVerbosity=detailed",
+                "--skipInference" if parsed(self.version) >= _SKIPS_INFERENCE else "--buildOnly",
+            )
+            if cache.is_file():
+                write_atomically(timing_cache, cache.read_bytes())
+            return engine.read_bytes(), layers.read_text()
+
+    def open(self, engine: Path) -> "TrtexecSession":
+        """Nothing is loaded yet."""
+        return TrtexecSession(self, engine)
+
+    def call(self, *arguments: str) -> str:
+        """What it says. Raises TargetError, with its errors, where it fails."""
+        done = subprocess.run([str(self.path), *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise refusal(self.product, _ERROR.findall(done.stdout + done.stderr))
+        return done.stdout
+
+
+def _shapes(model: Path) -> list[str]:
+    image = onnx.load(model, load_external_data=False).graph.input[0]
+    sizes = "x".join(str(axis.dim_value) for axis in image.type.tensor_type.shape.dim[1:])
+    batches = {"min": 1, "opt": 1, "max": LARGEST_BATCH}
+    return [f"--{which}Shapes={image.name}:{batch}x{sizes}" for which, batch in batches.items()]
+
+
+def _typing(version: Version, half: bool) -> list[str]:
+    if version >= _ALWAYS_TYPED:
+        return []
+    if version >= _TYPED:
+        return ["--stronglyTyped"]
+    return ["--fp16" if half else "--int8"]
+
+
+class TrtexecSession:
+    """One engine, loaded anew for every batch."""
+
+    def __init__(self, host: Trtexec, engine: Path) -> None:
+        self._host, self._engine = host, engine
+
+    def run(self, images: Tensor) -> Tensor:
+        """images: [N, C, H, W], any N -> logits, float32 [N, classes]."""
+        return self._run(images)[OUTPUT]
+
+    def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the codes of every tensor (int16 [N, ...]), on an instrumented model."""
+        found = self._run(images)
+        return found[OUTPUT], {
+            name: found[codes_name(name)].to(torch.int16) - zero for name, zero in zero_points.items()
+        }
+
+    def milliseconds(self, images: Tensor) -> float:
+        """The median of a CUDA graph's replays, as trtexec says it. Raises TargetError where it does not."""
+        said = self._host.call(f"--loadEngine={self._engine}", _shape(images), "--useCudaGraph", "--noDataTransfers")
+        median = _MEDIAN.search(said)
+        if median is None:
+            raise TargetError(f"{self._host.product} does not say how long the engine took: run it by hand.")
+        return float(median[1])
+
+    def _run(self, images: Tensor) -> dict[str, Tensor]:
+        """All outputs, by name."""
+        parts = [self._batch(part) for part in images.split(LARGEST_BATCH)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _batch(self, images: Tensor) -> dict[str, Tensor]:
+        with tempfile.TemporaryDirectory() as folder:
+            given, found = Path(folder) / "images", Path(folder) / "outputs.json"
+            given.write_bytes(images.contiguous().numpy().tobytes())
+            self._host.call(
+                f"--loadEngine={self._engine}",
+                _shape(images),
+                f"--loadInputs={INPUT}:{given}",
+                f"--exportOutput={found}",
+                "--iterations=1",
+                "--warmUp=0",
+                "--duration=0",
+            )
+            outputs = json.loads(found.read_text())
+        return {output["name"]: _tensor(output) for output in outputs if output["name"] != INPUT}
+
+
+def _shape(images: Tensor) -> str:
+    return f"--shapes={INPUT}:{'x'.join(map(str, images.shape))}"
+
+
+def _tensor(output: dict[str, object]) -> Tensor:
+    """From trtexec's JSON: dimensions as "8x10", values in a row."""
+    shape = [int(size) for size in str(output["dimensions"]).split("x")]
+    return torch.tensor(output["values"], dtype=torch.float32).reshape(shape)

@@ -1,5 +1,7 @@
 """What several tests share: small networks that have every part of the large ones, and realistic random statistics."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -116,10 +118,45 @@ class SmallMobileNet(nn.Module):
         return self.classifier(self.head(x).mean((2, 3)))
 
 
+class ChannelLayerNorm(nn.Module):
+    """LayerNorm over the channels of an image, as ConvNeXt has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SmallWithFunction(nn.Module):
+    """Two convolutions with one of FUNCTIONS between them: 10 classes for [3, 32, 32]."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16))
+        self.function = FUNCTIONS[function]()
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.function(self.stem(x))))
+
+
 # The smallest budget of a run, and the small residual network as the command line is told of it.
 TINY = ["--images", "8", "--iterations", "3", "--steps", "2"]
 NETWORK = ["--arch", f"{__file__}:SmallResNet", "--input-size", "32", "--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.3"]
-SMALL_NETWORKS = {"resnet": SmallResNet, "mobilenet": SmallMobileNet}
+FUNCTIONS = {
+    "gelu": nn.GELU,
+    "tanh gelu": partial(nn.GELU, approximate="tanh"),
+    "mish": nn.Mish,
+    "layer norm": ChannelLayerNorm,
+}
+SMALL_NETWORKS = {
+    "resnet": SmallResNet,
+    "mobilenet": SmallMobileNet,
+    **{name: partial(SmallWithFunction, name) for name in FUNCTIONS},
+}
 SMALL_SHAPE = (3, 32, 32)
 
 

@@ -34,7 +34,6 @@ from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import read_manifest
-from intraq_deploy.targets.onnx.lower import check_operators
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.reconstruction import check_ranges
@@ -57,14 +56,13 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
 
     What can be wrong with the input is found before the directory is made. Raises the package's errors.
     """
-    profiles = [load_profile(target) for target in options.targets]
+    for target in options.targets:
+        load_profile(target)
     onnxruntime()
     run = _prepare(options, RunDirectory(out), progress)
     _ = run.calibration
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
     place(run.graph, run.scheme)
-    for profile in profiles:
-        check_operators(run.graph, profile)
     if run.recipe.reconstruction.enabled:
         check_ranges(run.scheme.ranges)
     if options.mixed is not None:

@@ -2,7 +2,7 @@
 
 import onnx
 import onnx_ir as ir
-from intraq_deploy.targets.onnx import canonical, kernels, packing, tensorrt  # noqa: F401  registers its passes
+from intraq_deploy.targets.onnx import canonical, kernels, older, packing, tensorrt  # noqa: F401  registers its passes
 from intraq_deploy.targets.onnx.findings import Finding
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.passes import PASSES
@@ -10,24 +10,7 @@ from intraq_deploy.targets.profile import TargetProfile
 from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from intraq_deploy.errors import TargetError
-from intraq_deploy.graph.graph import Graph
-from intraq_deploy.graph.ops import Unary
 from intraq_deploy.program.program import Program
-
-_SINCE = {"Gelu": 20, "GeluTanh": 20, "Mish": 18, "ChannelNorm": 17}
-"""Opsets that operators came with; the others are older than any profile's."""
-
-
-def check_operators(graph: Graph, profile: TargetProfile) -> None:
-    """Raises TargetError, before anything is trained, for an operator that the profile's opset has not."""
-    for node in graph.nodes:
-        what = node.op.function if isinstance(node.op, Unary) else type(node.op).__name__
-        since = _SINCE.get(what, 0)
-        if since > profile.opset:
-            raise TargetError(
-                f"{node.name} is {what}, which ONNX has since opset {since}, and {profile.name} is written at "
-                f"{profile.opset}: choose another target."
-            )
 
 
 def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) -> ir.Model:
@@ -36,7 +19,6 @@ def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) ->
     Raises TargetError if onnx's checker refuses the result, or if the target would refuse it or compute it wrongly
     (`lint`).
     """
-    check_operators(program.graph, profile)
     model = canonical.write(program, profile.opset, metadata)
     for name in profile.passes:
         PASSES[name](model)

@@ -3,13 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from intraq_deploy.targets.artifact import sha256_of
-from intraq_deploy.targets.onnx.lower import check_operators, lower
+from intraq_deploy.targets.onnx.builder import initializer
+from intraq_deploy.targets.onnx.lint import lint
+from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnx.older import older_operators
 from intraq_deploy.targets.onnx.tensorrt import LARGEST_INT4
 from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
 from intraq_deploy.targets.profile import load_profile
@@ -28,6 +33,8 @@ from intraq_deploy.quantization.scheme import Freedom, make_scheme
 
 DIALECTS = ["tensorrt-int8", "tensorrt8-int8", "tensorrt-int4", "tensorrt-rtx", "tensorrt-rtx-int4"]
 BITS = [(4, 4), (8, 8), (3, 5)]
+IN_ONNX = {"gelu": "Gelu", "tanh gelu": "Gelu", "mish": "Mish", "layer norm": "LayerNormalization"}
+"""Of the functions that are newer than some dialect's opset."""
 
 
 @pytest.fixture(scope="module")
@@ -164,15 +171,45 @@ def test_int4_layers_one_behind_the_other(tmp_path):
     assert found.parity.logits_difference > 0, "float16"
 
 
-@pytest.mark.parametrize(("target", "refused"), [("tensorrt-int8", True), ("tensorrt-int4", False)])
-def test_operators_that_came_after_the_opset_are_refused_by_name(target, refused):
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 10)).eval()
-    graph, profile = trace(network, SMALL_SHAPE), load_profile(target)
-    if not refused:
-        return check_operators(graph, profile)
-    with pytest.raises(TargetError, match="is Gelu, which ONNX has since opset 20, and tensorrt-int8 is written at 17"):
-        check_operators(graph, profile)
-    return None
+@pytest.mark.parametrize("bits", [(8, 8), (4, 8)])
+@pytest.mark.parametrize("function", IN_ONNX)
+@pytest.mark.parametrize("target", ["tensorrt-int8", "tensorrt8-int8"])
+def test_functions_that_are_newer_than_the_opset(programs, tmp_path, target, function, bits):
+    """Written in older operators, which compute the same."""
+    program, profile = programs(function, *bits), load_profile(target)
+    artifact = export(program, profile, tmp_path, {})
+    model = ir.load(artifact.path)
+    assert (IN_ONNX[function] in operators(model)) == onnx.defs.has(IN_ONNX[function], profile.opset)
+    assert not lint(model, profile)
+    found = validate(artifact, program, random_images(16))
+    assert found.passes
+    assert found.parity.mismatched <= 1e-5 * found.parity.compared
+    assert found.parity.compared > 500_000
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18])
+@pytest.mark.parametrize(("name", "attributes"), [
+    ("Gelu", {}), ("Gelu", {"approximate": "tanh"}), ("Mish", {}), ("LayerNormalization", {"epsilon": 1e-3}),
+])  # fmt: skip
+def test_older_operators_compute_what_the_function_does(name, attributes, opset):
+    """In float32, to a few units in the last place, up to where Mish's exponential would overflow."""
+    x = np.linspace(-120, 120, 4096, dtype=np.float32).reshape(8, -1).T.copy()
+    parameters = {"gain": np.linspace(-1, 2, 8), "bias": np.linspace(0, 1, 8)} if name == "LayerNormalization" else {}
+    models = {}
+    for version in (20, opset):
+        values = [ir.val("x", ir.DataType.FLOAT, x.shape)]
+        graph = ir.Graph(values, [], nodes=[], opset_imports={"": version}, name="g")
+        values += [initializer(graph, key, array.astype(np.float32)) for key, array in parameters.items()]
+        graph.append(ir.node(name, values, attributes, outputs=[ir.val("y", ir.DataType.FLOAT, x.shape)], name="y"))
+        graph.outputs.extend(graph.node("y").outputs)
+        models[version] = ir.Model(graph, ir_version=9)
+    assert older_operators(models[opset]) != onnx.defs.has(name, opset)
+    assert not older_operators(models[20])
+    expected, found = (
+        onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})[0]
+        for model in models.values()
+    )
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-5)
 
 
 def test_inputs_that_no_block_divides_stay_int8(programs):

@@ -13,7 +13,7 @@ from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.layers import computed_in
 from intraq_deploy.targets.tensorrt.rtx import compile_model
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from support import SMALL_SHAPE, random_images, small_network, whole_network
+from support import FUNCTIONS, SMALL_SHAPE, random_images, small_network, whole_network
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.graph import trace
@@ -70,6 +70,15 @@ def test_the_files_for_devices_compile_alike(programs, target):
     """They differ in their opset and in how weights are stored."""
     found = compiled(lower(programs("torchvision:resnet18", (4, 4)), load_profile(target), {}))
     assert set(found.values()) == {"INT8"}
+
+
+@pytest.mark.parametrize("bits", [(8, 8), (4, 8)])
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("target", ["tensorrt-int8", "tensorrt8-int8"])
+def test_functions_in_older_operators_compile(frozen, target, function, bits):
+    """What stands between two layers keeps neither of them in float."""
+    program = frozen(function, weight_bits=bits[0], activation_bits=bits[1])[1]
+    assert list(compiled(lower(program, load_profile(target), {})).values()) == ["INT8"] * 3
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v2"])

@@ -7,6 +7,7 @@ their own, each with where it comes from.
 import onnx_ir as ir
 from intraq_deploy.targets.onnx import lint_onnxruntime, lint_tensorrt
 from intraq_deploy.targets.onnx.findings import Finding
+from intraq_deploy.targets.onnx.places import inline, name_places
 from intraq_deploy.targets.profile import TargetProfile
 from onnx_ir.passes.common import ShapeInferencePass
 
@@ -21,5 +22,7 @@ _RULES = {
 def lint(model: ir.Model, profile: TargetProfile) -> list[Finding]:
     """What is wrong with `model` for the profile's target, in the order of the rules and of the graph."""
     typed = model.clone()  # keeps where data outside the file is
+    inline(typed)
     ShapeInferencePass()(typed)
+    name_places(typed)
     return _RULES[profile.runtime](typed, profile)

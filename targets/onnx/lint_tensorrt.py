@@ -1,7 +1,8 @@
 """What TensorRT refuses, computes wrongly, or leaves in float without saying so.
 
 "measured" is TensorRT for RTX 1.7.1, whose parser and compiler run without a GPU (tests/targets/test_tensorrt_rtx.py
-holds each such rule); "documented" is NVIDIA's documentation of TensorRT, which says the same of versions 8 to 11.
+holds each such rule); "documented" is NVIDIA's documentation of TensorRT, which says the same of versions 8 to 11;
+"read" is the source of its parser, onnx-tensorrt; "doubtful" is what others reported of a version near by.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from intraq_deploy.targets.onnx.findings import Finding, name_of
 from intraq_deploy.targets.onnx.intervals import constant, dequantizer, is_constant, source
+from intraq_deploy.targets.onnx.places import calls_in
 from intraq_deploy.targets.onnx.tensorrt import BLOCKS
 from intraq_deploy.targets.profile import TargetProfile
 
@@ -25,15 +27,25 @@ _KNOWN = (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN)
 """What TensorRT quantizes to, of the types that ONNX has here."""
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_INT8_CONSTANTS = (
+    "doubtful: TensorRT 8.4 said 'invalid weights type of Int8' (github.com/NVIDIA/TensorRT/issues/2163); what 8.5 and "
+    "8.6 do is not known here"
+)
+_GIVEN_ZERO_POINTS = "read: the parser of 8.x, 'This version of TensorRT requires 3 inputs'"
 _Rule = Callable[[ir.Node], Iterator[Finding]]
 
 
 def findings(model: ir.Model, profile: TargetProfile) -> list[Finding]:
-    """model: with inferred types."""
-    found = list(_opset(model, profile))
-    for rule in _RULES:
-        found += [finding for node in model.graph if node.domain in _DOMAINS for finding in rule(node)]
+    """model: with inferred types, functions inlined, and names that say in which subgraph a node is."""
+    found = [*_opset(model, profile), *_functions(model)]
+    nodes = [node for node in model.graph.all_nodes() if node.domain in _DOMAINS]
+    for rule in (*_RULES, *(_RULES_OF_8 if _is_version_8(profile) else ())):
+        found += [finding for node in nodes for finding in rule(node)]
     return found
+
+
+def _is_version_8(profile: TargetProfile) -> bool:
+    return profile.versions is not None and profile.versions[0].startswith("8.")
 
 
 def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[Finding]:
@@ -44,6 +56,16 @@ def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[Finding]:
             "one"
         )
         yield Finding("opset", "the model", what, "documented: ONNX operator support by TensorRT version")
+
+
+def _functions(model: ir.Model) -> Iterator[Finding]:
+    """Calls that are left."""
+    for node in calls_in(model.graph, model):
+        what = (
+            f"{name_of(node)} calls the function {node.op_type}, which is not looked into, because it has another "
+            "opset than the model or takes a graph: inline it first (onnx.inliner)"
+        )
+        yield Finding("functions that can be inlined", name_of(node), what, "a limit of this linter", False)
 
 
 def _zero_points(node: ir.Node) -> Iterator[Finding]:
@@ -177,9 +199,30 @@ def _residuals(node: ir.Node) -> Iterator[Finding]:
             yield Finding("sums on integers", name_of(node), what, "documented: Q/DQ on the residual input", False)
 
 
+def _int8_constants(node: ir.Node) -> Iterator[Finding]:
+    """Of TensorRT 8: weights are float32 -> QuantizeLinear -> DequantizeLinear."""
+    if node.op_type != "DequantizeLinear" or not _quantizes(node) or _stored_type(node) != ir.DataType.INT8:
+        return
+    before = source(node.inputs[0])
+    if before is None or before.op_type != "QuantizeLinear":
+        what = (
+            f"{name_of(node)} dequantizes an INT8 constant, which TensorRT 8 may refuse: store float32 values with a "
+            "QuantizeLinear behind them"
+        )
+        yield Finding("float weights", name_of(node), what, _INT8_CONSTANTS)
+
+
+def _given_zero_points(node: ir.Node) -> Iterator[Finding]:
+    """Of TensorRT 8."""
+    if node.op_type in _QUANTIZERS and (len(node.inputs) < 3 or node.inputs[2] is None):
+        what = f"{name_of(node)} has no zero-point, and TensorRT 8 wants one: give it zeros of the scale's shape"
+        yield Finding("zero-points are given", name_of(node), what, _GIVEN_ZERO_POINTS)
+
+
 _RULES: tuple[_Rule, ...] = (
     _operators, _scales, _zero_points, _types, _activation_scales, _int4, _biases, _one_clip, _float_layers, _residuals,
 )  # fmt: skip
+_RULES_OF_8: tuple[_Rule, ...] = (_int8_constants, _given_zero_points)
 
 
 def _as_quantized(node: ir.Node, index: int) -> bool:

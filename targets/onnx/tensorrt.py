@@ -77,7 +77,7 @@ def float_biases(model: ir.Model) -> bool:
 def quantized_float_weights(model: ir.Model) -> bool:
     """Weights are stored as float32 and quantized in the graph.
 
-    TensorRT 8 builds INT8 layers from float32 -> QuantizeLinear -> DequantizeLinear; INT8 initialisers came later.
+    TensorRT 8 builds INT8 layers from float32 -> QuantizeLinear -> DequantizeLinear; INT8 initialisers it may refuse.
     Requires: INT8 weights behind a DequantizeLinear with zero-points 0. Ensures: the same codes: f32(s c) / s is within
     an ulp of c.
     """

@@ -10,14 +10,17 @@ from intraq_deploy.targets.profile import load_profile
 PROFILE = load_profile("tensorrt-int8")
 Q, DQ = "q = QuantizeLinear(x, s, z)", "d = DequantizeLinear(q, s, z)"
 W = "wd = DequantizeLinear(w, ws)"
+IN_GRAPH = ["wq = QuantizeLinear(wf, ws, z)", "wd = DequantizeLinear(wq, ws, z)"]
+"""Weights for TensorRT 8."""
 
 
 def findings(lines, opset=17, profile=PROFILE, **more):
-    """Rules broken by x [1, 3, 4, 4] -> y with the constants s, z, w, ws and those in `more`."""
+    """Rules broken by x [1, 3, 4, 4] -> y with the constants s, z, w, ws, wf and those in `more`."""
     head = f'<ir_version: 8, opset_import: ["": {opset}]> g (float[1, 3, 4, 4] x) => (float[N, C, H, W] y)'
     model = ir.from_proto(onnx.parser.parse_model("\n".join([head, "{", *lines, "}"])))
     constants = {
         "s": np.float32(0.5), "z": np.int8(0), "w": np.ones((4, 3, 1, 1), np.int8), "ws": np.float32(0.25),
+        "wf": np.ones((4, 3, 1, 1), np.float32),
     } | more  # fmt: skip
     values = {value.name: value for node in model.graph for value in node.inputs if value is not None}
     for name, array in constants.items():
@@ -34,12 +37,12 @@ def test_a_good_layer():
 
 @pytest.mark.parametrize(("opset", "profile", "found"), [(20, "tensorrt-int8", []), (17, "tensorrt8-int8", [])])
 def test_opsets_that_it_reads(opset, profile, found):
-    assert findings([Q, DQ, W, "y = Conv(d, wd)"], opset, load_profile(profile)) == found
+    assert findings([Q, DQ, *IN_GRAPH, "y = Conv(d, wd)"], opset, load_profile(profile)) == found
 
 
 @pytest.mark.parametrize(("opset", "profile"), [(21, "tensorrt-int8"), (18, "tensorrt8-int8")])
 def test_opsets_that_it_does_not_read(opset, profile):
-    assert findings([Q, DQ, W, "y = Conv(d, wd)"], opset, load_profile(profile)) == [("opset", True)]
+    assert findings([Q, DQ, *IN_GRAPH, "y = Conv(d, wd)"], opset, load_profile(profile)) == [("opset", True)]
 
 
 def test_float_layers_are_slow_not_wrong():
@@ -75,8 +78,112 @@ def test_biases_of_scales_per_channel():
 
 
 def test_weights_quantized_in_the_graph_are_fine():
-    lines = [Q, DQ, "wq = QuantizeLinear(wf, ws, z)", "wd = DequantizeLinear(wq, ws, z)", "y = Conv(d, wd)"]
-    assert findings(lines, wf=np.ones((4, 3, 1, 1), np.float32)) == []
+    assert findings([Q, DQ, *IN_GRAPH, "y = Conv(d, wd)"]) == []
+
+
+@pytest.mark.parametrize(("weight", "broken"), [
+    ("wd = DequantizeLinear(w, ws, z)", ["float weights"]),
+    ("wd = DequantizeLinear(w, ws)", ["float weights", "zero-points are given"]),
+])  # fmt: skip
+def test_tensorrt_8_wants_float_weights_and_zero_points(weight, broken):
+    """Later versions take both."""
+    lines = [Q, DQ, weight, "y = Conv(d, wd)"]
+    assert findings(lines, profile=load_profile("tensorrt8-int8")) == [(rule, True) for rule in broken]
+    assert findings(lines) == []
+
+
+NESTED = """
+<ir_version: 10, opset_import: ["": 17, "own": 1]>
+g (float[1, 3, 4, 4] x, bool c) => (float[N, C, H, W] y)
+<float s = {0.5}, int8 z = {0}, uint8 u = {0}, int8[1, 3, 1, 1] w = {1, 1, 1}, float ws = {0.25}>
+{
+    a = own.Quantized(x, s, z)
+    b = own.Twice(a, s, u)
+    y = If (c) <
+        then_branch = t () => (float[1, 1, 4, 4] ty) <float half = {0.25}> {
+            step = Add(half, half)
+            q = QuantizeLinear(b, step, u)
+            d = DequantizeLinear(q, step, u)
+            wd = DequantizeLinear(w, ws)
+            ty = Conv(d, wd)
+        },
+        else_branch = e () => (float[1, 1, 4, 4] ey) {
+            wd = DequantizeLinear(w, ws)
+            ey = If (c) <
+                then_branch = ee () => (float[1, 1, 4, 4] eey) { eey = Conv(x, wd) },
+                else_branch = eg () => (float[1, 1, 4, 4] egy) { bd = own.Quantized(x, s, z) egy = Conv(bd, wd) }
+            >
+        }
+    >
+}
+<domain: "own", opset_import: ["": 17]>
+Quantized (x, s, z) => (d) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) }
+<domain: "own", opset_import: ["": 17, "own": 1]>
+Twice (x, s, z) => (y) { m = own.Quantized(x, s, z) y = own.Quantized(m, s, z) }
+"""
+
+
+def places(text, profile=PROFILE):
+    model = onnx.parser.parse_model(text)
+    onnx.checker.check_model(model)
+    return [(finding.rule, finding.layer) for finding in lint(ir.from_proto(model), profile)]
+
+
+def test_subgraphs_and_functions():
+    """What is wrong depends on the call, and the names say which it is. The file is not changed."""
+    assert places(NESTED) == [
+        ("codes are INT8", "q in Quantized (m) in Twice (b)"),
+        ("codes are INT8", "q in Quantized (y) in Twice (b)"),
+        ("codes are INT8", "q in then_branch of y"),
+        ("layers on integers", "eey in then_branch of ey in else_branch of y"),
+    ]
+    model = ir.from_proto(onnx.parser.parse_model(NESTED))
+    before = ir.to_proto(model).SerializeToString()
+    lint(model, PROFILE)
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_rules_of_tensorrt_8_reach_into_subgraphs():
+    found = places(NESTED, load_profile("tensorrt8-int8"))
+    assert ("float weights", "wd in then_branch of y") in found
+    assert ("zero-points are given", "wd in else_branch of y") in found
+
+
+def test_the_body_of_a_loop():
+    assert places("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 3] x) => (float[1, 3] y) <int64 n = {3}, bool go = {1}, float s = {0.5}, int8 z = {3}>
+        {
+            y = Loop (n, go, x) <body = b (int64 i, bool on, float[1, 3] state) => (bool next, float[1, 3] after) {
+                next = Identity(on)
+                q = QuantizeLinear(state, s, z)
+                after = DequantizeLinear(q, s, z)
+            }>
+        }
+    """) == [("zero-points are 0", "q in body of y")]
+
+
+def test_subgraphs_of_functions():
+    assert places("""
+        <ir_version: 10, opset_import: ["": 17, "own": 1]>
+        g (float[1, 3] x, bool c) => (float[1, 3] y) <float s = {0.5}, int8 z = {3}> { y = own.Maybe(x, c, s, z) }
+        <domain: "own", opset_import: ["": 17]>
+        Maybe (x, c, s, z) => (y) {
+            y = If (c) <
+                then_branch = t () => (float[1, 3] ty) { q = QuantizeLinear(x, s, z) ty = DequantizeLinear(q, s, z) },
+                else_branch = e () => (float[1, 3] ey) { ey = Identity(x) }
+            >
+        }
+    """) == [("zero-points are 0", "q in then_branch of y in Maybe (y)")]
+
+
+def test_a_function_of_another_opset_is_named():
+    assert places("""
+        <ir_version: 10, opset_import: ["": 17, "own": 1]>
+        g (float[1, 3] x) => (float[1, 3] y) { y = own.Same(x) }
+        <domain: "own", opset_import: ["": 16]>
+        Same (x) => (y) { y = Identity(x) }
+    """) == [("functions that can be inlined", "y")]
 
 
 def test_integer_operators_are_no_quantizers():

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -174,6 +175,37 @@ def test_what_the_compiler_refuses_the_linter_names_before(name):
     assert [finding.rule for finding in findings if finding.refused] == [rule]
     with pytest.raises(TargetError, match=rf"refuses the model: .*{meaning}.*It said: "):
         compile_model(serialize(model), ORIN)
+
+
+@pytest.mark.parametrize(("outer", "inner", "layer"), [
+    (0, 0, None), (3, 0, "fq in Quantized (a)"), (0, 3, "tq in then_branch of y"),
+])  # fmt: skip
+def test_the_compiler_reads_functions_and_subgraphs_too(outer, inner, layer):
+    """A zero-point in a function, or in a branch."""
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 17, "own": 1]>
+        g (float[N, 3, 4, 4] x, bool c) => (float[N, 3, 4, 4] y)
+        <float s = {{0.5}}, int8 z = {{{outer}}}, int8 v = {{{inner}}}>
+        {{
+            a = own.Quantized(x, s, z)
+            y = If (c) <
+                then_branch = t () => (float[N, 3, 4, 4] ty) {{
+                    tq = QuantizeLinear(a, s, v)
+                    ty = DequantizeLinear(tq, s, v)
+                }},
+                else_branch = e () => (float[N, 3, 4, 4] ey) {{ ey = Relu(a) }}
+            >
+        }}
+        <domain: "own", opset_import: ["": 17]>
+        Quantized (fx, fs, fz) => (fd) {{ fq = QuantizeLinear(fx, fs, fz) fd = DequantizeLinear(fq, fs, fz) }}
+    """)
+    found = [(finding.rule, finding.layer) for finding in lint(ir.from_proto(model), INT8)]
+    assert found == ([] if layer is None else [("zero-points are 0", layer)])
+    if layer is None:
+        compile_model(model.SerializeToString(), ORIN)
+    else:
+        with pytest.raises(TargetError, match="zero-point other than 0"):
+            compile_model(model.SerializeToString(), ORIN)
 
 
 def test_integer_operators_are_refused():

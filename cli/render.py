@@ -50,7 +50,9 @@ def render_artifacts(report: RunReport, directory: str) -> None:
         mib = {name.replace("_", " "): f"{size / _MIB:.2f}" for name, size in artifact.items.items()}
         items = ", ".join(f"{name} {size}" for name, size in mib.items() if float(size))
         size = f"{artifact.bytes / _MIB:.2f} MiB" + (f" ({items})" if items else "")
-        Console().print(f"{target}: {directory}/{artifact.path}, {size}", highlight=False, markup=False, soft_wrap=True)
+        beside = f"; beside it {' and '.join(artifact.companions)}" if artifact.companions else ""
+        line = f"{target}: {directory}/{artifact.path}, {size}{beside}"
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def render_engines(report: RunReport, targets: Iterable[str], directory: str) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,17 @@ class Artifact:
     """What they are spent on, `bytes` in all."""
     sha256: str
     program_sha256: str
+    companions: dict[str, str] = field(default_factory=dict)
+    """Further files beside it, by name: their SHA-256."""
 
     def verify(self) -> None:
-        """Raises RunError if the file is missing or not the one that the manifest describes."""
-        if not self.path.is_file():
-            raise RunError(f"{self.path} is missing: run export again.")
-        if sha256_of(self.path) != self.sha256:
-            raise RunError(f"{self.path} is not the file that its manifest describes: run export again.")
+        """Raises RunError if a file is missing or not the one that the manifest describes."""
+        for name, sha256 in {self.path.name: self.sha256, **self.companions}.items():
+            path = self.path.with_name(name)
+            if not path.is_file():
+                raise RunError(f"{path} is missing: run export again.")
+            if sha256_of(path) != sha256:
+                raise RunError(f"{path} is not the file that its manifest describes: run export again.")
 
 
 def sha256_of(path: Path) -> str:
@@ -49,6 +53,9 @@ def read_manifest(folder: Path) -> Artifact:
     try:
         values = json.loads((folder / MANIFEST).read_text())
         values["path"] = folder / values["path"]
-        return Artifact(**values)
+        artifact = Artifact(**values)
+        if not isinstance(artifact.companions, dict):
+            raise TypeError("its companions are no table")
+        return artifact
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder} holds no readable artifact ({error}): run export again.") from error

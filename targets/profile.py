@@ -32,6 +32,8 @@ class TargetProfile(BaseModel):
     """Of the runtime: from the first to before the second."""
     compute_capability: str | None = None
     """Of the GPU that an engine is compiled for where that is done ahead of time."""
+    calibration_cache: str | None = None
+    """For runtimes that also quantize a float network by a cache of scales: the version that its first line names."""
     unsigned_activations: bool = False
     """Whether 8-bit activations behind ReLU-like functions are trained with codes from 0 to 255 instead of 127."""
 

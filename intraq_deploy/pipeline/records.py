@@ -113,6 +113,7 @@ def artifact_record(run: Run, artifact: Artifact) -> ArtifactRecord:
         bytes=artifact.bytes,
         items=artifact.items,
         sha256=artifact.sha256,
+        companions=artifact.companions,
     )
 
 

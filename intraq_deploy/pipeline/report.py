@@ -153,6 +153,8 @@ class ArtifactRecord(_Record):
     items: dict[str, int]
     """What they are spent on, `bytes` in all."""
     sha256: str
+    companions: dict[str, str] = {}
+    """Further files beside it, by name: their SHA-256."""
 
 
 class EngineRecord(_Record):

@@ -101,6 +101,11 @@ class Run:
             reconstruct=o.reconstruct,
         )
 
+    @property
+    def ranges_only(self) -> bool:
+        """Whether nothing is trained: neither fine-tuning nor reconstruction."""
+        return not self.recipe.training.steps and not self.recipe.reconstruction.enabled
+
     @cached_property
     def network_sha256(self) -> str:
         """Of what the network computes and of its stored statistics: other code around the same tensors is another

@@ -30,6 +30,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.implicit import add_cache
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
 from intraq_deploy.training.loop import Trainer
@@ -263,16 +264,19 @@ def normalization_of(run: Run) -> Normalization | None:
 
 
 def export(run: Run, target: str, program: Program) -> Artifact:
-    """The artifact of one target."""
+    """The artifact of one target, with a calibration cache beside where it takes one and nothing was trained: training
+    fits weights to the program's own grids, and implicit quantization chooses its own for them."""
     profile = load_profile(target)
     name = f"targets/{target}"
     metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": run.bits}
-    key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata)
+    cached = profile.calibration_cache is not None and run.ranges_only
+    key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata, cached=cached)
     before = kept(run, name, key, whole_artifact)
     if before is not None:
         return before
     with running(run, name, key, 1, "") as (stage, _):
-        return export_program(program, profile, stage.folder, metadata)
+        artifact = export_program(program, profile, stage.folder, metadata)
+        return add_cache(artifact, program, profile, metadata) if cached else artifact
 
 
 def whole_artifact(folder: Path) -> Artifact:

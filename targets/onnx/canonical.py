@@ -53,6 +53,14 @@ def codes_name(tensor: str) -> str:
     return f"{tensor}.codes"
 
 
+def real_names(program: Program, node: Node) -> tuple[str, ...]:
+    """The ONNX values of a tensor that is not quantized: in front of its activation and, if it has one, behind it."""
+    name = node.name
+    if isinstance(node.op, Input):
+        name = INPUT if program.normalization is None else f"{INPUT}.normalized"
+    return (name,) if node.activation is None else (name, f"{node.name}.activation")
+
+
 def write(program: Program, opset: int, metadata: dict[str, str]) -> ir.Model:
     """The program as an ONNX model with a dynamic batch. metadata goes into the model's properties, as it is."""
     return _Writer(program, opset, metadata).model()
@@ -243,7 +251,7 @@ class _Writer:
             self._tensors[node.name] = _Tensor(codes, None)
             return
         if node.activation is not None:
-            real = self._clamp(real, node.activation, f"{node.name}.activation")
+            real = self._clamp(real, node.activation, real_names(self._program, node)[-1])
         self._tensors[node.name] = _Tensor(None, real)
 
     def _quantize(self, name: str, real: ir.Value, grid: Grid, unclipped: tuple[float, float]) -> ir.Value:

@@ -23,7 +23,7 @@ MODEL = "model.onnx"
 def export(program: Program, profile: TargetProfile, folder: Path, metadata: Mapping[str, str]) -> Artifact:
     """Writes `folder`/model.onnx and its manifest; `folder` exists. metadata: goes into the model's properties."""
     sha256 = program_sha256(program)
-    model = lower(program, profile, {**metadata, "input": _input(program), "program_sha256": sha256})
+    model = lower(program, profile, properties(program, sha256, metadata))
     path = folder / MODEL
     data = serialize(model)
     write_atomically(path, data)
@@ -39,9 +39,10 @@ def export(program: Program, profile: TargetProfile, folder: Path, metadata: Map
     return artifact
 
 
-def _input(program: Program) -> str:
-    """For people who read the model's properties."""
-    return "float32, (pixel / 255 - mean) / std" if program.normalization is None else "uint8 pixels"
+def properties(program: Program, sha256: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a model file says of itself: metadata, what it takes, and of which program it was made."""
+    takes = "float32, (pixel / 255 - mean) / std" if program.normalization is None else "uint8 pixels"
+    return {**metadata, "input": takes, "program_sha256": sha256}
 
 
 def is_rehearsed(artifact: Artifact) -> bool:

@@ -10,8 +10,8 @@ HERE = Path(__file__).parent
 PROTOCOLS = {"P1": "paper", "P2": "ends8", "P3": "integer"}
 """By the names in docs/accuracy.md, as schemes."""
 COLUMNS = (
-    "network", "protocol", "bits", "recipe", "seed", "images", "iterations", "steps", "batch", "precision", "test", "float",
-    "ranges_only", "fake_quant", "deployed", "agreement", "held_kl", "held_bns_kl", "bn_distance",
+    "network", "protocol", "bits", "recipe", "seed", "images", "iterations", "steps", "batch", "precision", "test",
+    "float", "ranges_only", "fake_quant", "deployed", "agreement", "held_kl", "held_bns_kl", "bn_distance",
     "intra_class_distance", "integers_compared", "integers_differing", "seconds_images", "seconds_training",
     "hardware", "versions", "commit",
 )  # fmt: skip

@@ -18,8 +18,8 @@ from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.program import Program, float_program, load_program
 from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnx.half import in_float16
 from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnxruntime.half import in_float16
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 from intraq_deploy.targets.tensorrt.engine import Engine, build_ahead, build_here, open_engine, read_engine
 from intraq_deploy.targets.tensorrt.host import Host, find_host

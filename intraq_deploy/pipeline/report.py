@@ -158,7 +158,7 @@ class ArtifactRecord(_Record):
 
 
 class EngineRecord(_Record):
-    """What a compiler made of a target's file; and what was found where it was built on its GPU, and so could be run."""
+    """What a compiler made of a target's file, and what was found where it was built on its GPU and could be run."""
 
     path: str
     """Relative to the run directory."""

@@ -23,7 +23,7 @@ _LEAST_IMAGES, _MOST_IMAGES = 8, 256
 
 
 _AFTER_A_TIE = 0.1
-"""How far logits of two engines may be apart, as a share of the largest, where a code may have been rounded otherwise."""
+"""How far logits of two engines may be apart, as a share of the largest, where a code may be rounded otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _of_engine(program: Program, engine: EngineSessions, images: Tensor, batch: 
     )
     logits = torch.cat([engine.shipped.run(part) for part in images.split(batch)])
     apart = (logits - parity.found).abs().amax(1) / parity.found.abs().max()
-    # With further outputs an engine may fuse otherwise, and round otherwise: a code near a tie, and what follows from it.
+    # With further outputs an engine may fuse and round otherwise: a code near a tie, and what follows from it.
     allowed = torch.where(parity.near_ties > 0, _AFTER_A_TIE, parity.logits_tolerance or 0.0)
     return Validation(
         parity=parity,

@@ -71,8 +71,9 @@ def build_here(
     """Builds `artifact`, the same with its integers in view, and the float network with TensorRT for this machine's GPU
     into `folder`, which exists.
 
-    program: the artifact's. float16: the float network as ONNX, in float16. Raises TargetError where a model is refused,
-    or memory does not suffice.
+    program: the artifact's. float16: the float network as ONNX, in float16.
+
+    Raises TargetError where a model is refused, or memory does not suffice.
     """
     artifact.verify()
     model = ir.load(artifact.path)

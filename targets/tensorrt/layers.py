@@ -20,14 +20,7 @@ _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _MULTIPLY = re.compile("correlation|conv|gemm|matmul|matrixmultiply|fullyconnected|runtime_fusion", re.IGNORECASE)
 """Kinds of layers that multiply by weights; the others are point-wise, move data or synchronise. TensorRT's are
 CaskConvolution, CaskConvActPool, CaskGemmConvolution, MatrixMultiply and the like."""
-_FORMATS = (
-    ("int8", "Int8"),
-    ("int4", "Int4"),
-    ("fp16", "Half"),
-    ("half", "Half"),
-    ("fp32", "Float"),
-    ("float", "Float"),
-)
+_FORMATS = {"int8": "Int8", "int4": "Int4", "fp16": "Half", "half": "Half", "fp32": "Float", "float": "Float"}
 """What TensorRT's descriptions of formats contain ("Thirty-two wide channel vectorized row major Int8 format"), and the
 types that they name."""
 _LAYERS = ("Conv", "Gemm", "MatMul")
@@ -82,7 +75,7 @@ def inspected(information: str) -> list[EngineLayer]:
 
 
 def _kind(description: str) -> str:
-    return next((kind for words, kind in _FORMATS if words in description.lower()), UNKNOWN)
+    return next((kind for words, kind in _FORMATS.items() if words in description.lower()), UNKNOWN)
 
 
 def computed_in(model: ir.Model, layers: Iterable[EngineLayer]) -> dict[str, str]:

@@ -29,7 +29,7 @@ def rehearsed(artifact: Artifact, program: Program) -> Program:
 
 
 def engine_program(artifact: Artifact, program: Program) -> Program:
-    """What the file says, with the tolerances of an engine: exact tensors stay exact up to rounding (`program.ties`)."""
+    """What the file says, with an engine's tolerances: exact tensors stay exact, up to rounding (`program.ties`)."""
     return _as_written(artifact, program, None, _ENGINE_LOGITS)
 
 

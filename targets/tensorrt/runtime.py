@@ -65,7 +65,7 @@ class EngineSession:
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def milliseconds(self, images: Tensor) -> float:
-        """The median of a CUDA graph's replays on `images`, at most LARGEST_BATCH: no transfers, no launches by hand."""
+        """The median of a CUDA graph's replays on `images`, at most LARGEST_BATCH of them; transfers apart."""
         with torch.cuda.stream(torch.cuda.Stream()):
             kept = self._bind(images)
             for _ in range(_WARM_UP):

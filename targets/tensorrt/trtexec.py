@@ -1,4 +1,4 @@
-"""trtexec, TensorRT's own command, where its Python bindings are missing: it comes with the Debian packages and JetPack.
+"""trtexec, TensorRT's own command, for where its Python bindings are missing: Debian packages and JetPack have it.
 
 build   trtexec --onnx=M --saveEngine=E FLAGS          writes the engine, a timing cache and a table of layers
 run     trtexec --loadEngine=E --loadInputs=image:F --exportOutput=J   one batch, its outputs as JSON
@@ -55,9 +55,10 @@ def find_trtexec() -> Found | None:
 
 def _version(digits: str) -> str:
     """8602 is 8.6.2, 100300 is 10.3.0."""
-    return f"{int(digits[:-4] or digits[:-3])}.{int(digits[-4:-2])}.{int(digits[-2:])}" if len(digits) > 4 else (
-        f"{digits[0]}.{digits[1]}.{int(digits[2:])}"
-    )  # fmt: skip
+    parts = re.fullmatch(r"(\d)(\d)(\d\d)|(\d\d)(\d\d)(\d\d)", digits)
+    if parts is None:
+        raise TargetError(f"trtexec calls its version {digits}, which is none: install TensorRT 8.5 to 11.")
+    return ".".join(str(int(part)) for part in parts.groups() if part is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +135,8 @@ class TrtexecSession:
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the codes of every tensor (int16 [N, ...]), on an instrumented model."""
         found = self._run(images)
-        return found[OUTPUT], {
-            name: found[codes_name(name)].to(torch.int16) - zero for name, zero in zero_points.items()
-        }
+        codes = {name: found[codes_name(name)].to(torch.int16) - zero for name, zero in zero_points.items()}
+        return found[OUTPUT], codes
 
     def milliseconds(self, images: Tensor) -> float:
         """The median of a CUDA graph's replays, as trtexec says it. Raises TargetError where it does not."""

@@ -49,7 +49,7 @@ if "loadInputs" in options:
                for o, x in zip(session.get_outputs(), found)]
     pathlib.Path(options["exportOutput"]).write_text(json.dumps(outputs[::-1]))
 if "useCudaGraph" in options:
-    print("[I] GPU Compute Time: min = 0.4 ms, max = 0.9 ms, mean = 0.55 ms, median = 0.515 ms, percentile(90%) = 0.6 ms")
+    print("[I] GPU Compute Time: min = 0.4 ms, max = 0.9 ms, mean = 0.55 ms, median = 0.515 ms")
 """
 
 

@@ -18,8 +18,8 @@ def build(
     """Compile a finished run's integers into an engine.
 
     TensorRT for RTX compiles without a GPU, ahead of time, and says in which type each layer multiplies. TensorRT
-    builds for the GPU that is here, compares the engine's integers with the reference, and times it beside the float
-    network in float16. Exits 3 if they differ.
+    builds for the GPU that is here, by itself or as ONNX Runtime's provider; its engine's integers are compared with
+    the reference, and it is timed beside the float network in float16. Exits 3 if they differ.
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_engines

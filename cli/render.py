@@ -62,9 +62,10 @@ def render_engines(report: RunReport, targets: Iterable[str], directory: str) ->
         engine = report.engines[target]
         kinds = Counter(engine.layers.values())
         found = ", ".join(f"{count} in {kind}" for kind, count in kinds.most_common())
-        console.print(
-            f"{target}: of {len(engine.layers)} convolutions and linear layers {found}.", highlight=False, markup=False
-        )
+        sentence = f"of {len(engine.layers)} convolutions and linear layers {found}."
+        if not engine.layers:
+            sentence = f"built for {engine.gpu}."
+        console.print(f"{target}: {sentence}", highlight=False, markup=False)
         others = [f"{name} ({kind})" for name, kind in engine.layers.items() if kind != "INT8"]
         if others:
             more = f" and {len(others) - _SHOWN_LAYERS} more" if len(others) > _SHOWN_LAYERS else ""
@@ -122,6 +123,7 @@ def _comparison(report: RunReport, bits: str) -> Table:
         table.add_column(heading, justify="left" if not heading else "right")
     weights = bits.partition("A")[0]
     names = {"float32": "float32", "w8a8": "W8A8, ranges only", "a8": f"{weights}A8, ranges only"}
+    names |= {"cuda-float32": "float32 on CUDA", "cuda-float16": "float16 on CUDA"}
     for row in report.comparison:
         own = f"{bits} {report.scheme}" + (f", {row.name}" if len(report.artifacts) > 1 else "")
         name = names.get(row.name, own)
@@ -134,6 +136,8 @@ def _comparison(report: RunReport, bits: str) -> Table:
         f"In PyTorch: float {accuracy.get('float', 0):.2f}, fake-quant {accuracy.get('fake_quant', 0):.2f}, "
         f"integer reference {accuracy.get('program', 0):.2f}. Values of fewer than 8 bits run in INT8 kernels."
     )
+    for note in dict.fromkeys(row.note for row in report.comparison if row.note is not None):
+        table.caption += f" {note}."
     return table
 
 
@@ -187,10 +191,10 @@ def _parity_sentence(target: str, parity: ParityRecord) -> str:
             f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. What its engine computes is "
             "checked on the device."
         )
-    if parity.engine:
+    if parity.ran_by is not None:
         return (
-            f"{target}: {parity.integers_mismatched:,} of {parity.integers_compared:,} integers of its engine differ "
-            f"from the reference, {parity.exact_mismatched:,} of them more than rounding in another order explains "
+            f"{target}: run by {parity.ran_by}, {parity.integers_mismatched:,} of {parity.integers_compared:,} integers "
+            f"differ from the reference, {parity.exact_mismatched:,} of them more than rounding in another order explains "
             f"({parity.near_ties:,} are so near a tie that it could; {parity.tensors} tensors, {parity.images} "
             f"images); top-1 agreement {parity.top1_agreement:.2f} %."
         )

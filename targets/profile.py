@@ -16,7 +16,8 @@ class TargetProfile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    runtime: Literal["onnxruntime", "tensorrt", "tensorrt-rtx"] = "onnxruntime"
+    runtime: Literal["onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"] = "onnxruntime"
+    """onnxruntime: its CPU provider; onnxruntime-tensorrt: its TensorRT provider."""
     opset: int
     """Of the models that are written for it."""
     largest_opset: int | None = None
@@ -38,6 +39,12 @@ class TargetProfile(BaseModel):
     """Whether 8-bit activations behind ReLU-like functions are trained with codes from 0 to 255 instead of 127."""
 
 
+_NO_TARGETS = {
+    "onnxruntime-cuda": "ONNX Runtime's CUDA provider has no integer convolution; choose onnxruntime-tensorrt. Where "
+    "CUDA loads, the float network is measured on it as a baseline."
+}
+
+
 def profile_names() -> list[str]:
     """The targets that ship with the package."""
     folder = resources.files("intraq_deploy.targets.profiles")
@@ -47,6 +54,8 @@ def profile_names() -> list[str]:
 def load_profile(name: str) -> TargetProfile:
     """The profile `name`. Raises UsageError for an unknown one, TargetError for a broken file."""
     names = profile_names()
+    if name in _NO_TARGETS:
+        raise UsageError(f"{name} is no target: {_NO_TARGETS[name]}")
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."

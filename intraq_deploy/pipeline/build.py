@@ -19,9 +19,17 @@ from intraq_deploy.program import Program, float_program, load_program
 from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnxruntime.gpu import find_gpu
 from intraq_deploy.targets.onnxruntime.half import in_float16
 from intraq_deploy.targets.profile import TargetProfile, load_profile
-from intraq_deploy.targets.tensorrt.engine import Engine, build_ahead, build_here, open_engine, read_engine
+from intraq_deploy.targets.tensorrt.engine import (
+    Engine,
+    build_ahead,
+    build_context,
+    build_here,
+    open_engine,
+    read_engine,
+)
 from intraq_deploy.targets.tensorrt.host import Host, find_host
 from intraq_deploy.targets.tensorrt.imports import tensorrt_rtx
 from intraq_deploy.targets.tensorrt.layers import INT8, UNKNOWN
@@ -68,6 +76,8 @@ def _maker(profile: TargetProfile) -> _Maker:
         case "tensorrt":
             host = find_host(profile)
             return _Maker(profile, (host.product, host.gpu, host.compute_capability), host)
+        case "onnxruntime-tensorrt":
+            return _Maker(profile, find_gpu(), None)
     raise UsageError(f"{profile.name} has no engines: its ONNX file is what is shipped (`intraq-deploy export`).")
 
 

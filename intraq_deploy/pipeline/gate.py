@@ -19,6 +19,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.tensorrt.engine import EngineSessions
+from intraq_deploy.targets.onnxruntime.target import why_rehearsed
 
 _MIB = 1 << 20
 _LEAST_POINTS, _LEAST_IMAGES = 0.1, 3
@@ -78,6 +79,8 @@ def check_parity(
     validation = validate(artifact, program, inputs, engine)
     report.parity[artifact.target] = records.parity_record(validation, trained)
     report.warnings += _warnings(artifact.target, validation)
+    absent = why_rehearsed(artifact)
+    report.warnings += [] if absent is None else [f"{artifact.target} was not run on its provider. {absent}"]
     return _parity_failures(artifact.target, validation)
 
 

@@ -35,6 +35,7 @@ from intraq_deploy.quantization.placement import place
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import read_manifest
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
+from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.reconstruction import check_ranges
 
@@ -290,4 +291,5 @@ def _validation_key(report: RunReport, program: Program, labelled: LabelledImage
         program=program_sha256(program),
         images=identity,
         runtime=onnxruntime().__version__,
+        providers=[provider.name for provider in (TENSORRT, CUDA) if why_absent(provider) is None],
     )

@@ -95,7 +95,7 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
         integer_kernels=validation.integer_kernels,
         float_kernels=validation.float_kernels,
         rehearsed=validation.rehearsed,
-        engine=validation.engine,
+        ran_by=validation.ran_by,
     )
 
 

@@ -122,8 +122,8 @@ class ParityRecord(_Record):
     float_kernels: dict[str, int]
     rehearsed: bool = False
     """Whether ONNX Runtime ran the file in place of the target's runtime, in float32 and without optimisations."""
-    engine: bool = False
-    """Whether an engine was compared, on its GPU."""
+    ran_by: str | None = None
+    """What ran the file on a GPU: its engine, or ONNX Runtime's provider."""
 
 
 class AccumulatorRecord(_Record):
@@ -143,7 +143,10 @@ class ComparisonRow(_Record):
     top5: float
     bytes: int
     milliseconds: float | None
-    """Median at batch 1 on one thread, all rows timed in turn; None where the runtime is on the device only."""
+    """Median at batch 1 on one thread, all rows timed in turn; None where the runtime is on the device only. Of what
+    runs on a GPU, copies to it and back included."""
+    note: str | None = None
+    """What has to be known of it."""
 
 
 class ArtifactRecord(_Record):

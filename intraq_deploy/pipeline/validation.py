@@ -10,18 +10,18 @@ from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import (
     is_rehearsed,
+    loaded_provider,
     open_instrumented,
     open_shipped,
     stored_zero_points,
 )
 from intraq_deploy.targets.tensorrt.engine import EngineSessions
+from intraq_deploy.targets.tensorrt.host import Runs
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program, rehearsed
 
 _INTEGERS = 60_000_000
 """About how many integers are compared: enough to see a mismatch of one in ten million several times."""
 _LEAST_IMAGES, _MOST_IMAGES = 8, 256
-
-
 _AFTER_A_TIE = 0.1
 """How far logits of two engines may be apart, as a share of the largest, where a code may be rounded otherwise."""
 
@@ -45,8 +45,8 @@ class Validation:
     rehearsed: bool
     """Whether another runtime stood in for the target's, which is not here: it then has no kernels of its own to show,
     and the tolerances are those of the other one."""
-    engine: bool = False
-    """Whether an engine was compared, on its GPU."""
+    ran_by: str | None = None
+    """What ran the model on a GPU: its engine, or ONNX Runtime's provider. Neither lists kernels."""
 
     @property
     def passes(self) -> bool:
@@ -60,8 +60,13 @@ def validate(artifact: Artifact, program: Program, images: Tensor, engine: Engin
     images = images[:count]
     batch = max(1, _INTEGERS // 8 // _integers_per_image(program))
     if engine is not None:
-        return _of_engine(engine_program(artifact, program), engine, images, batch)
-    rehearsal = is_rehearsed(artifact)
+        program = engine_program(artifact, program)
+        return _on_gpu("its engine", program, engine.shipped, engine.instrumented, images, batch)
+    rehearsal, provider = is_rehearsed(artifact), loaded_provider(artifact)
+    if provider is not None:
+        program = engine_program(artifact, program)
+        shipped, instrumented = open_shipped(artifact), open_instrumented(artifact, program)
+        return _on_gpu(provider.name, program, shipped, instrumented, images, batch)
     program = rehearsed(artifact, program) if rehearsal else program
     shipped, instrumented = open_shipped(artifact), open_instrumented(artifact, program)
     zero_points = dict.fromkeys(program.grids, 0) if rehearsal else stored_zero_points(program)
@@ -80,13 +85,15 @@ def validate(artifact: Artifact, program: Program, images: Tensor, engine: Engin
     )
 
 
-def _of_engine(program: Program, engine: EngineSessions, images: Tensor, batch: int) -> Validation:
-    """program: with an engine's tolerances. What its layers multiply is known since it was built."""
+def _on_gpu(
+    ran_by: str, program: Program, shipped: Runs, instrumented: Runs, images: Tensor, batch: int
+) -> Validation:
+    """program: with an engine's tolerances."""
     zero_points = dict.fromkeys(program.grids, 0)
     parity = compare(
-        program, lambda part: engine.instrumented.run_instrumented(part, zero_points), images, batch, own_rounding=True
+        program, lambda part: instrumented.run_instrumented(part, zero_points), images, batch, own_rounding=True
     )
-    logits = torch.cat([engine.shipped.run(part) for part in images.split(batch)])
+    logits = torch.cat([shipped.run(part) for part in images.split(batch)])
     apart = (logits - parity.found).abs().amax(1) / parity.found.abs().max()
     # With further outputs an engine may fuse and round otherwise: a code near a tie, and what follows from it.
     allowed = torch.where(parity.near_ties > 0, _AFTER_A_TIE, parity.logits_tolerance or 0.0)
@@ -99,7 +106,7 @@ def _of_engine(program: Program, engine: EngineSessions, images: Tensor, batch: 
         float_kernels={},
         layers_left_in_float=0,
         rehearsed=False,
-        engine=True,
+        ran_by=ran_by,
     )
 
 

@@ -13,6 +13,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 _RULES = {
     "onnxruntime": lint_onnxruntime.findings,
+    "onnxruntime-tensorrt": lint_tensorrt.findings,
     "tensorrt": lint_tensorrt.findings,
     "tensorrt-rtx": lint_tensorrt.findings,
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from intraq_deploy.targets.onnx.canonical import INPUT, codes_name
@@ -17,11 +18,11 @@ from intraq_deploy.errors import TargetError
 INTEGER_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _FLOAT_KERNELS = (*_FLOAT_LAYERS, "Add", "AveragePool", "GlobalAveragePool", "ReduceMean")
-_ERRORS_ONLY = 3
+ERRORS_ONLY = 3
 
 
 class Session:
-    """One model on the CPU."""
+    """One model, on the CPU; those of gpu.py are on others."""
 
     def __init__(self, model: bytes | Path, *, threads: int = 0, optimised: bool = True) -> None:
         """threads: 0 lets ONNX Runtime decide. optimised: else every operator runs as it is written.
@@ -30,7 +31,7 @@ class Session:
         """
         runtime = onnxruntime()
         settings = runtime.SessionOptions()
-        settings.log_severity_level = _ERRORS_ONLY
+        settings.log_severity_level = ERRORS_ONLY
         settings.intra_op_num_threads = threads
         if not optimised:
             settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -47,7 +48,7 @@ class Session:
 
     def run(self, images: Tensor) -> Tensor:
         """images: what the model takes, [N, C, H, W] -> logits, float32 [N, classes]."""
-        (logits,) = self._session.run(self._outputs[:1], {INPUT: images.numpy()})
+        (logits,) = self._run(self._outputs[:1], images)
         return torch.from_numpy(logits)
 
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,13 +56,17 @@ class Session:
 
         zero_points: of the stored bytes, by tensor.
         """
-        logits, *stored = self._session.run(self._outputs, {INPUT: images.numpy()})
+        logits, *stored = self._run(self._outputs, images)
         by_name = dict(zip(self._outputs[1:], stored, strict=True))
         codes = {
             name: torch.from_numpy(by_name[codes_name(name)]).to(torch.int16) - zero_point
             for name, zero_point in zero_points.items()
         }
         return torch.from_numpy(logits), codes
+
+    def _run(self, outputs: list[str], images: Tensor) -> list[np.ndarray[Any, Any]]:
+        found: list[np.ndarray[Any, Any]] = self._session.run(outputs, {INPUT: images.numpy()})
+        return found
 
     def integer_kernels(self) -> dict[str, int]:
         """Operators of the optimised graph that compute on integers, with their number."""

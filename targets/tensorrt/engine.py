@@ -10,17 +10,19 @@ from typing import Any
 import onnx_ir as ir
 from intraq_deploy.targets.artifact import MANIFEST, Artifact, sha256_of
 from intraq_deploy.targets.onnx.lower import instrument, serialize
+from intraq_deploy.targets.onnxruntime.gpu import TensorRTSession, find_gpu
+from intraq_deploy.targets.onnxruntime.providers import TENSORRT
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.host import Host, Session
 from intraq_deploy.targets.tensorrt.layers import computed_in, inspected
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 from intraq_deploy.targets.tensorrt.rtx import compile_model
 
-from intraq_deploy.errors import RunError
+from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.program.program import Program
 
-_AHEAD, _HERE = "engine.rtx", "engine.plan"
+_AHEAD, _HERE, _CONTEXT = "engine.rtx", "engine.plan", "engine.onnx"
 INSTRUMENTED, FLOAT16 = "instrumented.plan", "float16.plan"
 """The engine with its integers in view, to be checked; and the float network in float16, to be beaten."""
 LAYERS = "layers.json"
@@ -117,6 +119,25 @@ def open_engine(engine: Engine, host: Host) -> EngineSessions:
     """Raises TargetError for an engine of another version or GPU."""
     names = (engine.path.name, INSTRUMENTED, FLOAT16)
     return EngineSessions(*(host.open(engine.path.parent / name) for name in names))
+def build_context(artifact: Artifact, folder: Path) -> Engine:
+    """Builds `artifact` with ONNX Runtime's TensorRT provider for this machine's GPU: an ONNX file with the engine in
+    it, in `folder`, which exists. Raises TargetError where the provider does not load, or refuses the model."""
+    artifact.verify()
+    compiler, gpu, capability = find_gpu()
+    path, start = folder / _CONTEXT, time.perf_counter()
+    TensorRTSession(artifact.path, folder / "timing", path).close()
+    if not path.is_file():
+        raise TargetError(f"{TENSORRT.name} built an engine and wrote no {path.name}: give it room, and try again.")
+    return _keep(
+        artifact,
+        path,
+        path.read_bytes(),
+        compiler=compiler,
+        compute_capability=capability,
+        gpu=gpu,
+        seconds=time.perf_counter() - start,
+        layers={},
+    )
 
 
 def _keep(artifact: Artifact, path: Path, data: bytes, **about: Any) -> Engine:

@@ -24,7 +24,7 @@ _SHARE = 0.5
 """Of the free memory, for kernels' work space: the rest is for weights, activations and whoever else is here."""
 
 
-class Session(Protocol):
+class Runs(Protocol):
     """A model or engine that can be run: images [N, C, H, W] on the CPU, any N."""
 
     def run(self, images: Tensor) -> Tensor:
@@ -32,6 +32,10 @@ class Session(Protocol):
 
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the codes of every tensor, int16 [N, ...]."""
+
+
+class Session(Runs, Protocol):
+    """An engine."""
 
     def milliseconds(self, images: Tensor) -> float:
         """What running one batch takes on the GPU, transfers apart."""

@@ -8,10 +8,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from intraq_deploy.cli.main import app
+from intraq_deploy.targets.onnxruntime.providers import TENSORRT, why_absent
 from support import NETWORK, TINY
 from tensorrt_modules import install
 from typer.testing import CliRunner
 
+NOT_ON_A_GPU = pytest.mark.skipif(why_absent(TENSORRT) is None, reason="the TensorRT provider loads here")
 TARGETS = ("--target", "onnxruntime", "--target", "tensorrt-int8")
 
 
@@ -61,6 +63,7 @@ def test_build_says_what_each_layer_multiplies(run, shared):
     [
         ("onnxruntime", 2, "onnxruntime has no engines: its ONNX file is what is shipped"),
         ("tensorrt-int8", 1, "or build for tensorrt-rtx, which needs no GPU"),
+        pytest.param("onnxruntime-tensorrt", 1, "was asked for TensorrtExecutionProvider, and ", marks=NOT_ON_A_GPU),
     ],
 )
 def test_a_target_that_cannot_be_built_here(run, shared, monkeypatch, target, code, words):
@@ -71,6 +74,32 @@ def test_a_target_that_cannot_be_built_here(run, shared, monkeypatch, target, co
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
     assert (shared[0] / "run.json").read_bytes() == before
+
+
+@NOT_ON_A_GPU
+def test_a_provider_that_is_not_here_is_rehearsed_and_named(run, shared, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(shared[0], directory)
+    assert run("export", directory, "--target", "onnxruntime-tensorrt").exit_code == 0
+    result = run("validate", directory, "--target", "onnxruntime-tensorrt")
+    assert result.exit_code == 0, result.stderr
+    said = "onnxruntime-tensorrt was not run on its provider. ONNX Runtime"
+    assert said in result.stderr
+    assert "pip install 'intraq-deploy[gpu]'" in result.stderr
+    assert "onnxruntime-tensorrt: rehearsed in ONNX Runtime" in " ".join(result.stdout.split())
+    report = json.loads((directory / "run.json").read_text())
+    parity = report["parity"]["onnxruntime-tensorrt"]
+    assert parity["rehearsed"]
+    assert parity["provider"] is None
+    assert parity["integers_mismatched"] <= 1e-4 * parity["integers_compared"]
+    assert any(said in warning for warning in report["warnings"])
+
+
+def test_cuda_is_no_target_and_says_why(run, shared):
+    result = run("export", shared[0], "--target", "onnxruntime-cuda")
+    assert result.exit_code == 2
+    assert "ONNX Runtime's CUDA provider has no integer convolution" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_program_for_cpus_alone_is_refused_with_the_remedy(run, checkpoint, finished, tmp_path):

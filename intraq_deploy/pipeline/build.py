@@ -18,7 +18,7 @@ from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.program import Program, float_program, load_program
 from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime.gpu import find_gpu
 from intraq_deploy.targets.onnxruntime.half import in_float16
 from intraq_deploy.targets.profile import TargetProfile, load_profile
@@ -66,7 +66,7 @@ class _Maker:
     identity: tuple[str, ...]
     """Runtime, version, GPU: an engine of another one is not this one's."""
     host: Host | None
-    """None where engines are compiled ahead of time."""
+    """TensorRT's own; None for other compilers."""
 
 
 def _maker(profile: TargetProfile) -> _Maker:
@@ -88,10 +88,12 @@ def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> En
     if before is not None:
         return before
     with stages.running(run, name, key, 1, "") as (stage, _):
+        if maker.profile.runtime == "onnxruntime-tensorrt":
+            return build_context(artifact, stage.folder)
         if maker.host is None:
             return build_ahead(artifact, maker.profile, stage.folder)
         timing = stage.folder.parent / f"timing-{key_of(host=maker.identity)[:12]}.cache"
-        floating = lower(float_program(run.traced, program.normalization), maker.profile, {})
+        floating = serialize(lower(float_program(run.traced, program.normalization), maker.profile, {}))
         return build_here(artifact, program, in_float16(floating), maker.host, stage.folder, timing)
 
 

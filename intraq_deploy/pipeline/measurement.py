@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from intraq_deploy.data import LabelledImages
+from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
 from intraq_deploy.evaluation.latency import paired_medians
 from intraq_deploy.pipeline.report import ComparisonRow
@@ -21,12 +22,19 @@ from intraq_deploy.quantization.scheme import Scheme, make_scheme
 from intraq_deploy.quantization.spec import MAX_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.onnxruntime.gpu import NO_INTEGER_CONVOLUTION, CudaSession
+from intraq_deploy.targets.onnxruntime.half import in_float16
+from intraq_deploy.targets.onnxruntime.providers import CUDA, why_absent
+from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.engine import EngineSessions
+from intraq_deploy.targets.tensorrt.host import Runs
 
 FLOAT32, W8A8, A8 = "float32", "w8a8", "a8"
 """A8: the run's weight bits and 8-bit activations, for runs with fewer."""
+CUDA_FLOAT32, CUDA_FLOAT16 = "cuda-float32", "cuda-float16"
+"""The float network on ONNX Runtime's CUDA provider, where that loads."""
 BASELINES = "baselines"
 _BATCH = 100
 
@@ -98,10 +106,12 @@ def measure(
     that run on this machine's GPU."""
     takes_pixels = program.normalization is not None
     deployed = {**compared, **artifacts}
-    sessions = {
+    on_cuda = _on_cuda(run, compared[FLOAT32])
+    sessions: dict[str, Runs] = {
         name: engines[name].shipped if name in engines else open_shipped(artifact)
         for name, artifact in deployed.items()
     }
+    sessions |= on_cuda
     normalised: dict[str, Predict] = {"float": run.model.module, "fake_quant": student}
     as_program: dict[str, Predict] = {"program": Reference(program).run}
     as_program |= {name: session.run for name, session in sessions.items()}
@@ -113,25 +123,47 @@ def measure(
         batches = labelled.uint8_batches(_BATCH) if pixels else labelled.batches(_BATCH)
         accuracy[name] = evaluate(predict, batches)
         run.progress.advance(len(accuracy) * len(labelled), name)
-    return Measurement(accuracy, _rows(run, accuracy, deployed, takes_pixels))
+    return Measurement(accuracy, _rows(run, accuracy, deployed, on_cuda, takes_pixels))
+
+
+def _on_cuda(run: Run, plain: Artifact) -> dict[str, CudaSession]:
+    """The float network as a baseline for GPUs; nothing where the provider does not load. It is no target, so what it
+    cannot run is said and left out."""
+    if why_absent(CUDA) is not None:
+        return {}
+    try:
+        return {CUDA_FLOAT32: CudaSession(plain.path), CUDA_FLOAT16: CudaSession(in_float16(plain.path.read_bytes()))}
+    except TargetError as error:
+        run.progress.warn(f"There are no rows for CUDA: {error}")
+        return {}
 
 
 def _rows(
-    run: Run, accuracy: Mapping[str, Accuracy], artifacts: Mapping[str, Artifact], pixels: bool
+    run: Run,
+    accuracy: Mapping[str, Accuracy],
+    artifacts: Mapping[str, Artifact],
+    on_cuda: Mapping[str, CudaSession],
+    pixels: bool,
 ) -> list[ComparisonRow]:
     """One line for each deployed model; those that run here are timed in turn on one thread."""
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if pixels else torch.float32)
-    sessions = {name: open_shipped(artifact, 1) for name, artifact in artifacts.items() if not is_rehearsed(artifact)}
+    sessions: dict[str, Session] = {
+        name: open_shipped(artifact, 1) for name, artifact in artifacts.items() if not is_rehearsed(artifact)
+    }
+    sessions |= on_cuda
     times = paired_medians({name: partial(session.run, sample) for name, session in sessions.items()})
+    sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
+    sizes |= {name: session.bytes for name, session in on_cuda.items()}
     return [
         ComparisonRow(
             name=name,
             top1=accuracy[name].top1,
             top5=accuracy[name].top5,
-            bytes=artifacts[name].bytes,
+            bytes=sizes[name],
             milliseconds=times.get(name),
+            note=NO_INTEGER_CONVOLUTION if name in on_cuda else None,
         )
-        for name in artifacts
+        for name in (FLOAT32, *on_cuda, *(name for name in artifacts if name != FLOAT32))
     ]
 
 
@@ -156,6 +188,11 @@ def _against_eight(rows: list[ComparisonRow], target: str, bits: str) -> str:
     lost, lost_eight = plain.top1 - ours.top1, plain.top1 - eight.top1
     if bits == "W8A8":
         return f"{bits} loses {lost:.1f} points against float."
+    if load_profile(target).runtime == "onnxruntime-tensorrt" and ours.milliseconds is not None:
+        return (
+            f"{bits} loses {lost:.1f} points, W8A8 {lost_eight:.1f}; {target} was timed on the GPU, W8A8 on the "
+            "CPU: their times do not compare, and both would run in the same INT8 kernels."
+        )
     if plain.milliseconds is None or eight.milliseconds is None or ours.milliseconds is None:
         return f"{bits} loses {lost:.1f} points, W8A8 {lost_eight:.1f}; how fast they are is measured on the device."
     speed = eight.milliseconds / ours.milliseconds

@@ -7,7 +7,6 @@ The CUDA provider has no integer convolution: it would run Q/DQ files in float. 
 baseline here and no target.
 """
 
-import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -125,11 +124,3 @@ def _image(model: bytes | Path) -> tuple[str, list[int]]:
     loaded = onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
     image = loaded.graph.input[0]
     return image.name, [dim.dim_value for dim in image.type.tensor_type.shape.dim[1:]]
-
-
-def in_float16(model: Path) -> bytes:
-    """A float32 model in float16, inputs and outputs as they were, by ONNX Runtime's own converter."""
-    onnxruntime()
-    converter = importlib.import_module("onnxruntime.transformers.float16")
-    data: bytes = converter.convert_float_to_float16(onnx.load(model), keep_io_types=True).SerializeToString()
-    return data

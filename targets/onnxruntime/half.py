@@ -1,19 +1,17 @@
 """A float network in float16: what a GPU runs where nothing is quantized, and what INT8 is compared with."""
 
 import onnx
-import onnx_ir as ir
-from intraq_deploy.targets.onnx.lower import serialize
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 
-def in_float16(model: ir.Model) -> bytes:
-    """`model` with its constants and arithmetic in float16, inputs and outputs as they are: ONNX Runtime's converter.
+def in_float16(model: bytes) -> bytes:
+    """A float32 ONNX model in float16, inputs and outputs as they are: ONNX Runtime's converter.
 
     Values beyond float16's are clipped to the nearest that it has.
     """
     onnxruntime()
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
 
-    converted = convert_float_to_float16(onnx.load_from_string(serialize(model)), keep_io_types=True)
+    converted = convert_float_to_float16(onnx.load_model_from_string(model), keep_io_types=True)
     data: bytes = converted.SerializeToString()
     return data

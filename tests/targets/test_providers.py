@@ -13,7 +13,8 @@ import pytest
 import torch
 from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime import imports
-from intraq_deploy.targets.onnxruntime.gpu import CudaSession, TensorRTSession, find_gpu, in_float16, tensorrt_options
+from intraq_deploy.targets.onnxruntime.gpu import CudaSession, TensorRTSession, find_gpu, tensorrt_options
+from intraq_deploy.targets.onnxruntime.half import in_float16
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, open_on, why_absent
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed
@@ -168,7 +169,7 @@ def test_the_float16_baseline_answers_as_float32(normalization, tmp_path):
     """On the CPU, which casts what it has no float16 kernels for."""
     program = float_program(trace(small_network("resnet"), SMALL_SHAPE), normalization)
     plain = export(program, load_profile("onnxruntime"), tmp_path, {}).path
-    half = in_float16(plain)
+    half = in_float16(plain.read_bytes())
     images = random_images(4)
     if normalization is not None:
         images = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -6,7 +6,7 @@ The path through the builder is the one that test_tensorrt_rtx.py takes through 
 import sys
 
 import pytest
-from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime.half import in_float16
 from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
@@ -50,7 +50,7 @@ def program(frozen):
 @pytest.fixture(scope="module")
 def float16():
     graph = trace(small_network("resnet"), SMALL_SHAPE)
-    return in_float16(lower(float_program(graph, None), load_profile("tensorrt-int8"), {}))
+    return in_float16(serialize(lower(float_program(graph, None), load_profile("tensorrt-int8"), {})))
 
 
 @pytest.fixture

@@ -193,10 +193,10 @@ def _parity_sentence(target: str, parity: ParityRecord) -> str:
         )
     if parity.ran_by is not None:
         return (
-            f"{target}: run by {parity.ran_by}, {parity.integers_mismatched:,} of {parity.integers_compared:,} integers "
-            f"differ from the reference, {parity.exact_mismatched:,} of them more than rounding in another order explains "
-            f"({parity.near_ties:,} are so near a tie that it could; {parity.tensors} tensors, {parity.images} "
-            f"images); top-1 agreement {parity.top1_agreement:.2f} %."
+            f"{target}: run by {parity.ran_by}, {parity.integers_mismatched:,} of {parity.integers_compared:,} "
+            f"integers differ from the reference, {parity.exact_mismatched:,} of them more than rounding in another "
+            f"order explains ({parity.near_ties:,} are so near a tie that it could; {parity.tensors} tensors, "
+            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %."
         )
     kernels = ", ".join(f"{count} {name}" for name, count in parity.integer_kernels.items()) or "none"
     floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"

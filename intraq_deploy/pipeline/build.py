@@ -9,12 +9,13 @@ import torch
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline import records, stages
 from intraq_deploy.pipeline.engines import FOLDER
-from intraq_deploy.pipeline.gate import check_parity, parity_images
+from intraq_deploy.pipeline.gate import parity_failures, parity_images
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.quantize import finished_run, keep, kept_images
 from intraq_deploy.pipeline.report import EngineRecord, RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
+from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import Program, float_program, load_program
 from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.targets.artifact import Artifact
@@ -102,8 +103,9 @@ def _check(run: Run, report: RunReport, artifact: Artifact, program: Program, en
     sessions, record = open_engine(engine, host), report.engines[artifact.target]
     student, _ = stages.kept_student(run, run.directory.path / stages.FINE_TUNING)
     inputs, trained = parity_images(student, program, kept_images(run))
-    record.failures = check_parity(report, program, artifact, inputs, trained, sessions)
-    record.failures += _float_layers(artifact, program, engine)
+    validation = validate(artifact, program, inputs, sessions)
+    report.parity[artifact.target] = records.parity_record(validation, trained)
+    record.failures = parity_failures(artifact.target, validation) + _float_layers(artifact, program, engine)
     image = torch.zeros_like(inputs[:1])
     record.milliseconds = sessions.shipped.milliseconds(image)
     record.float16_milliseconds = sessions.float16.milliseconds(image)

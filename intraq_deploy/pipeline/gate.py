@@ -18,8 +18,8 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
-from intraq_deploy.targets.tensorrt.engine import EngineSessions
 from intraq_deploy.targets.onnxruntime.target import why_rehearsed
+from intraq_deploy.targets.tensorrt.engine import EngineSessions
 
 _MIB = 1 << 20
 _LEAST_POINTS, _LEAST_IMAGES = 0.1, 3
@@ -47,7 +47,10 @@ def check(
     report.versions["onnxruntime"] = onnxruntime().__version__
     inputs, trained = parity_images(student, program, images)
     for target, artifact in artifacts.items():
-        report.failures += check_parity(report, program, artifact, inputs, trained, engines.get(target))
+        validation = validate(artifact, program, inputs, engines.get(target))
+        report.parity[target] = records.parity_record(validation, trained)
+        report.failures += parity_failures(target, validation)
+        report.warnings += _warnings(artifact, validation)
     if labelled is not None:
         _check_accuracy(run, report, student, program, artifacts, labelled, compared, engines)
     report.warnings += _size_warnings(report)
@@ -62,26 +65,6 @@ def parity_images(student: FakeQuantNetwork, program: Program, images: Synthetic
     with torch.no_grad():
         trained = torch.cat([student(part) for part in normalised(program, inputs).split(32)])
     return inputs, trained
-
-
-def check_parity(
-    report: RunReport,
-    program: Program,
-    artifact: Artifact,
-    inputs: Tensor,
-    trained: Tensor,
-    engine: EngineSessions | None,
-) -> list[str]:
-    """Fills in one target's parity and warnings, and says what fails.
-
-    inputs, trained: see `parity_images`. engine: of the artifact, in place of a rehearsal.
-    """
-    validation = validate(artifact, program, inputs, engine)
-    report.parity[artifact.target] = records.parity_record(validation, trained)
-    report.warnings += _warnings(artifact.target, validation)
-    absent = why_rehearsed(artifact)
-    report.warnings += [] if absent is None else [f"{artifact.target} was not run on its provider. {absent}"]
-    return _parity_failures(artifact.target, validation)
 
 
 def _check_accuracy(
@@ -105,7 +88,7 @@ def _check_accuracy(
     report.advice = advice(measured.rows, next(iter(artifacts)), report.label)
 
 
-def _parity_failures(target: str, validation: Validation) -> list[str]:
+def parity_failures(target: str, validation: Validation) -> list[str]:
     """One sentence for everything that differs more than the program declares."""
     failures = []
     for tensor in validation.parity.failures:
@@ -152,9 +135,10 @@ def _size_warnings(report: RunReport) -> list[str]:
     ]
 
 
-def _warnings(target: str, validation: Validation) -> list[str]:
+def _warnings(artifact: Artifact, validation: Validation) -> list[str]:
     """What a person should know although the gate passes."""
-    notes = []
+    target, absent = artifact.target, why_rehearsed(artifact)
+    notes = [] if absent is None else [f"{target} was not run on its provider. {absent}"]
     floats = {op: n for op, n in validation.float_kernels.items() if "Conv" in op or "Gemm" in op or "MatMul" in op}
     if floats:
         listed = ", ".join(f"{n} {op}" for op, n in floats.items())

@@ -85,9 +85,7 @@ def validate(artifact: Artifact, program: Program, images: Tensor, engine: Engin
     )
 
 
-def _on_gpu(
-    ran_by: str, program: Program, shipped: Runs, instrumented: Runs, images: Tensor, batch: int
-) -> Validation:
+def _on_gpu(ran_by: str, program: Program, shipped: Runs, instrumented: Runs, images: Tensor, batch: int) -> Validation:
     """program: with an engine's tolerances."""
     zero_points = dict.fromkeys(program.grids, 0)
     parity = compare(

@@ -119,6 +119,8 @@ def open_engine(engine: Engine, host: Host) -> EngineSessions:
     """Raises TargetError for an engine of another version or GPU."""
     names = (engine.path.name, INSTRUMENTED, FLOAT16)
     return EngineSessions(*(host.open(engine.path.parent / name) for name in names))
+
+
 def build_context(artifact: Artifact, folder: Path) -> Engine:
     """Builds `artifact` with ONNX Runtime's TensorRT provider for this machine's GPU: an ONNX file with the engine in
     it, in `folder`, which exists. Raises TargetError where the provider does not load, or refuses the model."""

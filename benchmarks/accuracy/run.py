@@ -27,6 +27,7 @@ import rows
 import torch
 from intraq_deploy.targets.onnxruntime.target import export, open_shipped
 from intraq_deploy.targets.profile import load_profile
+from leaves import dead_leaves
 from rows import Key
 from sets import REAL, RECIPES, image_set, recipe_of
 from torch import Tensor
@@ -52,6 +53,8 @@ from models import export_quantize_static, export_with_torch
 STATIC = "static"
 HELD, HELD_SEED = ("held", "held-bns"), 1000
 """Images of a seed of their own, on which steps of a recipe may be compared without looking at a test set."""
+LEAVES = "leaves"
+_LEAVES = 256
 _COMPARED = 32
 _BATCH = 100
 
@@ -73,7 +76,7 @@ class Bench:
     answers: dict[str, Tensor]
     """The float network's logits on them."""
     held: dict[str, Tensor]
-    """By recipe of HELD."""
+    """By recipe of HELD, and LEAVES."""
 
 
 def bench_of(name: str, data: Path) -> Bench:
@@ -87,6 +90,8 @@ def bench_of(name: str, data: Path) -> Bench:
     held = {
         way: image_set(name, model, way, recipe_of(way, model).synthesis, HELD_SEED, data)[0].images for way in HELD
     }
+    _, _, size = model.input_shape
+    held[LEAVES] = normalise(dead_leaves(_LEAVES, size, HELD_SEED), model.preprocessing)
     answers = {test: answer(teacher, images) for test, (images, _) in tests.items()}
     return Bench(name, data, model, teacher, tests, answers, held)
 
@@ -163,6 +168,7 @@ def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, d
     shared = {
         "held_kl": f"{divergences[0]:.4f}",
         "held_bns_kl": f"{divergences[1]:.4f}",
+        "held_leaves_kl": f"{divergences[2]:.4f}",
         "integers_compared": parity.parity.compared,
         "integers_differing": parity.parity.mismatched,
         "seconds_training": f"{seconds:.0f}",

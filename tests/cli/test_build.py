@@ -1,8 +1,11 @@
 """`build` and `lint`, and the gate for a target whose runtime is on the device only."""
 
+import csv
+import importlib
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -90,7 +93,7 @@ def test_a_provider_that_is_not_here_is_rehearsed_and_named(run, shared, tmp_pat
     report = json.loads((directory / "run.json").read_text())
     parity = report["parity"]["onnxruntime-tensorrt"]
     assert parity["rehearsed"]
-    assert parity["provider"] is None
+    assert parity["ran_by"] is None
     assert parity["integers_mismatched"] <= 1e-4 * parity["integers_compared"]
     assert any(said in warning for warning in report["warnings"])
 
@@ -173,7 +176,7 @@ def test_where_the_gpu_is_engines_are_checked_and_timed(run, built):
     assert "On Orin, batch 1: 0.500 ms; the float network in float16 0.500 ms" in text
     assert "0 of them more than rounding in another order explains" in text
     report = json.loads((directory / "run.json").read_text())
-    assert report["parity"]["tensorrt-int8"]["engine"]
+    assert report["parity"]["tensorrt-int8"]["ran_by"] == "its engine"
     assert not report["parity"]["tensorrt-int8"]["rehearsed"]
     again = run("validate", directory, "--target", "tensorrt-int8")
     assert again.exit_code == 0, again.stderr
@@ -218,3 +221,22 @@ def test_elsewhere_an_engines_file_is_rehearsed_and_why_is_said(run, built, monk
     install(monkeypatch, "10.13.2.6")
     result = run("validate", directory, "--target", "tensorrt-int8")
     assert "it was built by TensorRT 10.3.0 for Orin, and here is TensorRT 10.13.2.6 with Orin" in result.stderr
+
+
+def test_the_gpu_benchmark_writes_a_row_for_each_engine(shared, monkeypatch, tmp_path, capsys):
+    directory, table = tmp_path / "run", tmp_path / "gpu.csv"
+    shutil.copytree(shared[0], directory)
+    install(monkeypatch, "10.13.2.6")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("gpu")
+    assert benchmark.main([str(directory), "--out", str(table)]) == 0
+    assert "tensorrt8-int8: TensorRT 10.13.2.6 is installed, and tensorrt8-int8 is for 8.5" in capsys.readouterr().err
+    with table.open(newline="") as file:
+        rows = {row["target"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {"tensorrt-int8", "tensorrt-int4"}
+    assert rows["tensorrt-int8"]["layers"] == "9 INT8"
+    assert int(rows["tensorrt-int8"]["integers"]) > 10_000
+    assert {row["beyond_rounding"] for row in rows.values()} == {"0"}
+    assert {(row["milliseconds"], row["gpu"]) for row in rows.values()} == {("0.5", "Orin")}
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert benchmark.main([str(directory), "--out", str(table)]) == 1

@@ -130,7 +130,7 @@ def test_the_file_is_rehearsed_where_the_provider_is_not(frozen, tmp_path):
     found = validate(artifact, program, random_images(8))
     assert found.passes
     assert found.rehearsed
-    assert found.provider is None
+    assert found.ran_by is None
     assert found.parity.mismatched <= 1e-5 * found.parity.compared
 
 

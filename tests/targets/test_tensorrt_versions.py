@@ -94,7 +94,7 @@ def test_its_integers_are_compared(machine, built, program, version):
     artifact, host, engine = built(version)
     found = validate(artifact, program, random_images(20), open_engine(engine, host))
     assert found.passes
-    assert found.engine
+    assert found.ran_by == "its engine"
     assert found.parity.compared > 100_000
     assert found.parity.mismatched <= 3
 

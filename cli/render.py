@@ -10,7 +10,14 @@ from rich.table import Table
 
 from intraq_deploy.pipeline.inspection import Inspection
 from intraq_deploy.pipeline.linting import LintReport
-from intraq_deploy.pipeline.report import CalibrationRecord, EngineRecord, MixedRecord, ParityRecord, RunReport
+from intraq_deploy.pipeline.report import (
+    AccountingRecord,
+    CalibrationRecord,
+    EngineRecord,
+    MixedRecord,
+    ParityRecord,
+    RunReport,
+)
 from intraq_deploy.pipeline.sensitivity import LayerSensitivity, SensitivityReport
 
 _MIB = 1 << 20
@@ -45,14 +52,26 @@ def render_report(report: RunReport, directory: str) -> None:
 
 
 def render_artifacts(report: RunReport, directory: str) -> None:
-    """The files that were written."""
+    """The files that were written, and what low bits buy in them."""
+    console = Console()
     for target, artifact in report.artifacts.items():
         mib = {name.replace("_", " "): f"{size / _MIB:.2f}" for name, size in artifact.items.items()}
         items = ", ".join(f"{name} {size}" for name, size in mib.items() if float(size))
         size = f"{artifact.bytes / _MIB:.2f} MiB" + (f" ({items})" if items else "")
         beside = f"; beside it {' and '.join(artifact.companions)}" if artifact.companions else ""
         line = f"{target}: {directory}/{artifact.path}, {size}{beside}"
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {_accounting(report, artifact.accounting)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _accounting(report: RunReport, accounting: AccountingRecord) -> str:
+    low = min(report.bits.weights, report.bits.activations) < 8
+    pace = ": values of fewer than 8 bits are no faster than 8" if low else ""
+    times = f"{accounting.smaller:.1f} times smaller than" if accounting.smaller > 1 else "no smaller than"
+    return (
+        f"A weight takes {accounting.stored_bits:.1f} bits in it, and it is {times} the weights in float32; layers "
+        f"compute in {accounting.computed_in}{pace}."
+    )
 
 
 def render_engines(report: RunReport, targets: Iterable[str], directory: str) -> None:

@@ -2,8 +2,8 @@
 
 Discs of random colours cover each other, the many small ones and few large ones of a scale-free world: p(r) ~ r^-3
 between 1/16 and 1/2 of the side. Such images have edges and the power spectrum of photographs (Lee, Mumford, Huang,
-"Occlusion models for natural images", IJCV 2001). Steps of a recipe are compared on them because synthetic images of one
-recipe favour the students of that recipe, and so choose badly.
+"Occlusion models for natural images", IJCV 2001). Steps of a recipe are compared on them: synthetic images of one
+recipe favour its own students, and so choose badly.
 """
 
 import numpy as np
@@ -17,9 +17,10 @@ _LEAVES = 400
 
 
 def dead_leaves(count: int, size: int, seed: int) -> Tensor:
-    """uint8 pixels [count, size, size, 3]."""
+    """uint8 pixels [count, 3, size, size]."""
     generator = np.random.default_rng(seed)
-    return torch.from_numpy(np.stack([_image(generator, size) for _ in range(count)]))
+    pixels = np.stack([_image(generator, size) for _ in range(count)])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def _image(generator: np.random.Generator, size: int) -> np.ndarray:

@@ -12,8 +12,8 @@ PROTOCOLS = {"P1": "paper", "P2": "ends8", "P3": "integer"}
 COLUMNS = (
     "network", "protocol", "bits", "recipe", "seed", "images", "iterations", "steps", "batch", "precision", "test",
     "float", "ranges_only", "fake_quant", "deployed", "agreement", "held_kl", "held_bns_kl", "held_leaves_kl",
-    "bn_distance", "intra_class_distance", "integers_compared", "integers_differing", "seconds_images", "seconds_training",
-    "hardware", "versions", "commit",
+    "bn_distance", "intra_class_distance", "integers_compared", "integers_differing", "seconds_images",
+    "seconds_training", "hardware", "versions", "commit",
 )  # fmt: skip
 """Accuracies and agreements in percent; `test` names the images that all accuracies are of; `precision` is that of the
 convolutions that make images, and of the gradients in training."""

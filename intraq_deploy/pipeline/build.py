@@ -51,7 +51,7 @@ def build_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress
         for maker in makers:
             name = maker.profile.name
             artifact = stages.export(run, name, program)
-            report.artifacts[name] = records.artifact_record(run, artifact)
+            report.artifacts[name] = records.artifact_record(run, artifact, program)
             engine = _engine(run, maker, artifact, program)
             report.engines[name] = _record(run, engine)
             if maker.host is not None:

@@ -86,7 +86,9 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     compared = {} if labelled is None else baselines(run, images)
     report = _report(run, made, "quantized")
     report.settled, report.accumulator = settled, records.accumulator_record(program)
-    report.artifacts = {target: records.artifact_record(run, artifact) for target, artifact in artifacts.items()}
+    report.artifacts = {
+        target: records.artifact_record(run, artifact, program) for target, artifact in artifacts.items()
+    }
 
     key = _validation_key(report, program, labelled)
     before = stages.kept(run, VALIDATION, key, lambda folder: read_report(folder / REPORT))
@@ -127,7 +129,7 @@ def export_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progres
     with run.directory.opened():
         for target in targets:
             artifact = stages.export(run, target, program)
-            report.artifacts[target] = records.artifact_record(run, artifact)
+            report.artifacts[target] = records.artifact_record(run, artifact, program)
         return keep(run, report)
 
 

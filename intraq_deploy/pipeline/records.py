@@ -1,7 +1,7 @@
 """From values in memory to the records of run.json."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.evaluation.parity import agreement
 from intraq_deploy.pipeline.report import (
+    AccountingRecord,
     AccumulatorRecord,
     ArtifactRecord,
     CalibrationRecord,
@@ -22,9 +23,11 @@ from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.validation import Validation
 from intraq_deploy.program import Program
 from intraq_deploy.program.bounds import largest_accumulator
+from intraq_deploy.program.program import FloatWeights, IntegerWeights
 from intraq_deploy.synthesis.quality import Quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.profile import load_profile
 
 
 def model_record(run: Run) -> ModelRecord:
@@ -107,14 +110,38 @@ def accumulator_record(program: Program) -> AccumulatorRecord | None:
     return AccumulatorRecord(layer=layer, largest=largest, headroom_bits=round(math.log2((1 << 31) / largest), 2))
 
 
-def artifact_record(run: Run, artifact: Artifact) -> ArtifactRecord:
+def artifact_record(run: Run, artifact: Artifact, program: Program) -> ArtifactRecord:
     return ArtifactRecord(
         path=relative(run.directory.path, artifact.path),
         bytes=artifact.bytes,
         items=artifact.items,
         sha256=artifact.sha256,
+        accounting=_accounting(artifact, program),
         companions=artifact.companions,
     )
+
+
+def _accounting(artifact: Artifact, program: Program) -> AccountingRecord:
+    layers = [layer for layer in program.layers.values() if isinstance(layer, IntegerWeights | FloatWeights)]
+    weights = sum(layer.codes.numel() for layer in layers)
+    stored = sum(size for item, size in artifact.items.items() if item.startswith("weights "))
+    plain = 4 * (weights + sum(len(layer.scale) for layer in layers))
+    return AccountingRecord(
+        weights=weights,
+        stored_bits=round(8 * stored / weights, 2),
+        computed_in=_computed_in(artifact, layers),
+        smaller=round(plain / artifact.bytes, 2),
+    )
+
+
+def _computed_in(artifact: Artifact, layers: Sequence[IntegerWeights | FloatWeights]) -> str:
+    floats = sum(isinstance(layer, FloatWeights) for layer in layers)
+    kinds = "INT8" if floats < len(layers) else ""
+    if "weights int4" in artifact.items and load_profile(artifact.target).runtime != "onnxruntime":
+        kinds += ", linear layers with INT4 weights in float16"
+    if floats:
+        kinds += f"{', ' if kinds else ''}{floats} layers in float32"
+    return kinds
 
 
 def relative(root: Path, path: Path) -> str:

@@ -149,6 +149,19 @@ class ComparisonRow(_Record):
     """What has to be known of it."""
 
 
+class AccountingRecord(_Record):
+    """What low bits buy in one target's file. What computes is what its runtime has: nothing has 4-bit convolutions."""
+
+    weights: int
+    """Their number."""
+    stored_bits: float
+    """That a weight takes in the file, on average, scales and biases apart."""
+    computed_in: str
+    """The type that convolutions and linear layers multiply in."""
+    smaller: float
+    """How many times the file is smaller than the weights and biases in float32."""
+
+
 class ArtifactRecord(_Record):
     path: str
     """Relative to the run directory."""
@@ -156,6 +169,7 @@ class ArtifactRecord(_Record):
     items: dict[str, int]
     """What they are spent on, `bytes` in all."""
     sha256: str
+    accounting: AccountingRecord
     companions: dict[str, str] = {}
     """Further files beside it, by name: their SHA-256."""
 

@@ -154,7 +154,7 @@ def test_what_rounds_to_nothing_is_not_printed(finished, capsys, items, end):
     report = read_report(finished / "run.json")
     report.artifacts["onnxruntime"].items = items
     render_artifacts(report, "run")
-    assert capsys.readouterr().out.endswith(end)
+    assert end in capsys.readouterr().out
 
 
 def test_a_gate_that_fails_exits_three(run, finished, tmp_path):
@@ -225,3 +225,13 @@ def test_an_interrupted_run_continues_to_the_same_integers(run, checkpoint, tmp_
     assert run(*command("cut")).exit_code == 0
     for file in ("program/program.json", "targets/onnxruntime/model.onnx"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_what_low_bits_buy_is_said(run, finished):
+    accounting = report_of(finished)["artifacts"]["onnxruntime"]["accounting"]
+    assert 4 <= accounting["stored_bits"] < 4.1  # an odd number of codes wastes half a byte
+    assert accounting["computed_in"] == "INT8"
+    assert accounting["smaller"] > 1
+    printed = " ".join(run("export", finished).stdout.split())
+    assert "A weight takes 4.0 bits in it" in printed
+    assert "layers compute in INT8: values of fewer than 8 bits are no faster than 8." in printed

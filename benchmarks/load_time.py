@@ -20,7 +20,7 @@ from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 
 from intraq_deploy import load_model
-from intraq_deploy.evaluation.latency import paired_medians
+from intraq_deploy.evaluation.latency import interleaved, medians
 from intraq_deploy.graph import trace
 from intraq_deploy.pipeline.run import machine
 from intraq_deploy.program import float_program, freeze, settle
@@ -30,7 +30,7 @@ from intraq_deploy.quantization.build import build_network
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support import random_images, realistic
 
-SECONDS = 30.0
+ROUNDS, SECONDS = 1000, 30.0
 """Of opening, for each network."""
 FOUR_BITS = load_profile("onnxruntime")
 BYTES = FOUR_BITS.model_copy(
@@ -74,7 +74,7 @@ def main() -> None:
                 (Path(folder) / form).mkdir()
                 artifacts[form] = export(written, profile, Path(folder) / form, metadata)
             openers = {form: partial(open_session, str(artifact.path)) for form, artifact in artifacts.items()}
-            times = paired_medians(openers, SECONDS)
+            times = medians(interleaved(openers, ROUNDS, SECONDS, threads=1))
         for form, artifact in artifacts.items():
             print(
                 f"{name} {form}: {artifact.bytes:,} bytes, opened in {times[form]:.1f} ms; {artifact.items}", flush=True

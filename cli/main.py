@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from intraq_deploy.cli.bench import bench
 from intraq_deploy.cli.build import build
 from intraq_deploy.cli.export import export
 from intraq_deploy.cli.inspect import inspect
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich for --help takes longer than all else together
 )
-for command in (quantize, synthesize, sensitivity, export, validate, build, lint, inspect):
+for command in (quantize, synthesize, sensitivity, export, validate, build, bench, lint, inspect):
     app.command()(command)
 app.add_typer(recipes, name="recipes")
 

@@ -214,6 +214,9 @@ InputType = Annotated[
         "--input", help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph."
     ),
 ]
+BatchSize = Annotated[int, typer.Option("--batch", help="Images at a time.")]
+Threads = Annotated[int, typer.Option("--threads", help="Of ONNX Runtime.")]
+Seconds = Annotated[float, typer.Option("--seconds", help="How long to measure, all models together.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the report alone, as JSON. Default: a table.", show_default=False)
 ]

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from intraq_deploy.pipeline.bench import BenchReport
 from intraq_deploy.pipeline.inspection import Inspection
 from intraq_deploy.pipeline.linting import LintReport
 from intraq_deploy.pipeline.report import (
@@ -111,6 +112,25 @@ def _run_of(engine: EngineRecord) -> str:
         f" On {engine.gpu}, batch 1: {engine.milliseconds:.3f} ms; the float network in float16 "
         f"{engine.float16_milliseconds:.3f} ms (medians of CUDA graphs, transfers apart)."
     )
+
+
+def render_bench(report: BenchReport) -> None:
+    """One line for each model."""
+    console = Console()
+    threads = f"{report.threads} thread" + "s" * (report.threads > 1)
+    table = Table(title=escape(f"{report.architecture} {report.bits}, batch {report.batch}, {threads}"))
+    for heading in ("", "MiB", "ms", "times as fast as float32"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in report.rows:
+        value, low, high = row.speed
+        ratio = "" if row.name == "float32" else f"{value:.2f} ({low:.2f} to {high:.2f})"
+        table.add_row(row.name, f"{row.bytes / _MIB:.2f}", f"{row.milliseconds:.3f}", ratio)
+    table.caption = (
+        f"Medians of {report.rounds} rounds, 95 % intervals. ONNX Runtime {report.onnxruntime}, {report.machine}."
+    )
+    console.print(table)
+    if report.elsewhere:
+        console.print(f"On the device only: {', '.join(report.elsewhere)}.", highlight=False, markup=False)
 
 
 def render_findings(report: LintReport) -> None:

@@ -25,6 +25,7 @@ import onnxruntime
 import plan
 import rows
 import torch
+from intraq_deploy.targets.onnxruntime.static import quantize_static
 from intraq_deploy.targets.onnxruntime.target import export, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from leaves import dead_leaves
@@ -48,7 +49,7 @@ from intraq_deploy.training.losses import distillation
 from intraq_deploy.training.teacher import Teacher
 
 sys.path.append(str(networks.HERE.parent / "latency"))
-from models import export_quantize_static, export_with_torch
+from models import export_with_torch
 
 STATIC = "static"
 HELD, HELD_SEED = ("held", "held-bns"), 1000
@@ -192,7 +193,7 @@ def _deployed(bench: Bench, test: str, student: FakeQuantNetwork | None, run) ->
 def _static(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
     """ONNX Runtime's quantize_static at 8 bits, calibrated with the images."""
     export_with_torch(bench.model.module, images.images[:1], folder / "float.onnx")
-    export_quantize_static(folder / "float.onnx", folder / "static.onnx", images.images.numpy())
+    quantize_static(folder / "float.onnx", folder / "static.onnx", images.images)
     session = onnxruntime.InferenceSession(folder / "static.onnx", providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

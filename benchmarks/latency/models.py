@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from intraq_deploy.targets.onnxruntime.static import quantize_static
 from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 from measure import BATCH_DIMENSION
-from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from intraq_deploy.graph import Graph, trace
@@ -66,7 +64,7 @@ def make(network: str, profiles: Sequence[str], folder: Path) -> Made:
 
     float32, static = folder / "float32-torch.onnx", folder / "quantize_static.onnx"
     export_with_torch(module, images[:1], float32)
-    export_quantize_static(float32, static, images.numpy())
+    quantize_static(float32, static, images)
     files = [File(TORCH, "", float32), File(STATIC, "", static)]
     wanted = [(OURS, ""), *((f"W{w}A{a}", profile) for profile in profiles for w, a in BITS)]
     missing: dict[tuple[str, str], str] = {}
@@ -104,31 +102,6 @@ def export_with_torch(module: nn.Module, image: torch.Tensor, path: Path) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (image,), path, dynamo=False, opset_version=_OPSET, dynamic_axes=axes, **names)
-
-
-class _Images(CalibrationDataReader):
-    def __init__(self, images: NDArray[np.float32]) -> None:
-        self._images = iter(images)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        image = next(self._images, None)
-        return None if image is None else {"image": image[None]}
-
-
-def export_quantize_static(source: Path, path: Path, images: NDArray[np.float32]) -> None:
-    """ONNX Runtime's own quantizer, as its documentation recommends for x86: preprocessed, QDQ, u8 s8, per channel."""
-    prepared = source.with_name("prepared.onnx")
-    quant_pre_process(source, prepared)
-    quantize_static(
-        prepared,
-        path,
-        _Images(images),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-    prepared.unlink()
 
 
 def _ours(graph: Graph, images: torch.Tensor, profiles: Sequence[str], folder: Path) -> Iterator[File]:

@@ -10,7 +10,7 @@ import torch
 from intraq_deploy.data import LabelledImages
 from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
-from intraq_deploy.evaluation.latency import paired_medians
+from intraq_deploy.evaluation.latency import interleaved, medians
 from intraq_deploy.pipeline.report import ComparisonRow
 from intraq_deploy.pipeline.run import Run, freedom_of
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
@@ -37,6 +37,8 @@ CUDA_FLOAT32, CUDA_FLOAT16 = "cuda-float32", "cuda-float16"
 """The float network on ONNX Runtime's CUDA provider, where that loads."""
 BASELINES = "baselines"
 _BATCH = 100
+_ROUNDS, _SECONDS = 200, 0.5
+"""Of timing: at most so many, in about so many seconds for each model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,8 @@ def _rows(
         name: open_shipped(artifact, 1) for name, artifact in artifacts.items() if not is_rehearsed(artifact)
     }
     sessions |= on_cuda
-    times = paired_medians({name: partial(session.run, sample) for name, session in sessions.items()})
+    runs = {name: partial(session.run, sample) for name, session in sessions.items()}
+    times = medians(interleaved(runs, _ROUNDS, _SECONDS * len(runs), threads=1))
     sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
     sizes |= {name: session.bytes for name, session in on_cuda.items()}
     return [

@@ -1,0 +1,202 @@
+"""Other machines, through the system's ssh: its configuration, agents, jump hosts and host-key checks are the user's.
+
+Nothing is asked and nothing is kept: a connection that would need a password or an unknown host key fails, with what to
+type instead. Files are written under a temporary name, continued where a broken copy stopped, and renamed when their
+SHA-256 is right; what is there already is not sent again.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from intraq_deploy.targets.artifact import sha256_of
+
+from intraq_deploy.errors import TargetError, UsageError
+
+CONNECT_SECONDS = 15
+"""Until a host that does not answer is given up; one that stops answering, about as long."""
+_PART = ".part"
+_BLOCK = 1 << 20
+_FAILED = 255
+"""ssh's own exit code; others are the command's."""
+_REASONS = (
+    (
+        "Host key verification failed",
+        "its host key is not known, or has changed: run `ssh {host}` once, and compare it",
+    ),
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key has changed: find out why before you go on"),
+    ("Permission denied", "it does not let you in without a password: run ssh-copy-id, or name the right user"),
+    ("Could not resolve hostname", "its name is unknown: look at the spelling, or at ~/.ssh/config"),
+    ("Connection refused", "nothing listens there: start its ssh server, or give --port"),
+    ("No route to host|Network is unreachable|timed out|Timeout", "it does not answer: is it on, and in this network?"),
+    ("No space left on device|Disk quota exceeded", "its disk is full: free some space, or give --dir"),
+)
+_HASHES = """
+import hashlib, json, os, sys
+root, found = sys.argv[1], {}
+for name in json.load(sys.stdin):
+    for path in (name, name + ".part"):
+        full = os.path.join(root, path)
+        if os.path.isfile(full):
+            digest = hashlib.sha256()
+            with open(full, "rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+            found[path] = [digest.hexdigest(), os.path.getsize(full)]
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A host, as ssh takes it: "user@host" or a name from its configuration."""
+
+    host: str
+    port: int | None = None
+
+    def command(self, remote: str) -> list[str]:
+        """The local command line that runs `remote` there, in its shell."""
+        options = {
+            "BatchMode": "yes",  # no questions: neither a password nor an unknown host key is accepted
+            "ConnectTimeout": str(CONNECT_SECONDS),
+            "ServerAliveInterval": "5",
+            "ServerAliveCountMax": "3",
+        }
+        flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        port = [] if self.port is None else ["-p", str(self.port)]
+        return ["ssh", *flags, *port, "--", self.host, remote]
+
+    def run(self, remote: str, *, given: bytes = b"", codes: Iterable[int] = (0,)) -> "Answer":
+        """Runs a shell command there. given: its standard input. codes: exit codes that are no error.
+
+        Raises TargetError where the host cannot be reached, and for other exit codes, with the last line that it said.
+        """
+        try:
+            done = subprocess.run(self.command(remote), input=given, capture_output=True, check=False)
+        except FileNotFoundError as error:
+            raise TargetError("There is no ssh here: install OpenSSH's client.") from error
+        answer = Answer(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+        if answer.code not in codes:
+            raise self.failure(answer)
+        return answer
+
+    def failure(self, answer: "Answer") -> TargetError:
+        """What went wrong, in one sentence."""
+        for pattern, meaning in _REASONS:
+            if re.search(pattern, answer.said):
+                return TargetError(f"{self.host}: {meaning.format(host=self.host)}.")
+        lines = answer.said.strip().splitlines()
+        last = lines[-1].rstrip(".") if lines else "it said nothing"
+        if answer.code == _FAILED:
+            return TargetError(
+                f"{self.host}: the connection failed ({last}): run it again, it goes on where it stopped."
+            )
+        return TargetError(f"{self.host}: {last} (exit code {answer.code}).")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command gave."""
+
+    code: int
+    output: bytes
+    said: str
+    """On standard error."""
+
+
+def check_host(host: str) -> None:
+    """Raises UsageError for what ssh would take for an option, or no host."""
+    if not host or host.startswith("-") or re.search(r"\s", host):
+        raise UsageError(f"The host is {host!r}: give user@host, or a name from ~/.ssh/config.")
+
+
+def quoted(path: PurePosixPath | str) -> str:
+    """For the shell there. A leading ~/ stays, so that it means the home directory."""
+    text = str(path)
+    if text == "~":
+        return text
+    if text.startswith("~/"):
+        return "~/" + shlex.quote(text[2:])
+    return shlex.quote(text)
+
+
+def missing(remote: Remote, python: str, folder: str, files: Mapping[str, str]) -> dict[str, int]:
+    """Which of `files` (SHA-256 by relative path) are not there as they should be, with how many bytes of them a broken
+    copy left."""
+    names = json.dumps(list(files)).encode()
+    answer = remote.run(f"{python} -c {shlex.quote(_HASHES)} {quoted(folder)}", given=names)
+    found: dict[str, list[object]] = json.loads(answer.output)
+    return {
+        name: int(str(found[name + _PART][1])) if name + _PART in found else 0
+        for name, sha256 in files.items()
+        if name not in found or found[name][0] != sha256
+    }
+
+
+def send(
+    remote: Remote, python: str, folder: str, source: Path, files: Mapping[str, str], sent: Callable[[int], None]
+) -> int:
+    """Copies what is missing of `files` (SHA-256 by path, relative to `source`) into `folder`, which is made.
+
+    sent: told how many bytes have gone so far. Gives the bytes that were sent.
+
+    Raises TargetError where the connection breaks or the disk is full, and for a file that arrives otherwise than it
+    was; what had arrived by then is continued the next time.
+    """
+    total = 0
+    for name, before in missing(remote, python, folder, files).items():
+        path, size = source / name, (source / name).stat().st_size
+        start = before if before <= size else 0
+        place = PurePosixPath(folder) / name
+        part = quoted(f"{place}{_PART}")
+        remote.run(f"mkdir -p {quoted(place.parent)}")
+        total += _append(remote, path, start, f"cat {'>>' if start else '>'} {part}", lambda n, t=total: sent(t + n))
+        _finish(remote, python, folder, name, files[name])
+    return total
+
+
+def _append(remote: Remote, path: Path, start: int, command: str, sent: Callable[[int], None]) -> int:
+    """Sends a file from byte `start` on."""
+    with path.open("rb") as file, subprocess.Popen(
+        remote.command(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stderr is not None
+        file.seek(start)
+        count = 0
+        try:
+            while block := file.read(_BLOCK):
+                process.stdin.write(block)
+                count += len(block)
+                sent(count)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # what it says on standard error tells why
+        said = process.stderr.read().decode(errors="replace")
+        code = process.wait()
+    if code:
+        raise remote.failure(Answer(code, b"", said))
+    return count
+
+
+def _finish(remote: Remote, python: str, folder: str, name: str, sha256: str) -> None:
+    """Renames what has arrived, if it is right; else it is removed, to be sent anew."""
+    place = quoted(PurePosixPath(folder) / name)
+    part = quoted(f"{PurePosixPath(folder) / name}{_PART}")
+    answer = remote.run(f"{python} -c {shlex.quote(_HASHES)} {quoted(folder)}", given=json.dumps([name]).encode())
+    found = json.loads(answer.output).get(name + _PART)
+    if found is None or found[0] != sha256:
+        remote.run(f"rm -f {part}")
+        raise TargetError(f"{remote.host}: {name} arrived otherwise than it was sent: run it again.")
+    remote.run(f"mv -f {part} {place}")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 by path, of all files below `folder`."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }

@@ -214,6 +214,34 @@ InputType = Annotated[
         "--input", help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph."
     ),
 ]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="HOST",
+        help="user@host, or a name from ~/.ssh/config; may be given several times.",
+        show_default=False,
+    ),
+]
+Fleet = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help='A TOML file with hosts = ["user@a", "user@b"].', show_default=False),
+]
+Port = Annotated[int | None, typer.Option(help="Of ssh. Default: the configuration's.", show_default=False)]
+ShipTarget = Annotated[
+    str | None,
+    typer.Option("--target", help="A device or target. Default: what each host is found to be.", show_default=False),
+]
+RemoteFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--dir", metavar="PATH", help="On the hosts. Default: ~/intraq-deploy/RUN-DEVICE.", show_default=False
+    ),
+]
+RemotePython = Annotated[str, typer.Option("--python", metavar="PATH", help="The hosts' Python, 3.8 or newer.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the commands alone. Default: run them.", show_default=False)
+]
 BatchSize = Annotated[int, typer.Option("--batch", help="Images at a time.")]
 Threads = Annotated[int, typer.Option("--threads", help="Of ONNX Runtime.")]
 Seconds = Annotated[float, typer.Option("--seconds", help="How long to measure, all models together.")]

@@ -20,6 +20,7 @@ from intraq_deploy.pipeline.report import (
     RunReport,
 )
 from intraq_deploy.pipeline.sensitivity import LayerSensitivity, SensitivityReport
+from intraq_deploy.pipeline.ship import ShipReport
 
 _MIB = 1 << 20
 _SHOWN_FAILURES, _SHOWN_LAYERS = 3, 8
@@ -131,6 +132,29 @@ def render_bench(report: BenchReport) -> None:
     console.print(table)
     if report.elsewhere:
         console.print(f"On the device only: {', '.join(report.elsewhere)}.", highlight=False, markup=False)
+
+
+def render_shipping(report: ShipReport) -> None:
+    """One line for each host, and what went wrong below."""
+    console = Console()
+    table = Table(title=escape(f"{report.run} on {len(report.hosts)} host" + "s" * (len(report.hosts) > 1)))
+    for heading in ("host", "device", "runtime", "integers that differ", "ms, batch 1", "p99", "copied MiB"):
+        table.add_column(heading, justify="left" if heading in ("host", "device", "runtime") else "right")
+    for host in report.hosts:
+        check, bench = host.answers.get("check"), host.answers.get("bench")
+        differ = "" if check is None else f"{check['differ']:,} of {check['integers']:,}"
+        one = None if bench is None else bench["batches"][0]
+        times = ("", "") if one is None else (f"{one['median_ms']:.3f}", f"{one['p99_ms']:.3f}")
+        runtime = "" if check is None else f"{check['runtime']} {check['version']}"
+        table.add_row(
+            escape(host.host), host.device or "", runtime, differ, *times, f"{host.sent_bytes / _MIB:.2f}",
+            style="red" if host.failure else "",
+        )  # fmt: skip
+    console.print(table)
+    for host in report.hosts:
+        if host.failure is not None:
+            console.print(host.failure, style="red", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{report.run}/device holds each host's full answers.", highlight=False, markup=False, soft_wrap=True)
 
 
 def render_findings(report: LintReport) -> None:

@@ -1,0 +1,49 @@
+"""intraq-deploy ship: to devices, over ssh."""
+
+import typer
+from intraq_deploy.cli import options as o
+from intraq_deploy.cli.errors import reports_errors
+
+from intraq_deploy.errors import UsageError
+
+
+@reports_errors
+def ship(
+    run: o.RunArgument,
+    to: o.Hosts = None,
+    fleet: o.Fleet = None,
+    port: o.Port = None,
+    target: o.ShipTarget = None,
+    folder: o.RemoteFolder = None,
+    python: o.RemotePython = "python3",
+    dry_run: o.DryRun = False,
+    trust_pickle: o.TrustPickle = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Copy a finished run to devices, and build, check and time it there.
+
+    Through the system's ssh, with its configuration, agents and host-key checks; nothing is asked, and no password or
+    key is read. What a device has already is not sent again, and a broken copy goes on. Exits 3 if a check fails.
+    """
+    from intraq_deploy.cli.progress import make_progress
+    from intraq_deploy.cli.render import print_json, render_shipping
+
+    from intraq_deploy.pipeline import ship as shipping
+
+    if bool(to) == (fleet is not None):
+        raise UsageError("Give hosts, with --to user@host or with --fleet hosts.toml: one of the two.")
+    hosts = tuple(to or shipping.fleet(fleet))
+    shipment = shipping.Shipment(hosts, port, target, folder, python)
+    if dry_run:
+        for line in shipping.dry_run(run, shipment):
+            typer.echo(line)
+        return
+    with make_progress() as progress:
+        report = shipping.ship_run(run, shipment, trust_pickle, progress)
+    if json:
+        print_json(report.to_json())
+    else:
+        render_shipping(report)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)

@@ -1,0 +1,225 @@
+"""Shipping: a run's bundle on devices: copied, built, checked and timed there, and what they say brought back."""
+
+import json
+import re
+import shlex
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel
+
+from intraq_deploy.errors import IntraqError, RunError, TargetError, UsageError
+from intraq_deploy.files import write_atomically
+from intraq_deploy.pipeline.bundle import bundle_run
+from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.targets.device.probe import Facts, check_fits, device_of, probe
+from intraq_deploy.targets.device.profile import device_names, load_device
+from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send
+
+RESULTS = "device"
+HOME = "intraq-deploy"
+"""Where bundles lie on a device, in the home directory."""
+_GATE = 3
+_STEPS = ("doctor", "build", "check", "bench")
+_MIB = 1 << 20
+
+
+class HostReport(BaseModel):
+    """What came of one host."""
+
+    host: str
+    device: str | None = None
+    """The profile, named or found."""
+    machine: str | None = None
+    folder: str | None = None
+    """Of the bundle, there."""
+    sent_bytes: int = 0
+    seconds: float = 0.0
+    answers: dict[str, dict[str, Any]] = {}
+    """What run.py said, by its command."""
+    failure: str | None = None
+    """Why it was given up, or its check failed."""
+    exit_code: int = 0
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+
+class ShipReport(BaseModel):
+    """All hosts, in the order in which they were given."""
+
+    run: str
+    hosts: list[HostReport]
+
+    @property
+    def exit_code(self) -> int:
+        """Of a failed check before that of any other failure."""
+        codes = {host.exit_code for host in self.hosts}
+        return _GATE if _GATE in codes else max(codes)
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """What is to be done."""
+
+    hosts: tuple[str, ...]
+    port: int | None = None
+    target: str | None = None
+    """A device or target; None: the device that each host is found to be."""
+    folder: str | None = None
+    """On the hosts; None: one in the home directory, named after the run."""
+    python: str = "python3"
+
+    def check(self, run: Path) -> None:
+        """Raises UsageError for what cannot be meant."""
+        for host in self.hosts:
+            check_host(host)
+        if len(set(self.hosts)) < len(self.hosts):
+            raise UsageError("A host is given twice: give each once.")
+        if self.port is not None and not 0 < self.port < 1 << 16:
+            raise UsageError(f"--port is {self.port}: give a number from 1 to 65535.")
+        if self.folder is not None and (not self.folder.strip() or self.folder.rstrip("/") in ("", "~")):
+            raise UsageError(f"--dir is {self.folder!r}: give a folder of its own for the bundle.")
+        if not run.is_dir():
+            raise RunError(f"{run} is no run directory: run quantize first.")
+
+    def folder_on(self, run: Path, device: str) -> str:
+        """Where the bundle goes."""
+        return self.folder or f"~/{HOME}/{run.resolve().name}-{device}"
+
+
+def ship_run(path: Path, shipment: Shipment, trust_pickle: bool, progress: Progress) -> ShipReport:
+    """Probes every host, bundles for what they are, and then ships to all of them side by side.
+
+    A host that fails does not stop the others: its report says why. Reports are kept in the run directory. Raises
+    UsageError and RunError for what is wrong before any host is asked.
+    """
+    shipment.check(path)
+    remotes = [Remote(host, shipment.port) for host in shipment.hosts]
+    reports = {remote.host: HostReport(host=remote.host) for remote in remotes}
+    with ThreadPoolExecutor(len(remotes)) as pool:
+        asked = pool.map(lambda remote: _caught(reports[remote.host], lambda: _probe(remote, shipment)), remotes)
+        found = {remote.host: answer for remote, answer in zip(remotes, asked, strict=True) if answer is not None}
+    bundles: dict[str, Path] = {}
+    for host, (device, facts) in found.items():
+        reports[host].device, reports[host].machine = device, facts.model or facts.machine
+        progress.say(f"{host}: {facts.model or facts.machine}, Python {'.'.join(map(str, facts.python))}: {device}.")
+        if device not in bundles:
+            bundles[device] = Path(bundle_run(path, device, None, trust_pickle, progress).folder)
+
+    def ship(remote: Remote) -> None:
+        device, _ = found[remote.host]
+        report = reports[remote.host]
+        report.folder = shipment.folder_on(path, device)
+        _caught(report, lambda: _ship(remote, shipment, bundles[device], report, progress))
+
+    shipped = [remote for remote in remotes if remote.host in found]
+    with ThreadPoolExecutor(max(1, len(shipped))) as pool:
+        list(pool.map(ship, shipped))
+    for report in reports.values():
+        name = re.sub(r"[^\w.@-]", "_", report.host)
+        file = path / RESULTS / f"{name}.json"
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(file, report.to_json())
+    return ShipReport(run=str(path), hosts=list(reports.values()))
+
+
+def _caught(report: HostReport, work: Callable[[], Any]) -> Any:
+    """What `work` gives; None where it fails, which the report then says."""
+    try:
+        return work()
+    except IntraqError as error:
+        report.failure, report.exit_code = str(error), error.exit_code
+        return None
+
+
+def _probe(remote: Remote, shipment: Shipment) -> tuple[str, Facts]:
+    facts = probe(remote, shipment.python)
+    if shipment.target is None:
+        return device_of(facts), facts
+    if shipment.target in device_names():
+        check_fits(remote.host, load_device(shipment.target), facts)
+    return shipment.target, facts
+
+
+def _ship(remote: Remote, shipment: Shipment, bundle: Path, report: HostReport, progress: Progress) -> None:
+    """Copies, and runs run.py's commands in turn. Raises TargetError where one of them fails; a check that finds a
+    difference is a failure of the report, and ends it too."""
+    assert report.folder is not None
+    start = time.perf_counter()
+    python = shlex.quote(shipment.python)
+    report.sent_bytes = send(remote, python, report.folder, bundle, hashes(bundle), lambda _: None)
+    progress.say(f"{remote.host}: {report.sent_bytes / _MIB:.2f} MiB copied to {report.folder}.")
+    for step in _STEPS:
+        answer = remote.run(command_of(shipment, report.folder, step), codes=(0, 1, _GATE))
+        said = _answer(remote, step, answer.output)
+        if answer.code == 1:
+            raise TargetError(f"{remote.host}: {step}: {_reason(answer.said, said)}")
+        assert said is not None
+        report.answers[step] = said
+        if answer.code == _GATE:
+            report.failure, report.exit_code = f"{remote.host}: {' '.join(said['failures'])}", _GATE
+            break
+        progress.say(f"{remote.host}: {step} done.")
+    report.seconds = round(time.perf_counter() - start, 1)
+
+
+def _answer(remote: Remote, step: str, output: bytes) -> dict[str, Any] | None:
+    """run.py's JSON; None where it gave none, as it does where it fails."""
+    if not output.strip():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(output)
+    except ValueError as error:
+        raise TargetError(
+            f"{remote.host}: {step} answered no JSON: is something printed when a shell starts?"
+        ) from error
+    return values
+
+
+def _reason(said: str, answer: dict[str, Any] | None) -> str:
+    """From run.py's message, or from the findings of its doctor."""
+    if answer is not None and "findings" in answer:
+        needed = [finding for finding in answer["findings"] if finding["needed"] and finding["remedy"]]
+        return "; ".join(f"{finding['what']}: {finding['found']} ({finding['remedy']})" for finding in needed) + "."
+    lines = said.strip().splitlines()
+    return lines[-1].removeprefix("Error: ") if lines else "it said nothing."
+
+
+def command_of(shipment: Shipment, folder: str, step: str) -> str:
+    """What is run on a host."""
+    return f"{shlex.quote(shipment.python)} {quoted(PurePosixPath(folder) / 'run.py')} {step} --json"
+
+
+def dry_run(path: Path, shipment: Shipment) -> Iterator[str]:
+    """The commands, one per line. No host is asked, so where the device is to be found its name is missing."""
+    shipment.check(path)
+    device = shipment.target or "DEVICE"
+    for host in shipment.hosts:
+        remote, folder = Remote(host, shipment.port), shipment.folder_on(path, device)
+        yield f"# {host}: asked what it is; then every file of the bundle that is not there, to {folder}"
+        yield shlex.join(["intraq-deploy", "bundle", str(path), "--target", device])
+        yield shlex.join(remote.command(f"cat > {quoted(PurePosixPath(folder) / 'FILE.part')}"))
+        for step in _STEPS:
+            yield shlex.join(remote.command(command_of(shipment, folder, step)))
+
+
+def fleet(file: Path) -> Sequence[str]:
+    """Hosts from a TOML file: hosts = ["user@a", "b"]. Raises UsageError for a file that is none."""
+    try:
+        values = tomllib.loads(file.read_text())
+        hosts = values["hosts"]
+        if set(values) != {"hosts"} or not hosts or not all(isinstance(host, str) for host in hosts):
+            raise ValueError('it holds something else than hosts = ["user@a", "user@b"]')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = "it has no hosts" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
+        raise UsageError(f'--fleet {file} cannot be used ({reason}): write hosts = ["user@a", "user@b"].') from error
+    return list(hosts)

@@ -1,0 +1,226 @@
+"""`ship` to a real sshd on this machine, whose Python has numpy and ONNX Runtime, and nothing of ours."""
+
+import json
+import shutil
+import stat
+import sys
+
+import device_python
+import pytest
+import sshd
+from intraq_deploy.pipeline import ship as shipping
+from intraq_deploy.targets.device import probe, ssh
+from intraq_deploy.targets.device.probe import Facts, check_fits, device_of
+from intraq_deploy.targets.device.profile import load_device
+
+from intraq_deploy.errors import TargetError
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    made = sshd.make(tmp_path_factory)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The device's."""
+    return device_python.make(tmp_path_factory.mktemp("python"), "numpy", "onnxruntime")
+
+
+@pytest.fixture
+def device(server, monkeypatch):
+    monkeypatch.setenv("PATH", str(server.bin), prepend=":")
+    return server
+
+
+@pytest.fixture
+def directory(finished, tmp_path):
+    copy = tmp_path / "my run"
+    shutil.copytree(finished, copy)
+    return copy
+
+
+@pytest.fixture
+def there(tmp_path):
+    return tmp_path / "there it's"
+
+
+def test_one_command_does_everything(run, device, python, directory, there):
+    arguments = ("ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", python)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr + result.stdout
+    answers = json.loads((directory / "device" / "device.json").read_text())["answers"]
+    assert list(answers) == ["doctor", "build", "check", "bench"]
+    assert answers["doctor"]["ready"]
+    assert answers["check"]["passes"]
+    assert answers["check"]["differ"] == 0
+    assert answers["check"]["integers"] > 10_000
+    assert answers["bench"]["batches"][0]["median_ms"] > 0
+    assert f"0 of {answers['check']['integers']:,}" in " ".join(result.stdout.split())
+    assert not list(there.rglob("*.part"))
+    again = run(*arguments, "--json")
+    assert again.exit_code == 0, again.stderr
+    (host,) = json.loads(again.stdout)["hosts"]
+    assert host["sent_bytes"] == 0, "what is there is not sent again"
+
+
+def test_a_changed_byte_there_is_mended(run, device, python, directory, there):
+    arguments = ("ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", python)
+    assert run(*arguments).exit_code == 0
+    model = next(there.rglob("*.onnx"))
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    (host,) = json.loads(run(*arguments, "--json").stdout)["hosts"]
+    assert host["sent_bytes"] == model.stat().st_size
+    assert host["failure"] is None
+
+
+def test_two_hosts_of_which_one_does_not_let_in(run, device, python, directory, there, tmp_path):
+    fleet = tmp_path / "hosts.toml"
+    fleet.write_text('hosts = ["device", "second", "stranger"]')
+    result = run(
+        "ship", directory, "--fleet", fleet, "--target", "onnxruntime", "--dir", there, "--python", python, "--json"
+    )
+    assert result.exit_code == 1
+    hosts = {host["host"]: host for host in json.loads(result.stdout)["hosts"]}
+    assert hosts["stranger"]["failure"].startswith("stranger: its host key is not known")
+    assert hosts["device"]["failure"] is None
+
+
+def test_a_check_that_fails_is_exit_code_three(run, device, python, directory, there, monkeypatch):
+    """The bundle's own numbers are changed on their way, and its manifest with them."""
+    bundle_run = shipping.bundle_run
+
+    def changed(*arguments):
+        report = bundle_run(*arguments)
+        device_python.change_expected(report.folder)
+        return report
+
+    monkeypatch.setattr(shipping, "bundle_run", changed)
+    result = run(
+        "ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", python, "--json"
+    )
+    assert result.exit_code == 3
+    (host,) = json.loads(result.stdout)["hosts"]
+    assert "differ" in host["failure"]
+    assert "bench" not in host["answers"]
+
+
+def test_a_device_with_numpy_alone(run, device, directory, there, tmp_path):
+    bare = device_python.make(tmp_path / "bare", "numpy")
+    result = run("ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", bare)
+    assert result.exit_code == 1
+    assert "device: doctor: runtime: none that can run this bundle" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("/no/such/python", "there is no /no/such/python: install Python 3.8 or newer, or give --python"),
+        ("old", "install 3.8 or newer"),
+        ("/bin/echo", "does not answer as Python does"),
+    ],
+)
+def test_a_python_that_cannot_run_it(run, device, directory, tmp_path, python, words):
+    if python == "old":
+        script = tmp_path / "python2"
+        answer = {"python": [2, 7, 18], "machine": "x", "model": "", "vnni": False, "gpu": "", "home": "/"}
+        script.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        python = str(script)
+    result = run("ship", directory, "--to", "device", "--python", python)
+    assert result.exit_code == 1
+    assert words in " ".join(result.stdout.split())
+    assert not (directory / "bundles").exists()
+
+
+def test_a_connection_that_breaks_during_the_build(run, device, server, python, directory, there, monkeypatch):
+    command_of = shipping.command_of
+
+    def slow(shipment, folder, step):
+        command = command_of(shipment, folder, step)
+        return command if step != "build" else f"kill -9 $PPID; {command}"
+
+    monkeypatch.setattr(shipping, "command_of", slow)
+    arguments = ("ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", python)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "device: the connection failed" in " ".join(result.stdout.split())
+    monkeypatch.setattr(shipping, "command_of", command_of)
+    assert run(*arguments).exit_code == 0
+
+
+def test_dry_run_asks_no_host(run, directory, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    result = run("ship", directory, "--to", "me@far away".replace(" ", "-"), "--port", "2222", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "ssh -o BatchMode=yes" in result.stdout
+    assert "-p 2222 -- me@far-away" in result.stdout
+    assert "run.py check --json" in result.stdout
+    assert "StrictHostKeyChecking" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "--to user@host or with --fleet"),
+        (("--to", "-oProxyCommand=x"), 2, "give user@host, or a name"),
+        (("--to", "a", "--to", "a"), 2, "given twice"),
+        (("--to", "a", "--port", "70000"), 2, "--port is 70000"),
+        (("--to", "a", "--dir", "~/"), 2, "give a folder of its own"),
+        (("--fleet", "/no/such.toml"), 2, "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_meant(run, directory, arguments, code, words):
+    result = run("ship", directory, *arguments)
+    assert result.exit_code == code
+    assert words in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("text", ["", "hosts = 3", "hosts = []", 'hosts = ["a"]\nport = 3', "hosts = ["])
+def test_what_is_no_fleet(run, directory, tmp_path, text):
+    file = tmp_path / "hosts.toml"
+    file.write_text(text)
+    result = run("ship", directory, "--fleet", file)
+    assert result.exit_code == 2
+    assert 'write hosts = ["user@a", "user@b"]' in " ".join(result.stderr.split())
+
+
+def facts(machine="x86_64", model="", *, vnni=False, gpu=""):
+    return Facts((3, 10, 12), machine, model, vnni, gpu, "/home/me")
+
+
+@pytest.mark.parametrize(
+    ("found", "device"),
+    [
+        (facts(vnni=True), "x86-cpu"),
+        (facts(), "x86-cpu-avx2"),
+        (facts(gpu="NVIDIA GeForce RTX 4090"), "nvidia-gpu"),
+        (facts(gpu="NVIDIA-SMI has failed because it couldn't communicate"), "x86-cpu-avx2"),
+        (facts("aarch64"), "arm64-cpu"),
+        (facts("aarch64", "NVIDIA Jetson Orin Nano Developer Kit"), "jetson-orin-nano"),
+        (facts("aarch64", "NVIDIA Orin NX Developer Kit"), "jetson-orin-nx"),
+        (facts("aarch64", "NVIDIA Jetson AGX Orin"), "jetson-agx-orin"),
+        (facts("aarch64", "NVIDIA Jetson AGX Thor Developer Kit"), "jetson-agx-thor"),
+        (facts("aarch64", "NVIDIA Jetson Xavier NX"), "jetson-xavier"),
+    ],
+)
+def test_a_device_is_found_by_what_it_says(found, device):
+    assert device_of(found) == device
+    check_fits("host", load_device(device), found)
+
+
+def test_a_device_of_another_kind_is_refused():
+    with pytest.raises(
+        TargetError, match="host: it is x86_64, and jetson-orin-nano is aarch64: give --target x86-cpu-avx2"
+    ):
+        check_fits("host", load_device("jetson-orin-nano"), facts())
+
+
+def test_this_machine_answers_the_probe(device):
+    found = probe.probe(ssh.Remote("device"), sys.executable)
+    assert found.python == sys.version_info[:3]
+    assert found.machine

@@ -100,15 +100,16 @@ def render_engines(report: RunReport, targets: Iterable[str], directory: str) ->
             markup=False,
             soft_wrap=True,
         )
-        if engine.milliseconds is not None:
-            console.print(f"  {_parity_sentence(target, report.parity[target])}", highlight=False, markup=False)
+        parity = report.parity.get(target)
+        if parity is not None and parity.ran_by is not None:
+            console.print(f"  {_parity_sentence(target, parity)}", highlight=False, markup=False)
         for failure in engine.failures[:_SHOWN_FAILURES]:
             console.print(f"  Gate failed: {failure}", style="red", highlight=False, markup=False)
 
 
 def _run_of(engine: EngineRecord) -> str:
     if engine.milliseconds is None or engine.float16_milliseconds is None:
-        return " It has not been run."
+        return " It has not been timed." if engine.gpu else " It has not been run."
     return (
         f" On {engine.gpu}, batch 1: {engine.milliseconds:.3f} ms; the float network in float16 "
         f"{engine.float16_milliseconds:.3f} ms (medians of CUDA graphs, transfers apart)."

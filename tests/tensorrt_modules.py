@@ -43,7 +43,9 @@ class Seen:
     def __init__(self):
         self.builds = []
         self.refuse = None
-        """Logged when it builds, which then gives None."""
+        """Logged when it builds, which then gives None; "parser": the model is refused before."""
+        self.executed = []
+        """How many executions there were, by where: "stream" or "graph"."""
         self.change = lambda name, array: array
         """What it makes of an output."""
         self.layer = lambda node: "Int8"
@@ -64,6 +66,7 @@ def module_of(version, seen):
     trt.BuilderFlag = IntEnum("BuilderFlag", flags, start=0)
     trt.MemoryPoolType = IntEnum("MemoryPoolType", ("WORKSPACE",), start=0)
     trt.ProfilingVerbosity = IntEnum("ProfilingVerbosity", ("DETAILED",), start=0)
+    trt.TensorFormat = IntEnum("TensorFormat", ("LINEAR", "CHW2", "HWC8", "CHW4"), start=0)
     trt.LayerInformationFormat = IntEnum("LayerInformationFormat", ("JSON",), start=0)
     head = f"plan of {version}\n".encode()
 
@@ -73,14 +76,26 @@ def module_of(version, seen):
         def __init__(self):
             pass
 
-    class Image:
-        name, shape = "image", (-1, 3, 32, 32)
+    class Tensor:
+        """All formats are allowed by default."""
+
+        name, shape, allowed_formats = "image", (-1, 3, 32, 32), 0b1111
 
     class Network:
         model = None
 
+        def __init__(self):
+            self.image = Tensor()
+
         def get_input(self, index):
-            return Image()
+            return self.image
+
+        def get_output(self, index):
+            return self.outputs[index]
+
+        @property
+        def num_outputs(self):
+            return len(self.outputs)
 
     class Config:
         profiling_verbosity = None
@@ -99,7 +114,11 @@ def module_of(version, seen):
             return Memory(b"measured")
 
         def set_timing_cache(self, cache, ignore_mismatch):
+            assert not ignore_mismatch
+            if seen.builds[-1].cache == b"another GPU's":
+                return False
             self._cache = cache
+            return True
 
         def get_timing_cache(self):
             return self._cache
@@ -132,17 +151,30 @@ def module_of(version, seen):
             if seen.refuse is not None:
                 self._logger.log(Logger.ERROR, seen.refuse)
                 return None
+            assert {tensor.allowed_formats for tensor in (network.image, *network.outputs)} == {1}
             return Memory(head + network.model)
 
-    class OnnxParser:
-        num_errors = 0
+    class Error:
+        def desc(self):
+            return "shiftIsAllZeros"
 
+    if version[0] != "8":
+        Error.node_name = lambda self: "conv1"
+
+    class OnnxParser:
         def __init__(self, network, logger):
-            self._network = network
+            self._network, self.num_errors = network, 0
 
         def parse(self, model):
+            if seen.refuse == "parser":
+                self.num_errors = 1
+                return False
             self._network.model = model
+            self._network.outputs = [Tensor() for _ in onnx.load_from_string(model).graph.output]
             return True
+
+        def get_error(self, index):
+            return Error()
 
     class Inspector:
         execution_context = None
@@ -189,6 +221,7 @@ def module_of(version, seen):
             return True
 
         def execute_async_v3(self, stream):
+            seen.executed.append("graph" if Graph.recording else "stream")
             outputs = self._session.get_outputs()
             if self._addresses.keys() != {"image", *(output.name for output in outputs)}:
                 return False
@@ -259,8 +292,23 @@ class Stream:
 
 
 class Graph:
+    """Counts its replays; what is executed while it records is recorded only."""
+
+    recording, replays = False, 0
+
+    def __init__(self):
+        Graph.replays = 0
+
     def replay(self):
-        pass
+        Graph.replays += 1
+
+
+class Recording:
+    def __enter__(self):
+        Graph.recording = True
+
+    def __exit__(self, *_):
+        Graph.recording = False
 
 
 class Event:
@@ -294,7 +342,7 @@ def install(monkeypatch, version, gpu=True):
         current_stream=Stream,
         synchronize=lambda: None,
         CUDAGraph=Graph,
-        graph=lambda graph: Stream(),
+        graph=lambda graph: Recording(),
         Event=Event,
     )
     with_gpu = SimpleNamespace(**{**vars(torch), "cuda": cuda})

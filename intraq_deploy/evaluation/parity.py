@@ -68,6 +68,9 @@ class Parity:
     near_ties: Tensor
     """How many of an image's integers may differ because another order of float32 arithmetic rounds them otherwise,
     int64 [N]; zeros where the order is the runtime's too."""
+    rounding_effect: Tensor
+    """How far the reference's logits move if all of these integers are the other ones, as a share of the largest logit,
+    float32 [N]."""
 
     @property
     def compared(self) -> int:
@@ -101,7 +104,8 @@ class _Tally:
         difference = (expected.to(torch.int32) - found.to(torch.int32)).abs()
         self.compared += difference.numel()
         self.mismatched += int(torch.count_nonzero(difference))
-        self.beyond += int(torch.count_nonzero(difference if near is None else difference.where(~near, 0)))
+        explained = torch.zeros_like(difference, dtype=torch.bool) if near is None else near & (difference <= 1)
+        self.beyond += int(torch.count_nonzero(difference.where(~explained, 0)))
         self.largest = max(self.largest, int(difference.max()))
         self._seen[expected.to(torch.int64).unique() - self._grid.code_min] = True
 
@@ -130,7 +134,7 @@ def compare(program: Program, observed: Observed, images: Tensor, batch: int, *,
     reference = TieReference(program) if own_rounding else Reference(program)
     near = reference.near if isinstance(reference, TieReference) else {}
     tallies = {name: _Tally(grid) for name, grid in program.grids.items()}
-    expected_logits, hop_logits, found_logits, ties = [], [], [], []
+    expected_logits, hop_logits, found_logits, ties, effects = [], [], [], [], []
     for part in images.split(batch):
         logits, found = observed(part)
         before = sum(tally.mismatched for tally in tallies.values())
@@ -143,17 +147,25 @@ def compare(program: Program, observed: Observed, images: Tensor, batch: int, *,
         ties.append(sum((mask.flatten(1).sum(1) for mask in near.values()), torch.zeros(len(part), dtype=torch.int64)))
         differs = sum(tally.mismatched for tally in tallies.values()) > before
         expected_logits.append(reference.run(part) if differs else hop_logits[-1])
+        other = _other_logits(reference, part) if isinstance(reference, TieReference) else expected_logits[-1]
+        effects.append((other - expected_logits[-1]).abs().amax(1))
         found_logits.append(logits)
-    hops, found_all = torch.cat(hop_logits), torch.cat(found_logits)
+    hops, found_all, expected = torch.cat(hop_logits), torch.cat(found_logits), torch.cat(expected_logits)
     tolerance = program.tolerances.get(program.graph.output)
     return Parity(
         tensors=tuple(tally.result(program, name) for name, tally in tallies.items()),
-        expected=torch.cat(expected_logits),
+        expected=expected,
         found=found_all,
         logits_difference=_relative_difference(hops, found_all),
         logits_tolerance=None if tolerance is None else tolerance.bound,
         near_ties=torch.cat(ties),
+        rounding_effect=torch.cat(effects) / expected.abs().max(),
     )
+
+
+def _other_logits(reference: TieReference, images: Tensor) -> Tensor:
+    """With the other code everywhere near a tie."""
+    return reference.run(images, lambda name, _: reference.other.get(name))
 
 
 def _relative_difference(expected: Tensor, found: Tensor) -> float:

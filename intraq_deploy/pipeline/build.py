@@ -9,7 +9,7 @@ import torch
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline import records, stages
 from intraq_deploy.pipeline.engines import FOLDER
-from intraq_deploy.pipeline.gate import parity_failures, parity_images
+from intraq_deploy.pipeline.gate import float_layers, parity_failures, parity_images
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.quantize import finished_run, keep, kept_images
 from intraq_deploy.pipeline.report import EngineRecord, RunReport
@@ -17,7 +17,6 @@ from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import Program, float_program, load_program
-from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime.gpu import find_gpu
@@ -33,8 +32,6 @@ from intraq_deploy.targets.tensorrt.engine import (
 )
 from intraq_deploy.targets.tensorrt.host import Host, find_host
 from intraq_deploy.targets.tensorrt.imports import tensorrt_rtx
-from intraq_deploy.targets.tensorrt.layers import INT8, UNKNOWN
-from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
 
 def build_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress: Progress) -> RunReport:
@@ -54,7 +51,7 @@ def build_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress
             report.artifacts[name] = records.artifact_record(run, artifact, program)
             engine = _engine(run, maker, artifact, program)
             report.engines[name] = _record(run, engine)
-            if maker.host is not None:
+            if maker.profile.runtime != "tensorrt-rtx":
                 _check(run, report, artifact, program, engine, maker.host)
         return keep(run, report)
 
@@ -98,31 +95,26 @@ def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> En
         return build_here(artifact, program, in_float16(floating), maker.host, stage.folder, timing)
 
 
-def _check(run: Run, report: RunReport, artifact: Artifact, program: Program, engine: Engine, host: Host) -> None:
-    """Fills in the engine's times and failures, and the target's parity."""
-    sessions, record = open_engine(engine, host), report.engines[artifact.target]
+def _check(
+    run: Run, report: RunReport, artifact: Artifact, program: Program, engine: Engine, host: Host | None
+) -> None:
+    """Fills in the engine's times and failures, the target's parity, and the status. Without a host, ONNX Runtime's
+    provider runs the artifact."""
+    record = report.engines[artifact.target]
+    sessions = None if host is None else open_engine(engine, host)
     student, _ = stages.kept_student(run, run.directory.path / stages.FINE_TUNING)
     inputs, trained = parity_images(student, program, kept_images(run))
     validation = validate(artifact, program, inputs, sessions)
     report.parity[artifact.target] = records.parity_record(validation, trained)
-    record.failures = parity_failures(artifact.target, validation) + _float_layers(artifact, program, engine)
-    image = torch.zeros_like(inputs[:1])
-    record.milliseconds = sessions.shipped.milliseconds(image)
-    record.float16_milliseconds = sessions.float16.milliseconds(image)
-
-
-def _float_layers(artifact: Artifact, program: Program, engine: Engine) -> list[str]:
-    """Layers that the file has as integers, and the engine does not multiply so."""
-    integer = engine_program(artifact, program).layers
-    others = {
-        name: kind
-        for name, kind in engine.layers.items()
-        if isinstance(integer.get(name), IntegerWeights) and kind not in (INT8, UNKNOWN)
-    }
-    if not others:
-        return []
-    listed = ", ".join(f"{name} ({kind})" for name, kind in list(others.items())[:4])
-    return [f"{artifact.target}: {len(others)} of {len(integer)} layers do not multiply INT8 in the engine: {listed}."]
+    record.failures = parity_failures(artifact.target, validation)
+    if sessions is not None:
+        record.failures += float_layers(artifact, program, engine)
+        image = torch.zeros_like(inputs[:1])
+        record.milliseconds = sessions.shipped.milliseconds(image)
+        record.float16_milliseconds = sessions.float16.milliseconds(image)
+    others = [failure for failure in report.failures if not failure.startswith(f"{artifact.target}: ")]
+    report.failures = others + record.failures
+    report.status = "failed" if report.failures else "passed"
 
 
 def _record(run: Run, engine: Engine) -> EngineRecord:

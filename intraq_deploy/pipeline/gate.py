@@ -14,14 +14,18 @@ from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run, machine
 from intraq_deploy.pipeline.validation import Validation, normalised, parity_count, program_input, validate
 from intraq_deploy.program import Program
+from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.target import why_rehearsed
-from intraq_deploy.targets.tensorrt.engine import EngineSessions
+from intraq_deploy.targets.tensorrt.engine import Engine, EngineSessions
+from intraq_deploy.targets.tensorrt.layers import INT8
+from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
 _MIB = 1 << 20
+_SHOWN = 4
 _LEAST_POINTS, _LEAST_IMAGES = 0.1, 3
 """A deployed network may fall below the fake-quant module by the greater of these."""
 
@@ -50,6 +54,8 @@ def check(
         validation = validate(artifact, program, inputs, engines.get(target))
         report.parity[target] = records.parity_record(validation, trained)
         report.failures += parity_failures(target, validation)
+        if target in engines:
+            report.failures += float_layers(artifact, program, engines[target].engine)
         report.warnings += _warnings(artifact, validation)
     if labelled is not None:
         _check_accuracy(run, report, student, program, artifacts, labelled, compared, engines)
@@ -108,6 +114,20 @@ def parity_failures(target: str, validation: Validation) -> list[str]:
     if not validation.instrumented_equal:
         failures.append(f"{target}: looking at its integers changes its logits; the comparison says nothing about it.")
     return failures
+
+
+def float_layers(artifact: Artifact, program: Program, engine: Engine) -> list[str]:
+    """Layers that the file has as integers, and the engine does not multiply so, or does not say."""
+    integer = engine_program(artifact, program).layers
+    others = {
+        name: kind
+        for name, kind in engine.layers.items()
+        if isinstance(integer.get(name), IntegerWeights) and kind != INT8
+    }
+    if not others:
+        return []
+    listed = ", ".join(f"{name} ({kind})" for name, kind in list(others.items())[:_SHOWN])
+    return [f"{artifact.target}: {len(others)} of {len(integer)} layers do not multiply INT8 in the engine: {listed}."]
 
 
 def _accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> list[str]:

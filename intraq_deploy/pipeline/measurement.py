@@ -125,7 +125,7 @@ def measure(
         batches = labelled.uint8_batches(_BATCH) if pixels else labelled.batches(_BATCH)
         accuracy[name] = evaluate(predict, batches)
         run.progress.advance(len(accuracy) * len(labelled), name)
-    return Measurement(accuracy, _rows(run, accuracy, deployed, on_cuda, takes_pixels))
+    return Measurement(accuracy, _rows(run, accuracy, deployed, on_cuda, engines, takes_pixels))
 
 
 def _on_cuda(run: Run, plain: Artifact) -> dict[str, CudaSession]:
@@ -145,16 +145,22 @@ def _rows(
     accuracy: Mapping[str, Accuracy],
     artifacts: Mapping[str, Artifact],
     on_cuda: Mapping[str, CudaSession],
+    engines: Mapping[str, EngineSessions],
     pixels: bool,
 ) -> list[ComparisonRow]:
     """One line for each deployed model; those that run here are timed in turn on one thread."""
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if pixels else torch.float32)
     sessions: dict[str, Session] = {
-        name: open_shipped(artifact, 1) for name, artifact in artifacts.items() if not is_rehearsed(artifact)
+        name: open_shipped(artifact, 1)
+        for name, artifact in artifacts.items()
+        if name not in engines and not is_rehearsed(artifact)
     }
     sessions |= on_cuda
     runs = {name: partial(session.run, sample) for name, session in sessions.items()}
     times = medians(interleaved(runs, _ROUNDS, _SECONDS * len(runs), threads=1))
+    times |= {name: engine.shipped.milliseconds(sample) for name, engine in engines.items()}
+    notes = dict.fromkeys(on_cuda, NO_INTEGER_CONVOLUTION)
+    notes |= {name: f"{name} on {engine.engine.gpu}, transfers apart" for name, engine in engines.items()}
     sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
     sizes |= {name: session.bytes for name, session in on_cuda.items()}
     return [
@@ -164,7 +170,7 @@ def _rows(
             top5=accuracy[name].top5,
             bytes=sizes[name],
             milliseconds=times.get(name),
-            note=NO_INTEGER_CONVOLUTION if name in on_cuda else None,
+            note=notes.get(name),
         )
         for name in (FLOAT32, *on_cuda, *(name for name in artifacts if name != FLOAT32))
     ]

@@ -22,8 +22,9 @@ from intraq_deploy.targets.tensorrt.rehearsal import engine_program, rehearsed
 _INTEGERS = 60_000_000
 """About how many integers are compared: enough to see a mismatch of one in ten million several times."""
 _LEAST_IMAGES, _MOST_IMAGES = 8, 256
-_AFTER_A_TIE = 0.1
-"""How far logits of two engines may be apart, as a share of the largest, where a code may be rounded otherwise."""
+_EFFECTS = 2
+"""Two engines may each have the other code at every near tie of an image: how far their logits may be apart, in
+multiples of what that moves them by (`Parity.rounding_effect`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _on_gpu(ran_by: str, program: Program, shipped: Runs, instrumented: Runs, im
     logits = torch.cat([shipped.run(part) for part in images.split(batch)])
     apart = (logits - parity.found).abs().amax(1) / parity.found.abs().max()
     # With further outputs an engine may fuse and round otherwise: a code near a tie, and what follows from it.
-    allowed = torch.where(parity.near_ties > 0, _AFTER_A_TIE, parity.logits_tolerance or 0.0)
+    allowed = _EFFECTS * parity.rounding_effect + (parity.logits_tolerance or 0.0)
     return Validation(
         parity=parity,
         top1_agreement=agreement(logits, parity.expected),

@@ -2,12 +2,12 @@
 
 A Program fixes one order of roundings. A runtime with another (TensorRT multiplies by f32(1 / s), and adds the bias
 behind the product) computes the same real number y with another error, so its code can only differ where y lies within
-both errors of the middle between two codes, and then by one. With u = 2^-24 the error of any order that rounds each
-step once is at most
+the greater of the errors of the middle between two codes, both of which may occur, and then by one. With u = 2^-24 the
+error of any order that rounds each step once is at most
 
     layer   4 u (|acc m| + |b m| + |y|)         m = s_x s_w / s_y; scales, product, sum and quotient
     sum     4 u (|a| + |b| + |y|)
-    product 4 u |y|
+    product 5 u |y|                             two values, their product, the reciprocal and its product
     mean    (n + 4) u mean|x|                   n summands in any order
 
 in steps of the output. A difference anywhere else is none of rounding. Functions have the bound of
@@ -38,15 +38,21 @@ class TieReference(Reference):
         super().__init__(program, device)
         self.near: dict[str, Tensor] = {}
         """By exact tensor, of the last batch: where, bool [N, ...]."""
+        self.other: dict[str, Tensor] = {}
+        """The codes, and where they are near a tie, the other ones."""
 
     def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
         """As the reference's, and fills in `near`."""
+        codes = super().evaluate(node, inputs)
         grid = self.program.grids.get(node.name)
         computed = isinstance(node.op, Input) or self.program.is_integer(node)
         if grid is not None and computed and not isinstance(node.op, MOVES_DATA):
             y, error = self._with_error(node, inputs)
-            self.near[node.name] = ((y - y.floor()) - 0.5).abs() <= error
-        return super().evaluate(node, inputs)
+            below = y.floor()
+            within = (y > grid.code_min) & (y < grid.code_max)
+            self.near[node.name] = near = ((y - below - 0.5).abs() <= error) & within
+            self.other[node.name] = torch.where(near, 2 * below + 1 - codes, codes).to(codes.dtype)
+        return codes
 
     def _with_error(self, node: Node, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What is rounded to the code, and how far any order of float32 arithmetic can be from it; float64."""
@@ -65,7 +71,7 @@ class TieReference(Reference):
                 return y, _ROUNDINGS * _UNIT * (reals[0].abs() + reals[1].abs() + y.abs())
             case Multiply():
                 y = reals[0] * reals[1] / scale
-                return y, _ROUNDINGS * _UNIT * y.abs()
+                return y, (_ROUNDINGS + 1) * _UNIT * y.abs()
             case Unary():
                 return self._of_function(node, node.op, inputs[0])
         assert isinstance(node.op, AVERAGES)

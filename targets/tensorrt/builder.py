@@ -77,7 +77,11 @@ def build_plan(
     if timing_cache is not None:
         # None for one that it cannot read.
         cache = config.create_timing_cache(timing_cache) or config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
+        if not config.set_timing_cache(cache, False):  # another GPU's
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+    for tensor in (network.get_input(0), *(network.get_output(index) for index in range(network.num_outputs))):
+        # Else TensorRT may lay codes out in vectors of channels, and memory is given for the plain order.
+        tensor.allowed_formats = 1 << int(runtime.TensorFormat.LINEAR)
     config.add_optimization_profile(_batches(builder, network.get_input(0)))
     start = time.perf_counter()
     engine = builder.build_serialized_network(network, config)
@@ -126,7 +130,8 @@ def _batches(builder: Any, image: Any) -> Any:
 
 
 def _said(error: Any) -> str:
-    return f"{error.node_name()}: {error.desc()}" if error.node_name() else str(error.desc())
+    node = getattr(error, "node_name", str)()  # TensorRT 8 has no names
+    return f"{node}: {error.desc()}" if node else str(error.desc())
 
 
 def refusal(product: str, messages: list[str]) -> TargetError:

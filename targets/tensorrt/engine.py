@@ -80,8 +80,10 @@ def build_here(
     artifact.verify()
     model = ir.load(artifact.path)
     start = time.perf_counter()
-    engine, information = host.build(artifact.path, timing_cache)
+    engine = host.build(artifact.path, timing_cache)
     seconds = time.perf_counter() - start
+    write_atomically(folder / _HERE, engine)
+    information = host.layers(folder / _HERE)
     write_atomically(folder / LAYERS, information)
     models = {
         INSTRUMENTED: serialize(instrument(model, engine_program(artifact, program))),
@@ -91,8 +93,7 @@ def build_here(
         with tempfile.TemporaryDirectory() as scratch:
             source = Path(scratch) / "model.onnx"
             source.write_bytes(data)
-            plan, _ = host.build(source, timing_cache, half=name == FLOAT16)
-        write_atomically(folder / name, plan)
+            write_atomically(folder / name, host.build(source, timing_cache, half=name == FLOAT16))
     return _keep(
         artifact,
         folder / _HERE,
@@ -110,6 +111,7 @@ def build_here(
 class EngineSessions:
     """An engine that was built here, opened."""
 
+    engine: Engine
     shipped: Session
     instrumented: Session
     float16: Session
@@ -118,7 +120,7 @@ class EngineSessions:
 def open_engine(engine: Engine, host: Host) -> EngineSessions:
     """Raises TargetError for an engine of another version or GPU."""
     names = (engine.path.name, INSTRUMENTED, FLOAT16)
-    return EngineSessions(*(host.open(engine.path.parent / name) for name in names))
+    return EngineSessions(engine, *(host.open(engine.path.parent / name) for name in names))
 
 
 def build_context(artifact: Artifact, folder: Path) -> Engine:

@@ -55,13 +55,15 @@ class Host(Protocol):
     @property
     def compute_capability(self) -> str: ...
 
-    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> tuple[bytes, str]:
-        """The engine of an ONNX file, and what is said of its layers, as JSON. timing_cache: read if it is there, and
-        written; one of another GPU or version is refused by TensorRT itself, and then made anew. half: the model
-        computes in float16.
+    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> bytes:
+        """The engine of an ONNX file. timing_cache: read if it is there, and written; one of another GPU or version is
+        refused by TensorRT itself, and then made anew. half: the model computes in float16.
 
         Raises TargetError where the model is refused or memory does not suffice.
         """
+
+    def layers(self, engine: Path) -> str:
+        """What TensorRT says of an engine's layers, as JSON. Raises TargetError as `open`."""
 
     def open(self, engine: Path) -> Session:
         """Raises TargetError for an engine of another version or GPU."""
@@ -75,31 +77,31 @@ class PythonHost:
     version: str
     gpu: str
     compute_capability: str
-    free: int
-    """Bytes of the GPU's memory."""
+    workspace: int
+    """Bytes of the GPU's memory that kernels may use."""
 
     @property
     def product(self) -> str:
         return f"TensorRT {self.version}"
 
-    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> tuple[bytes, str]:
+    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> bytes:
         before = timing_cache.read_bytes() if timing_cache.is_file() else b""
         plan = build_plan(
             self.runtime,
             self.product,
             switches_of(self.version, half=half),
             model.read_bytes(),
-            workspace=int(_SHARE * self.free),
+            workspace=self.workspace,
             timing_cache=before,
         )
         write_atomically(timing_cache, plan.timing_cache)
-        return plan.engine, self._session(plan.engine).layers()
+        return plan.engine
+
+    def layers(self, engine: Path) -> str:
+        return self.open(engine).layers()
 
     def open(self, engine: Path) -> EngineSession:
-        return self._session(engine.read_bytes())
-
-    def _session(self, engine: bytes) -> EngineSession:
-        return EngineSession(self.runtime, self.product, engine, DEVICE)
+        return EngineSession(self.runtime, self.product, engine.read_bytes(), DEVICE)
 
 
 def find_host(profile: TargetProfile) -> Host:
@@ -131,7 +133,7 @@ def find_host(profile: TargetProfile) -> Host:
         )
     major, minor = torch.cuda.get_device_capability()
     gpu, capability = torch.cuda.get_device_name(), f"{major}.{minor}"
+    workspace = int(_SHARE * torch.cuda.mem_get_info()[0])
     if program is not None:
-        return Trtexec(program.path, version, gpu, capability)
-    free, _ = torch.cuda.mem_get_info()
-    return PythonHost(runtime, version, gpu, capability, free)
+        return Trtexec(program.path, version, gpu, capability, workspace)
+    return PythonHost(runtime, version, gpu, capability, workspace)

@@ -20,7 +20,7 @@ def tensorrt() -> ModuleType:
     """TensorRT. Raises TargetError with where it comes from."""
     try:
         return importlib.import_module("tensorrt")
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise TargetError(
             f"TensorRT is not installed ({error}): pip install 'intraq-deploy[tensorrt]', on a Jetson use the Python "
             "that JetPack brings it for, or build for tensorrt-rtx, which needs no GPU."

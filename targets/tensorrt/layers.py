@@ -58,15 +58,18 @@ def parse(log: Iterable[str]) -> list[EngineLayer]:
 def inspected(information: str) -> list[EngineLayer]:
     """The layers of an engine inspector's JSON. Raises TargetError where there is none: the engine was built without
     detailed verbosity."""
-    layers = json.loads(information).get("Layers", [])
+    try:
+        layers = json.loads(information)["Layers"]
+    except (ValueError, KeyError, TypeError):
+        layers = []
     if not layers or not isinstance(layers[0], dict):
         raise TargetError("The engine says nothing of its layers: build it with detailed profiling verbosity.")
     return [
         EngineLayer(
             str(layer.get("Name", "")),
             str(layer.get("LayerType", "")),
-            tuple(_kind(tensor["Format/Datatype"]) for tensor in layer.get("Inputs", ())),
-            (_kind(layer["Weights"]["Type"]),) if "Weights" in layer else (),
+            tuple(_kind(tensor, "Format/Datatype") for tensor in layer.get("Inputs", ())),
+            (_kind(layer["Weights"], "Type"),) if "Weights" in layer else (),
             # Before 8.6 there is no metadata: fused layers are named after their parts.
             tuple(_ONNX.findall(layer.get("Metadata", ""))) or tuple(str(layer.get("Name", "")).split(" + ")),
         )
@@ -74,8 +77,9 @@ def inspected(information: str) -> list[EngineLayer]:
     ]
 
 
-def _kind(description: str) -> str:
-    return next((kind for words, kind in _FORMATS.items() if words in description.lower()), UNKNOWN)
+def _kind(described: object, key: str) -> str:
+    text = str(described.get(key, "")).lower() if isinstance(described, dict) else ""
+    return next((kind for words, kind in _FORMATS.items() if words in text), UNKNOWN)
 
 
 def computed_in(model: ir.Model, layers: Iterable[EngineLayer]) -> dict[str, str]:
@@ -96,9 +100,13 @@ def _type_of(layers: list[EngineLayer]) -> str:
     if any("Int4" in layer.constants for layer in layers):
         return INT4
     operands = {kind for layer in layers for kind in _operands(layer)}
+    if not operands:
+        return UNKNOWN
     return INT8 if operands == {"Int8"} else "/".join(sorted(operands - {"Int8"}))
 
 
 def _operands(layer: EngineLayer) -> tuple[str, ...]:
     """The types of what is multiplied: activation and weights, which may be an input too."""
-    return (*layer.inputs, *layer.constants)[:2]
+    first = layer.inputs[:2] if not layer.constants else (*layer.inputs[:1], layer.constants[0])
+    # Of a dynamic batch the inspector may not know the formats; the type of the weights tells them.
+    return tuple(kind for kind in first if kind != UNKNOWN)

@@ -18,7 +18,7 @@ from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights, La
 
 _CODES = Tolerance("ONNX Runtime sums it in float32, in TensorRT's place", 1e-4)
 _LOGITS = Tolerance("ONNX Runtime sums them in float32, in TensorRT's place", 1e-5)
-_ENGINE_LOGITS = Tolerance("TensorRT rounds in another order", 1e-5)
+_ENGINE_LOGITS = Tolerance("TensorRT rounds in another order, and trtexec writes six digits", 2e-5)
 _HALF = "its layer multiplies float16 by INT4 weights"
 _HALF_CODES, _HALF_LOGITS = Tolerance(_HALF, 2e-2), Tolerance(_HALF, 5e-3)
 

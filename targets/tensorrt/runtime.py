@@ -3,8 +3,9 @@
 Everything that is called here exists from TensorRT 8.5 to 11. A call that fails returns None or False and logs why.
 """
 
+import contextlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -66,7 +67,7 @@ class EngineSession:
 
     def milliseconds(self, images: Tensor) -> float:
         """The median of a CUDA graph's replays on `images`, at most LARGEST_BATCH of them; transfers apart."""
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with self._translated(), torch.cuda.stream(torch.cuda.Stream()):
             kept = self._bind(images)
             for _ in range(_WARM_UP):
                 self._execute()
@@ -85,11 +86,11 @@ class EngineSession:
 
     def _batch(self, images: Tensor) -> dict[str, Tensor]:
         # Not the default stream: TensorRT would wait for it more than once.
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with self._translated(), torch.cuda.stream(torch.cuda.Stream()):
             tensors = self._bind(images)
             self._execute()
             torch.cuda.current_stream().synchronize()
-        return {name: tensors[name].cpu() for name in self._outputs}
+            return {name: tensors[name].cpu() for name in self._outputs}
 
     def _bind(self, images: Tensor) -> dict[str, Tensor]:
         """Memory for all inputs and outputs, of which the context has the addresses: it must outlive the execution."""
@@ -104,6 +105,17 @@ class EngineSession:
 
     def _execute(self) -> None:
         self._done(self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream), "run the engine")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What torch raises of the GPU, as a TargetError."""
+        try:
+            yield
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise TargetError(
+                f"The engine could not be run ({said.rstrip('.')}): free the GPU's memory, and retry."
+            ) from error
 
     def _type(self, name: str) -> torch.dtype:
         kind = self._engine.get_tensor_dtype(name).name

@@ -31,6 +31,8 @@ _ERROR = re.compile(r"\[E\] (.*)")
 _TYPED: Version = (10, 12)
 _ALWAYS_TYPED: Version = (11, 0)
 _SKIPS_INFERENCE: Version = (8, 6)
+_VERBOSE = ("--profilingVerbosity=detailed",)
+_ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def find_trtexec() -> Found | None:
     where = shutil.which("trtexec") or (str(_JETPACK) if _JETPACK.is_file() else None)
     if where is None:
         return None
-    said = subprocess.run([where, "--help"], capture_output=True, text=True, check=False).stdout
+    said = _run(where, "--help").stdout
     banner = _BANNER.search(said)
     if banner is None:
         raise TargetError(f"{where} does not say which TensorRT it is of: install TensorRT 8.5 to 11 again.")
@@ -69,31 +71,41 @@ class Trtexec:
     version: str
     gpu: str
     compute_capability: str
+    workspace: int
+    """Bytes of the GPU's memory that kernels may use."""
 
     @property
     def product(self) -> str:
         return f"TensorRT {self.version} (trtexec)"
 
-    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> tuple[bytes, str]:
+    def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> bytes:
         """As the other host's."""
         with tempfile.TemporaryDirectory() as folder:
-            engine, layers, cache = (Path(folder) / name for name in ("engine", "layers.json", "timing"))
+            engine, cache = Path(folder) / "engine", Path(folder) / "timing"
             if timing_cache.is_file():
                 shutil.copy(timing_cache, cache)
             self.call(
                 f"--onnx={model}",
                 f"--saveEngine={engine}",
-                f"--exportLayerInfo={layers}",
                 f"--timingCacheFile={cache}",
+                f"--memPoolSize=workspace:{max(1, self.workspace >> 20)}",
                 *_shapes(model),
                 *_typing(parsed(self.version), half),
                 "--noTF32",
-                "--profilingVerbosity=detailed",
+                *_VERBOSE,
                 "--skipInference" if parsed(self.version) >= _SKIPS_INFERENCE else "--buildOnly",
             )
             if cache.is_file():
                 write_atomically(timing_cache, cache.read_bytes())
-            return engine.read_bytes(), layers.read_text()
+            return self.written(engine)
+
+    def layers(self, engine: Path) -> str:
+        """In a call of its own, that runs it: while it builds, trtexec has no shapes, and shows no formats."""
+        with tempfile.TemporaryDirectory() as folder:
+            layers = Path(folder) / "layers.json"
+            # Without --shapes it takes the profile's least, a batch of one.
+            self.call(f"--loadEngine={engine}", f"--exportLayerInfo={layers}", *_VERBOSE, *_ONCE)
+            return self.written(layers).decode()
 
     def open(self, engine: Path) -> "TrtexecSession":
         """Nothing is loaded yet."""
@@ -101,10 +113,26 @@ class Trtexec:
 
     def call(self, *arguments: str) -> str:
         """What it says. Raises TargetError, with its errors, where it fails."""
-        done = subprocess.run([str(self.path), *arguments], capture_output=True, text=True, check=False)
+        done = _run(self.path, *arguments)
         if done.returncode:
             raise refusal(self.product, _ERROR.findall(done.stdout + done.stderr))
         return done.stdout
+
+    def written(self, file: Path) -> bytes:
+        """What it was told to write. Raises TargetError where it did not."""
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise TargetError(
+                f"{self.product} ended well and wrote no {file.name}: run it by hand."
+            ) from error
+
+
+def _run(path: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise TargetError(f"{path} cannot be run ({error.strerror}): install TensorRT again.") from error
 
 
 def _shapes(model: Path) -> list[str]:
@@ -160,11 +188,11 @@ class TrtexecSession:
                 _shape(images),
                 f"--loadInputs={INPUT}:{given}",
                 f"--exportOutput={found}",
-                "--iterations=1",
-                "--warmUp=0",
-                "--duration=0",
+                *_ONCE,
             )
-            outputs = json.loads(found.read_text())
+            text = self._host.written(found).decode()
+        # C++ writes what JSON has no words for.
+        outputs = json.loads(re.sub(r"-?\b(nan|inf)\b", "NaN", text))
         return {output["name"]: _tensor(output) for output in outputs if output["name"] != INPUT}
 
 

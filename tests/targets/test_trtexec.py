@@ -32,11 +32,13 @@ if (folder / "fail").exists():
 if "onnx" in options:
     import onnx
     shutil.copy(options["onnx"], options["saveEngine"])
-    names = [n.name for n in onnx.load(options["onnx"]).graph.node if n.op_type in ("Conv", "Gemm")]
+    pathlib.Path(options["timingCacheFile"]).write_bytes(b"measured")
+if "exportLayerInfo" in options:
+    import onnx
+    names = [n.name for n in onnx.load(options["loadEngine"]).graph.node if n.op_type in ("Conv", "Gemm")]
     layers = [{{"Name": n, "LayerType": "CaskConvolution", "Inputs": [{{"Format/Datatype": "Row major Int8 format"}}],
                "Weights": {{"Type": "Int8", "Count": 1}}, "Metadata": f"[ONNX Layer: {{n}}]"}} for n in names]
     pathlib.Path(options["exportLayerInfo"]).write_text(json.dumps({{"Layers": layers}}))
-    pathlib.Path(options["timingCacheFile"]).write_bytes(b"measured")
 if "loadInputs" in options:
     import numpy as np, onnxruntime
     name, _, file = options["loadInputs"].partition(":")
@@ -45,9 +47,11 @@ if "loadInputs" in options:
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(options["loadEngine"], settings, providers=["CPUExecutionProvider"])
     found = session.run(None, {{name: np.fromfile(file, np.float32).reshape(shape)}})
-    outputs = [{{"name": o.name, "dimensions": "x".join(map(str, x.shape)), "values": x.ravel().tolist()}}
-               for o, x in zip(session.get_outputs(), found)]
-    pathlib.Path(options["exportOutput"]).write_text(json.dumps(outputs[::-1]))
+    if (folder / "nan").exists():
+        found[0].flat[3] = np.nan
+    outputs = [{{"name": o.name, "dimensions": "x".join(map(str, x.shape)),
+                "values": [float(f"{{v:.6g}}") for v in x.ravel()]}} for o, x in zip(session.get_outputs(), found)]
+    pathlib.Path(options["exportOutput"]).write_text(json.dumps(outputs[::-1]).replace("NaN", "-nan"))
 if "useCudaGraph" in options:
     print("[I] GPU Compute Time: min = 0.4 ms, max = 0.9 ms, mean = 0.55 ms, median = 0.515 ms")
 """
@@ -105,8 +109,8 @@ def test_each_version_is_told_what_it_knows(built, digits, version, target, tmp_
     assert host.version == version
     calls = [set(json.loads(line)) for line in (folder / "calls").read_text().splitlines()]
     always = {
-        "onnx", "saveEngine", "exportLayerInfo", "timingCacheFile", "minShapes", "optShapes", "maxShapes", "noTF32",
-        "profilingVerbosity",
+        "onnx", "saveEngine", "timingCacheFile", "minShapes", "optShapes", "maxShapes", "noTF32", "profilingVerbosity",
+        "memPoolSize",
     }  # fmt: skip
     assert [call for call in calls if "onnx" in call] == [always | typing, always | typing, always | half]
     assert set(engine.layers.values()) == {"INT8"}
@@ -126,6 +130,17 @@ def test_what_it_logs_is_the_error(built, machine, tmp_path):
     (folder / "fail").touch()
     with pytest.raises(TargetError, match=r"TensorRT 10\.3\.0 \(trtexec\) refuses the model: memory did not suffice"):
         build_here(artifact, program, b"", host, tmp_path, tmp_path / "t")
+
+
+def test_numbers_that_json_has_no_words_for_and_a_file_that_is_missing(built):
+    folder, _, _, host, engine = built("100300", "tensorrt-int8")
+    session, script = open_engine(engine, host).shipped, (folder / "trtexec").read_text()
+    assert session.run(random_images(1)).isfinite().all()
+    (folder / "nan").touch()
+    assert session.run(random_images(1)).isnan().sum() == 1
+    (folder / "trtexec").write_text(script.replace('if "loadInputs" in options', "if False"))
+    with pytest.raises(TargetError, match="ended well and wrote no outputs.json"):
+        session.run(random_images(1))
 
 
 def test_no_gpu(machine):

@@ -1,13 +1,13 @@
-"""What a runtime and device can do, as a file: adding a device is adding a TOML file."""
+"""What a runtime can do, as a file: adding a target is adding a TOML file."""
 
-import difflib
-import tomllib
+from collections.abc import Iterable
 from importlib import resources
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from intraq_deploy.targets.reading import Name, Version, nearest, read
+from pydantic import BaseModel, ConfigDict
 
-from intraq_deploy.errors import TargetError, UsageError
+from intraq_deploy.errors import UsageError
 
 
 class TargetProfile(BaseModel):
@@ -15,7 +15,7 @@ class TargetProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Name
     runtime: Literal["onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"] = "onnxruntime"
     """onnxruntime: its CPU provider; onnxruntime-tensorrt: its TensorRT provider."""
     opset: int
@@ -29,20 +29,21 @@ class TargetProfile(BaseModel):
     Else two are added in 16 bits, and a model in which they could leave them is refused."""
     largest_weight: int | None = None
     """The greatest 8-bit weight code that training may use; None: all of them."""
-    versions: tuple[str, str] | None = None
+    versions: tuple[Version, Version] | None = None
     """Of the runtime: from the first to before the second."""
-    compute_capability: str | None = None
+    compute_capability: Version | None = None
     """Of the GPU that an engine is compiled for where that is done ahead of time."""
-    calibration_cache: str | None = None
+    calibration_cache: Version | None = None
     """For runtimes that also quantize a float network by a cache of scales: the version that its first line names."""
     unsigned_activations: bool = False
     """Whether 8-bit activations behind ReLU-like functions are trained with codes from 0 to 255 instead of 127."""
 
 
-_NO_TARGETS = {
+NO_TARGETS = {
     "onnxruntime-cuda": "ONNX Runtime's CUDA provider has no integer convolution; choose onnxruntime-tensorrt. Where "
     "CUDA loads, the float network is measured on it as a baseline."
 }
+"""Names that are asked for, and why there is no such target."""
 
 
 def profile_names() -> list[str]:
@@ -51,17 +52,20 @@ def profile_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_profile(name: str) -> TargetProfile:
-    """The profile `name`. Raises UsageError for an unknown one, TargetError for a broken file."""
+def profile_text(name: str) -> str:
+    """The file of a target that ships with the package. Raises UsageError for an unknown one."""
     names = profile_names()
-    if name in _NO_TARGETS:
-        raise UsageError(f"{name} is no target: {_NO_TARGETS[name]}")
+    if name in NO_TARGETS:
+        raise UsageError(f"{name} is no target: {NO_TARGETS[name]}")
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
-        raise UsageError(f"The target {name!r} is unknown: {hint}")
-    text = (resources.files("intraq_deploy.targets.profiles") / f"{name}.toml").read_text()
-    try:
-        return TargetProfile.model_validate(tomllib.loads(text))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        raise TargetError(f"The profile {name}.toml is not valid: {error}") from error
+        raise UsageError(f"The target {name!r} is unknown: {nearest(name, names)}")
+    return (resources.files("intraq_deploy.targets.profiles") / f"{name}.toml").read_text()
+
+
+def load_profile(name: str, own: Iterable[TargetProfile] = ()) -> TargetProfile:
+    """The profile `name`: one of a person's `own`, or one that ships with the package. Raises UsageError for an unknown
+    one."""
+    for profile in own:
+        if profile.name == name:
+            return profile
+    return read("target", name, profile_text(name), TargetProfile)

@@ -4,15 +4,17 @@ A device names the targets that its releases can run, best first: one program is
 takes the file that fits what it has.
 """
 
-import difflib
-import tomllib
 from importlib import resources
-from typing import Literal
+from typing import Literal, get_args
 
 from intraq_deploy.targets.profile import profile_names
-from pydantic import BaseModel, ConfigDict, ValidationError
+from intraq_deploy.targets.reading import Name, Version, nearest, read
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from intraq_deploy.errors import TargetError, UsageError
+from intraq_deploy.errors import UsageError
+
+Precision = Literal["int8", "fp4", "fp8", "bf16", "fp16", "tf32", "fp32"]
+Figure = Literal["compute_capability", "memory_gib", "dla", "precisions", "trtexec"]
 
 
 class Release(BaseModel):
@@ -22,12 +24,12 @@ class Release(BaseModel):
 
     name: str
     """ "JetPack 6.2"."""
-    tensorrt: str | None = None
+    tensorrt: Version | None = None
     """Its version, as far as it is known ("10.3"); None without."""
-    cuda: str | None = None
-    python: str | None = None
+    cuda: Version | None = None
+    python: Version | None = None
     """Of the system's interpreter."""
-    onnxruntime: str | None = None
+    onnxruntime: Version | None = None
     """The newest that its Python can install."""
     source: str
     """Where these versions are known from."""
@@ -38,19 +40,19 @@ class DeviceProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Name
     description: str
     machine: Literal["x86_64", "aarch64"]
     """As `uname -m` says it."""
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] = Field(min_length=1)
     """Names of target profiles, the best first."""
-    compute_capability: str | None = None
+    compute_capability: Version | None = None
     """Of its GPU; None without, or where any will do."""
     memory_gib: tuple[float, ...] = ()
     """Of the variants that are sold."""
     dla: int = 0
-    """Deep learning accelerators."""
-    precisions: tuple[str, ...] = ()
+    """Deep learning accelerators, of the variant that has most."""
+    precisions: tuple[Precision, ...] = ()
     """That its hardware multiplies in: "int8", "fp16", "fp8", ..."""
     trtexec: str | None = None
     """Where its TensorRT has it."""
@@ -58,6 +60,27 @@ class DeviceProfile(BaseModel):
     """The newest first."""
     source: str
     """Where the hardware's figures are known from."""
+    sources: dict[Figure, str] = Field(default_factory=dict)
+    """Of single figures, where it is another one."""
+    note: str | None = None
+    """What a person should know before choosing it."""
+
+    @field_validator("targets")
+    @classmethod
+    def _known(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        names = profile_names()
+        for target in targets:
+            if target not in names:
+                raise ValueError(f"there is no target {target}: {nearest(target, names).rstrip('.')}")
+        return targets
+
+    def source_of(self, figure: Figure) -> str:
+        return self.sources.get(figure, self.source)
+
+    @property
+    def figures(self) -> dict[Figure, object]:
+        """Those that are given."""
+        return {figure: getattr(self, figure) for figure in get_args(Figure) if figure in self.model_fields_set}
 
 
 def device_names() -> list[str]:
@@ -67,25 +90,13 @@ def device_names() -> list[str]:
 
 
 def load_device(name: str) -> DeviceProfile:
-    """The device `name`. Raises UsageError for an unknown one, TargetError for a broken file."""
+    """The device `name`. Raises UsageError for an unknown one."""
     names = device_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        raise UsageError(
-            f"The device {name!r} is unknown: "
-            + (f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}.")
-        )
+        raise UsageError(f"The device {name!r} is unknown: {nearest(name, names)}")
     return read_device(name, (resources.files("intraq_deploy.targets.devices") / f"{name}.toml").read_text())
 
 
 def read_device(name: str, text: str) -> DeviceProfile:
-    """From TOML. name: for messages. Raises TargetError for what is no device."""
-    try:
-        device = DeviceProfile.model_validate(tomllib.loads(text))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        raise TargetError(f"The device {name} is not valid: {error}") from error
-    unknown = [target for target in device.targets if target not in profile_names()]
-    if unknown or not device.targets:
-        what = f"has the unknown target {unknown[0]}" if unknown else "names no targets"
-        raise TargetError(f"The device {name} {what}: known are {', '.join(profile_names())}.")
-    return device
+    """From TOML. name: for messages. Raises UsageError for what is no device."""
+    return read("device", name, text, DeviceProfile)

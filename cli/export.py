@@ -17,9 +17,11 @@ def export(
     from intraq_deploy.cli.render import print_json, render_artifacts
 
     from intraq_deploy.pipeline.quantize import export_run
+    from intraq_deploy.pipeline.targets import choose_for
 
+    chosen = choose_for(run, target or ("onnxruntime",))
     with make_progress() as progress:
-        report = export_run(run, tuple(target or ("onnxruntime",)), trust_pickle, progress)
+        report = export_run(run, chosen.targets, trust_pickle, progress, chosen.own)
     if json:
         print_json(report.to_json())
     else:

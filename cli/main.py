@@ -13,6 +13,7 @@ from intraq_deploy.cli.recipes import recipes
 from intraq_deploy.cli.sensitivity import sensitivity
 from intraq_deploy.cli.ship import ship
 from intraq_deploy.cli.synthesize import synthesize
+from intraq_deploy.cli.targets import targets
 from intraq_deploy.cli.validate import validate
 
 from intraq_deploy import __version__
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich for --help takes longer than all else together
 )
-for command in (quantize, synthesize, sensitivity, export, validate, build, bench, ship, lint, inspect):
+for command in (quantize, synthesize, sensitivity, export, validate, build, bench, ship, lint, inspect, targets):
     app.command()(command)
 app.add_typer(recipes, name="recipes")
 

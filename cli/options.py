@@ -156,13 +156,21 @@ Calibration = Annotated[
 Target = Annotated[
     list[str] | None,
     typer.Option(
-        "--target", metavar="NAME", help="What to ship for; repeatable. Default: onnxruntime.", show_default=False
+        "--target",
+        metavar="NAME",
+        help="What to ship for: a target, a device for all of its targets, or the path of your own; repeatable. "
+        "`intraq-deploy targets` lists them. Default: onnxruntime.",
+        show_default=False,
     ),
 ]
 BuildTarget = Annotated[
     list[str] | None,
     typer.Option(
-        "--target", metavar="NAME", help="What to compile for; repeatable. Default: tensorrt-rtx.", show_default=False
+        "--target",
+        metavar="NAME",
+        help="What to compile for: a target, a device for those of its targets that compile here, or the path of your "
+        "own; repeatable. Default: tensorrt-rtx.",
+        show_default=False,
     ),
 ]
 Bits = Annotated[int, typer.Option(help="Bits of weights and activations, 2 to 8.")]

@@ -55,7 +55,9 @@ def quantize(
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import quantize_run
     from intraq_deploy.pipeline.rundir import default_directory
+    from intraq_deploy.pipeline.targets import choose
 
+    chosen = choose(target or ("onnxruntime",))
     mixed = o.mixed_options(max_drop, max_size, average_bits, widths, weight_bits)
     options = make_options(
         o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle),
@@ -70,7 +72,8 @@ def quantize(
         images=images,
         iterations=iterations,
         steps=steps,
-        targets=tuple(target or ("onnxruntime",)),
+        targets=chosen.targets,
+        own_targets=chosen.own,
         eval=evaluate,
         input=input_type,
         device=device,

@@ -179,6 +179,17 @@ def render_findings(report: LintReport) -> None:
     )
 
 
+def render_fit(device: str, reports: list[LintReport]) -> None:
+    """Whether a device can run a file, after what each of its targets says of it."""
+    taken = [report.target for report in reports if not report.refused]
+    refused = [report.target for report in reports if report.refused]
+    sentence = f"{device} takes it as {' or '.join(taken)}" if taken else f"{device} cannot run it"
+    if refused:
+        sentence += f"{', not' if taken else ''} as {' or '.join(refused)}"
+    console = Console()
+    console.print(f"{sentence}.", style="" if taken else "red", highlight=False, markup=False, soft_wrap=True)
+
+
 def _comparison(report: RunReport, bits: str) -> Table:
     accuracy = report.accuracy or {}
     title = f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime"

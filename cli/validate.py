@@ -24,9 +24,11 @@ def validate(
     from intraq_deploy.cli.render import print_json, render_report
 
     from intraq_deploy.pipeline.quantize import validate_run
+    from intraq_deploy.pipeline.targets import choose_for
 
+    targets = choose_for(run, target or ()).targets
     with make_progress() as progress:
-        report = validate_run(run, tuple(target or ()), evaluate, trust_pickle, progress)
+        report = validate_run(run, targets, evaluate, trust_pickle, progress)
     if json:
         print_json(report.to_json())
     else:

@@ -19,6 +19,7 @@ from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.recipes import recipe_for
 from intraq_deploy.pipeline.run import freedom_of
 from intraq_deploy.pipeline.stages import model_metadata
+from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
 from intraq_deploy.program import Program, settle
@@ -98,15 +99,15 @@ def quantize(
     recipe: str | Path = "quick",
     steps: int | None = None,
     reconstruct: bool = False,
-    targets: str | tuple[str, ...] = ("onnxruntime",),
+    targets: str | Path | tuple[str | Path, ...] = ("onnxruntime",),
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
     """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the recipe; 0: ranges only.
 
     reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
-    says; a recipe that does so by itself does not with steps=0. targets: what it will be exported for; some allow more
-    than others; one name may stand alone.
+    says; a recipe that does so by itself does not with steps=0. targets: what it will be exported for: names of
+    targets or devices, or paths of your own; some allow more than others; one may stand alone.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
     DataError for images that are not finite, UsageError for the reconstruction of min-max ranges.
@@ -116,8 +117,9 @@ def quantize(
     if not bool(images.images.isfinite().all()):
         raise DataError("The images have values that are not finite: make them again, or look for NaN in your own.")
     chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, steps=steps, reconstruct=reconstruct)
-    names, where = (targets,) if isinstance(targets, str) else targets, choose_device(device)
-    placed = make_scheme(scheme, weight_bits, activation_bits, freedom_of(names))
+    chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
+    where = choose_device(device)
+    placed = make_scheme(scheme, weight_bits, activation_bits, freedom_of(chosen_targets.targets, chosen_targets.own))
     placed = placed.with_ranges(chosen.quantization.ranges)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
     student = build_network(graph, placed, images.images, seed)
@@ -132,13 +134,16 @@ def quantize(
 
 
 def export(
-    program: Program, folder: str | Path, *, target: str = "onnxruntime", model: Model | None = None
+    program: Program, folder: str | Path, *, target: str | Path = "onnxruntime", model: Model | None = None
 ) -> Artifact:
     """Writes the program for `target` into `folder`, which is made. model: its class names and preprocessing go along.
 
-    Raises UsageError for an unknown target.
+    target: a name, or the path of your own. Raises UsageError for an unknown one, and for a device of several targets.
     """
-    profile = load_profile(target)
+    chosen = choose((target,))
+    if len(chosen.targets) > 1:
+        raise UsageError(f"{target} has several targets: give one of {', '.join(chosen.targets)}.")
+    profile = load_profile(chosen.targets[0], chosen.own)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     return export_program(program, profile, path, {} if model is None else model_metadata(model))

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from intraq_deploy.errors import RunError
+from intraq_deploy.targets.profile import load_profile
+
+from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
 
 MANIFEST = "manifest.json"
@@ -17,6 +19,8 @@ class Artifact:
     """A file for one target."""
 
     target: str
+    runtime: str
+    """The profile's."""
     path: Path
     bytes: int
     items: dict[str, int]
@@ -53,9 +57,11 @@ def read_manifest(folder: Path) -> Artifact:
     try:
         values = json.loads((folder / MANIFEST).read_text())
         values["path"] = folder / values["path"]
+        if "runtime" not in values:
+            values["runtime"] = load_profile(values["target"]).runtime
         artifact = Artifact(**values)
         if not isinstance(artifact.companions, dict):
             raise TypeError("its companions are no table")
         return artifact
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
         raise RunError(f"{folder} holds no readable artifact ({error}): run export again.") from error

@@ -8,6 +8,7 @@ from support import SMALL_SHAPE, model_of, random_images, small_network
 
 from intraq_deploy import api
 from intraq_deploy.errors import DataError, UsageError
+from intraq_deploy.program import freeze
 from intraq_deploy.synthesis import SyntheticSet
 
 IMAGES = SyntheticSet(random_images(8), torch.arange(8), torch.ones(8))
@@ -77,3 +78,14 @@ def test_no_steps_reconstruct_only_if_asked_to(model, monkeypatch, reconstruct, 
     monkeypatch.setattr(api, "reconstruct_blocks", lambda *arguments: called.append(arguments))
     api.quantize(model, IMAGES, recipe="best", steps=0, reconstruct=reconstruct)
     assert bool(called) == changed
+
+
+def test_targets_may_be_devices_and_files_of_ones_own(model, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\nopset = 17\nruntime = "tensorrt"\npasses = ["float-clips", "float-biases"]')
+    program = freeze(api.quantize(model, IMAGES, steps=0, targets=("jetson-orin-nano", file)))
+    for target in (file, "jetson-xavier"):
+        artifact = api.export(program, tmp_path / "shipped", target=target)
+        assert (artifact.target, artifact.runtime) in {("mine", "tensorrt"), ("tensorrt8-int8", "tensorrt")}
+    with pytest.raises(UsageError, match="jetson-orin-nano has several targets: give one of tensorrt-int8, "):
+        api.export(program, tmp_path / "shipped", target="jetson-orin-nano")

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
-from intraq_deploy.errors import UsageError
+from intraq_deploy.errors import TargetError, UsageError
 from intraq_deploy.pipeline import records, stages
 from intraq_deploy.pipeline.engines import FOLDER
 from intraq_deploy.pipeline.gate import float_layers, parity_failures, parity_images
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import finished_run, keep, kept_images
+from intraq_deploy.pipeline.quantize import add_targets, finished_run, keep, keep_targets, kept_images
 from intraq_deploy.pipeline.report import EngineRecord, RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
+from intraq_deploy.pipeline.targets import Chosen
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import Program, float_program, load_program
 from intraq_deploy.targets.artifact import Artifact
@@ -34,17 +35,56 @@ from intraq_deploy.targets.tensorrt.host import Host, find_host
 from intraq_deploy.targets.tensorrt.imports import tensorrt_rtx
 
 
-def build_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress: Progress) -> RunReport:
+def built_here(chosen: Chosen, progress: Progress) -> tuple[str, ...]:
+    """What `build` makes of a choice: of a device's targets those that have engines, and whose compiler is here.
+
+    Raises UsageError for a device without engines, TargetError where none of a device's can be built here.
+    """
+    names = list(chosen.plain)
+    for device, targets in chosen.devices.items():
+        profiles = [load_profile(target, chosen.own) for target in targets]
+        engines = [profile for profile in profiles if profile.runtime != "onnxruntime"]
+        if not engines:
+            raise UsageError(f"{device} has no engines: its ONNX file is what is shipped (`intraq-deploy export`).")
+        names += _those_here(engines, progress)
+    return tuple(dict.fromkeys(names))
+
+
+def _those_here(profiles: list[TargetProfile], progress: Progress) -> list[str]:
+    found, absent = [], {}
+    for profile in profiles:
+        try:
+            _maker(profile)
+            found.append(profile.name)
+        except TargetError as error:
+            absent[profile.name] = error
+    if not found:
+        raise next(iter(absent.values()))
+    for name, why in absent.items():
+        progress.warn(f"{name} is not built: {why}")
+    return found
+
+
+def build_run(
+    path: Path,
+    targets: tuple[str, ...],
+    trust_pickle: bool,
+    progress: Progress,
+    own: tuple[TargetProfile, ...] = (),
+) -> RunReport:
     """Exports and compiles for `targets`; what is there already is not made again. Engines for this machine's GPU are
-    run: their integers compared, their time measured; the record's `failures` say what was found wrong.
+    run: their integers compared, their time measured; the record's `failures` say what was found wrong. own: the
+    person's own among them; the run keeps them.
 
     Raises UsageError for a target that has no engines, TargetError where a runtime or GPU is missing or refuses the
     model.
     """
-    makers = [_maker(load_profile(target)) for target in targets]
+    makers = [_maker(load_profile(target, own)) for target in targets]
     run, report = finished_run(path, trust_pickle, progress)
+    add_targets(run, own)
     program = load_program(path / stages.FREEZING)
     with run.directory.opened():
+        keep_targets(run)
         for maker in makers:
             name = maker.profile.name
             artifact = stages.export(run, name, program)

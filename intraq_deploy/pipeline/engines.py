@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from intraq_deploy.errors import IntraqError, TargetError
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.engine import Engine, EngineSessions, open_engine, read_engine
 from intraq_deploy.targets.tensorrt.host import Host, find_host
 
@@ -20,10 +19,10 @@ def engines_here(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, Engin
     opened = {}
     for target, artifact in artifacts.items():
         folder = run.directory.path / FOLDER / target
-        if load_profile(target).runtime != "tensorrt" or not folder.is_dir():
+        if run.profile(target).runtime != "tensorrt" or not folder.is_dir():
             continue
         try:
-            opened[target] = _opened(read_engine(folder), artifact, find_host(load_profile(target)))
+            opened[target] = _opened(read_engine(folder), artifact, find_host(run.profile(target)))
         except IntraqError as error:
             run.progress.warn(f"{target}: its engine is not run ({str(error).rstrip('.')}); its file is rehearsed.")
     return opened

@@ -91,7 +91,8 @@ def _check_accuracy(
     report.comparison = measured.rows
     for target in artifacts:
         report.failures += _accuracy_failures(target, measured.accuracy)
-    report.advice = advice(measured.rows, next(iter(artifacts)), report.label)
+    first = next(iter(artifacts.values()))
+    report.advice = advice(measured.rows, first.target, report.label, first.runtime)
 
 
 def parity_failures(target: str, validation: Validation) -> list[str]:

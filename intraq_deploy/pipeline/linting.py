@@ -1,15 +1,16 @@
 """Any ONNX file against a target's rules."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from intraq_deploy.errors import DataError
 from intraq_deploy.targets.onnx.findings import Finding
 from intraq_deploy.targets.onnx.lint import lint
-from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 
 class LintReport(BaseModel):
@@ -28,9 +29,17 @@ class LintReport(BaseModel):
         return self.model_dump_json(indent=2)
 
 
-def lint_file(path: Path, target: str) -> LintReport:
-    """Raises UsageError for an unknown target, DataError for a file that is no ONNX model."""
-    profile = load_profile(target)
+def list_json(reports: list[LintReport]) -> str:
+    """Of several targets."""
+    return TypeAdapter(list[LintReport]).dump_json(reports, indent=2).decode()
+
+
+def lint_file(path: Path, target: str, own: Iterable[TargetProfile] = ()) -> LintReport:
+    """own: a person's own targets, beside the built-in ones.
+
+    Raises UsageError for an unknown target, DataError for a file that is no ONNX model.
+    """
+    profile = load_profile(target, own)
     try:
         model = ir.load(path)
     except Exception as error:  # by its name a file may be in one of several formats, whose parsers have their own

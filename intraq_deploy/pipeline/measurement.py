@@ -176,28 +176,28 @@ def _rows(
     ]
 
 
-def advice(rows: list[ComparisonRow], target: str, bits: str) -> str:
-    """Which of the models to ship, and what fewer than 8 bits of activations cost."""
+def advice(rows: list[ComparisonRow], target: str, bits: str, runtime: str = "onnxruntime") -> str:
+    """Which of the models to ship, and what fewer than 8 bits of activations cost. runtime: the target's."""
     by_name = {row.name: row for row in rows}
     if A8 not in by_name:
-        return _against_eight(rows, target, bits)
+        return _against_eight(rows, target, bits, runtime)
     lost, lost_a8 = (by_name[FLOAT32].top1 - by_name[name].top1 for name in (target, A8))
     weights = bits.partition("A")[0]
     return (
-        f"{_against_eight(rows, target, bits)} {weights}A8 (--activation-bits 8), in the same kernels and as large, "
-        f"loses {lost_a8:.1f} points before any fine-tuning, {bits} {lost:.1f} after it: fewer activation bits gain "
-        "nothing on INT8 hardware, and are for hardware that computes with them."
+        f"{_against_eight(rows, target, bits, runtime)} {weights}A8 (--activation-bits 8), in the same kernels and "
+        f"as large, loses {lost_a8:.1f} points before any fine-tuning, {bits} {lost:.1f} after it: fewer activation "
+        "bits gain nothing on INT8 hardware, and are for hardware that computes with them."
     )
 
 
-def _against_eight(rows: list[ComparisonRow], target: str, bits: str) -> str:
+def _against_eight(rows: list[ComparisonRow], target: str, bits: str, runtime: str) -> str:
     """Beside W8A8 and float."""
     by_name = {row.name: row for row in rows}
     plain, eight, ours = by_name[FLOAT32], by_name[W8A8], by_name[target]
     lost, lost_eight = plain.top1 - ours.top1, plain.top1 - eight.top1
     if bits == "W8A8":
         return f"{bits} loses {lost:.1f} points against float."
-    if load_profile(target).runtime == "onnxruntime-tensorrt" and ours.milliseconds is not None:
+    if runtime == "onnxruntime-tensorrt" and ours.milliseconds is not None:
         return (
             f"{bits} loses {lost:.1f} points, W8A8 {lost_eight:.1f}; {target} was timed on the GPU, W8A8 on the "
             "CPU: their times do not compare, and both would run in the same INT8 kernels."

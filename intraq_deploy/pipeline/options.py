@@ -11,6 +11,7 @@ from intraq_deploy.models import Model, load_model
 from intraq_deploy.quantization.scheme import SCHEMES
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.recipes import read
+from intraq_deploy.targets.profile import TargetProfile
 
 
 class ModelOptions(BaseModel):
@@ -144,6 +145,8 @@ class QuantizeOptions(BaseModel):
     iterations: int | None = None
     steps: int | None = None
     targets: tuple[str, ...] = ("onnxruntime",)
+    own_targets: tuple[TargetProfile, ...] = ()
+    """A person's own, as their files were read: those of `targets`, and those that were exported for since."""
     eval: str | None = None
     input: Literal["float", "uint8"] = "float"
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from intraq_deploy.data import LabelledImages, load_labelled
-from intraq_deploy.errors import RunError
+from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.engines import engines_here
@@ -36,7 +36,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import read_manifest
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent
-from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.profile import TargetProfile, load_profile
 from intraq_deploy.training.reconstruction import check_ranges
 
 VALIDATION = "validation"
@@ -58,7 +58,7 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
     What can be wrong with the input is found before the directory is made. Raises the package's errors.
     """
     for target in options.targets:
-        load_profile(target)
+        load_profile(target, options.own_targets)
     onnxruntime()
     run = _prepare(options, RunDirectory(out), progress)
     _ = run.calibration
@@ -120,17 +120,49 @@ def kept_images(run: Run) -> SyntheticSet:
     return stages.kept_calibration(run.directory.path / stages.CALIBRATION)
 
 
-def export_run(path: Path, targets: tuple[str, ...], trust_pickle: bool, progress: Progress) -> RunReport:
-    """Writes a finished run's program for `targets`."""
-    for target in targets:
-        load_profile(target)
+def export_run(
+    path: Path,
+    targets: tuple[str, ...],
+    trust_pickle: bool,
+    progress: Progress,
+    own: tuple[TargetProfile, ...] = (),
+) -> RunReport:
+    """Writes a finished run's program for `targets`. own: the person's own among them; the run keeps them."""
     run, report = finished_run(path, trust_pickle, progress)
+    add_targets(run, own)
+    for target in targets:
+        run.profile(target)
     program = load_program(path / stages.FREEZING)
     with run.directory.opened():
+        keep_targets(run)
         for target in targets:
             artifact = stages.export(run, target, program)
             report.artifacts[target] = records.artifact_record(run, artifact, program)
         return keep(run, report)
+
+
+def add_targets(run: Run, own: tuple[TargetProfile, ...]) -> None:
+    """Makes a person's own targets known to the run.
+
+    Raises UsageError where one has changed that the program was made for.
+    """
+    kept = {profile.name: profile for profile in run.options.own_targets}
+    for profile in own:
+        if profile.name in run.options.targets and kept.get(profile.name) != profile:
+            raise UsageError(
+                f"The target {profile.name} is not what it was when {run.directory.path} was quantized for it: run "
+                "quantize again, or give the changed one another name."
+            )
+        kept[profile.name] = profile
+    run.options = run.options.model_copy(update={"own_targets": tuple(kept.values())})
+
+
+def keep_targets(run: Run) -> None:
+    """Writes the run's own targets into its configuration. The directory is open."""
+    config = read_config(run.directory.path / CONFIG)
+    if config.options.own_targets != run.options.own_targets:
+        options = config.options.model_copy(update={"own_targets": run.options.own_targets})
+        run.directory.write(CONFIG, config.model_copy(update={"options": options}).to_json())
 
 
 def validate_run(

@@ -27,7 +27,6 @@ from intraq_deploy.program.program import FloatWeights, IntegerWeights
 from intraq_deploy.synthesis.quality import Quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.profile import load_profile
 
 
 def model_record(run: Run) -> ModelRecord:
@@ -137,7 +136,7 @@ def _accounting(artifact: Artifact, program: Program) -> AccountingRecord:
 def _computed_in(artifact: Artifact, layers: Sequence[IntegerWeights | FloatWeights]) -> str:
     floats = sum(isinstance(layer, FloatWeights) for layer in layers)
     kinds = "INT8" if floats < len(layers) else ""
-    if "weights int4" in artifact.items and load_profile(artifact.target).runtime != "onnxruntime":
+    if "weights int4" in artifact.items and artifact.runtime != "onnxruntime":
         kinds += ", linear layers with INT4 weights in float16"
     if floats:
         kinds += f"{', ' if kinds else ''}{floats} layers in float32"

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from intraq_deploy.quantization.scheme import Freedom, Scheme, make_scheme
 from intraq_deploy.recipes import Recipe, builtin, check
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
-from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.profile import TargetProfile, load_profile
 from intraq_deploy.training.teacher import Teacher
 
 
@@ -65,9 +66,13 @@ class Run:
     @property
     def scheme(self) -> Scheme:
         o = self.options
-        scheme = make_scheme(o.scheme, o.weight_bits, o.activation_bits, freedom_of(o.targets))
+        scheme = make_scheme(o.scheme, o.weight_bits, o.activation_bits, freedom_of(o.targets, o.own_targets))
         scheme = scheme.with_ranges(self.recipe.quantization.ranges)
         return scheme if self.mixed is None else replace(scheme, layer_bits=self.mixed.layers)
+
+    def profile(self, target: str) -> TargetProfile:
+        """Of a built-in target, or of one of the person's own. Raises UsageError for neither."""
+        return load_profile(target, self.options.own_targets)
 
     @property
     def bits(self) -> str:
@@ -123,9 +128,9 @@ class Run:
         return digest.hexdigest()
 
 
-def freedom_of(targets: tuple[str, ...]) -> Freedom:
-    """What all of the targets allow, and the strictest that one of them asks for."""
-    profiles = [load_profile(target) for target in targets]
+def freedom_of(targets: tuple[str, ...], own: Iterable[TargetProfile] = ()) -> Freedom:
+    """What all of the targets allow, and the strictest that one of them asks for. own: a person's own among them."""
+    profiles = [load_profile(target, own) for target in targets]
     limits = [profile.largest_weight for profile in profiles if profile.largest_weight is not None]
     unsigned = all(profile.unsigned_activations for profile in profiles)
     return Freedom(unsigned_activations=unsigned, largest_weight=min(limits, default=None))

@@ -29,7 +29,6 @@ from intraq_deploy.synthesis.quality import Quality, measure
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.onnxruntime.target import export as export_program
-from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.implicit import add_cache
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
@@ -266,7 +265,7 @@ def normalization_of(run: Run) -> Normalization | None:
 def export(run: Run, target: str, program: Program) -> Artifact:
     """The artifact of one target, with a calibration cache beside where it takes one and nothing was trained: training
     fits weights to the program's own grids, and implicit quantization chooses its own for them."""
-    profile = load_profile(target)
+    profile = run.profile(target)
     name = f"targets/{target}"
     metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": run.bits}
     cached = profile.calibration_cache is not None and run.ranges_only

@@ -16,7 +16,7 @@ from intraq_deploy.targets.onnxruntime.gpu import TensorRTSession
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import TENSORRT, Provider, why_absent
 from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.profile import TargetProfile, load_profile
+from intraq_deploy.targets.profile import TargetProfile
 
 from intraq_deploy.files import write_atomically
 from intraq_deploy.program.program import Program
@@ -35,6 +35,7 @@ def export(program: Program, profile: TargetProfile, folder: Path, metadata: Map
     write_atomically(path, data)
     artifact = Artifact(
         target=profile.name,
+        runtime=profile.runtime,
         path=path,
         bytes=len(data),
         items=itemise(model, len(data)),
@@ -65,11 +66,11 @@ def why_rehearsed(artifact: Artifact) -> str | None:
 
 def is_rehearsed(artifact: Artifact) -> bool:
     """Whether the target's runtime or provider is not here: what is seen then says nothing about its speed."""
-    return load_profile(artifact.target).runtime != "onnxruntime" and loaded_provider(artifact) is None
+    return artifact.runtime != "onnxruntime" and loaded_provider(artifact) is None
 
 
 def _provider_of(artifact: Artifact) -> Provider | None:
-    return TENSORRT if load_profile(artifact.target).runtime == "onnxruntime-tensorrt" else None
+    return TENSORRT if artifact.runtime == "onnxruntime-tensorrt" else None
 
 
 def open_shipped(artifact: Artifact, threads: int = 0) -> Session:

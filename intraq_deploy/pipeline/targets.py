@@ -1,0 +1,140 @@
+"""Targets and devices by what people type: a name, or the path of a file of their own. Imports no torch by itself."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from intraq_deploy.errors import RunError, UsageError
+from intraq_deploy.targets.device.profile import DeviceProfile, device_names, load_device, read_device
+from intraq_deploy.targets.profile import NO_TARGETS, TargetProfile, load_profile, profile_names
+from intraq_deploy.targets.reading import nearest, parse, read
+
+__all__ = ["Catalogue", "Chosen", "DeviceProfile", "TargetProfile", "catalogue", "choose", "choose_for"]
+_FIRST_OPSET = 13
+"""The first in which QuantizeLinear knows axes."""
+_TAKEN = {"float", "fake_quant", "program", "float32", "w8a8", "a8", "cuda-float32", "cuda-float16"}
+"""Names of what a run's report compares targets with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What --target stands for."""
+
+    plain: tuple[str, ...]
+    """Targets that were asked for themselves."""
+    devices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The targets of every device that was asked for, by its name."""
+    own: tuple[TargetProfile, ...] = ()
+    """A person's own among them."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((*self.plain, *(name for names in self.devices.values() for name in names))))
+
+
+class Catalogue(BaseModel):
+    """Everything that ships with the package, or one thing of it."""
+
+    devices: list[DeviceProfile]
+    targets: list[TargetProfile]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2)
+
+
+def choose(asked: Iterable[str | Path], kept: Iterable[TargetProfile] = ()) -> Chosen:
+    """The targets that `asked` stands for: names of targets and devices, and paths of a person's own.
+
+    kept: a run's own targets, known by their names. Raises UsageError for what is neither, and for a file that is none.
+    """
+    plain, devices, own = [], {}, {profile.name: profile for profile in kept}
+    for text in map(str, asked):
+        found = own[text] if text in own else _find(text)
+        if isinstance(found, DeviceProfile):
+            devices[found.name] = found.targets
+            continue
+        plain.append(found.name)
+        if found.name not in profile_names():
+            own[found.name] = found
+    chosen = tuple(dict.fromkeys(plain))
+    return Chosen(chosen, devices, tuple(own[name] for name in chosen if name in own))
+
+
+def choose_for(run: Path, asked: Iterable[str]) -> Chosen:
+    """The same, where the targets that a run keeps are known by their names too."""
+    from intraq_deploy.pipeline.options import read_config  # noqa: PLC0415  it comes with torch
+    from intraq_deploy.pipeline.rundir import CONFIG  # noqa: PLC0415
+
+    try:
+        kept = read_config(run / CONFIG).options.own_targets
+    except RunError:  # which whoever works on the run will say
+        kept = ()
+    return choose(asked, kept)
+
+
+def catalogue(name: str | None = None) -> Catalogue:
+    """All that ships with the package; with a name (or a path) that device or target. Raises UsageError for neither."""
+    if name is None:
+        return Catalogue(
+            devices=[load_device(device) for device in device_names()],
+            targets=[load_profile(target) for target in profile_names()],
+        )
+    found = _find(name)
+    if isinstance(found, DeviceProfile):
+        return Catalogue(devices=[found], targets=[])
+    return Catalogue(devices=[], targets=[found])
+
+
+def _find(text: str) -> TargetProfile | DeviceProfile:
+    if text in profile_names():
+        return load_profile(text)
+    if text in device_names():
+        return load_device(text)
+    if text in NO_TARGETS:
+        raise UsageError(f"{text} is no target: {NO_TARGETS[text]}")
+    if text.endswith(".toml") or "/" in text:
+        return _read_own(Path(text))
+    raise UsageError(f"The target {text!r} is unknown: {nearest(text, [*profile_names(), *device_names()])}")
+
+
+def _read_own(path: Path) -> TargetProfile | DeviceProfile:
+    """A file with `passes` is a target, one with `targets` a device."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(f"The target {path} cannot be read ({reason}): give a TOML file.") from error
+    values = parse("target", str(path), text)
+    found: TargetProfile | DeviceProfile
+    if "passes" in values:
+        found = read("target", str(path), text, TargetProfile)
+        _check_own(path, found)
+    elif "targets" in values:
+        found = read_device(str(path), text)
+    else:
+        raise UsageError(
+            f"The target {path} has neither passes, as a target has, nor targets, as a device has: add one of them."
+        )
+    if found.name in {*profile_names(), *device_names(), *NO_TARGETS, *_TAKEN}:
+        raise UsageError(f"The target {path} has name = {found.name!r}, which is taken: give it another one.")
+    return found
+
+
+def _check_own(path: Path, profile: TargetProfile) -> None:
+    """What the schema cannot know: passes and opsets, which come with onnx."""
+    import onnx  # noqa: PLC0415
+    from intraq_deploy.targets.onnx import lower  # noqa: F401, PLC0415  registers the passes
+    from intraq_deploy.targets.onnx.passes import PASSES  # noqa: PLC0415
+
+    for name in profile.passes:
+        if name not in PASSES:
+            raise UsageError(f"The target {path} has the unknown pass {name!r}: {nearest(name, sorted(PASSES))}")
+    newest = onnx.defs.onnx_opset_version()
+    if not _FIRST_OPSET <= profile.opset <= newest:
+        raise UsageError(
+            f"The target {path} has opset = {profile.opset}: give {_FIRST_OPSET}, the first with which layers are "
+            f"quantized per channel, to {newest}, the newest of onnx {onnx.__version__}."
+        )

@@ -33,7 +33,7 @@ def ship(
 
     if bool(to) == (fleet is not None):
         raise UsageError("Give hosts, with --to user@host or with --fleet hosts.toml: one of the two.")
-    hosts = tuple(to or shipping.fleet(fleet))
+    hosts = tuple(to or ()) if fleet is None else tuple(shipping.fleet(fleet))
     shipment = shipping.Shipment(hosts, port, target, folder, python)
     if dry_run:
         for line in shipping.dry_run(run, shipment):

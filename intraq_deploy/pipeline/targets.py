@@ -126,6 +126,7 @@ def _read_own(path: Path) -> TargetProfile | DeviceProfile:
 def _check_own(path: Path, profile: TargetProfile) -> None:
     """What the schema cannot know: passes and opsets, which come with onnx."""
     import onnx  # noqa: PLC0415
+
     from intraq_deploy.targets.onnx import lower  # noqa: F401, PLC0415  registers the passes
     from intraq_deploy.targets.onnx.passes import PASSES  # noqa: PLC0415
 

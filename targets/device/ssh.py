@@ -11,6 +11,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from intraq_deploy.targets.artifact import sha256_of
@@ -154,9 +155,13 @@ def send(
         place = PurePosixPath(folder) / name
         part = quoted(f"{place}{_PART}")
         remote.run(f"mkdir -p {quoted(place.parent)}")
-        total += _append(remote, path, start, f"cat {'>>' if start else '>'} {part}", lambda n, t=total: sent(t + n))
+        total += _append(remote, path, start, f"cat {'>>' if start else '>'} {part}", partial(_add, sent, total))
         _finish(remote, python, folder, name, files[name])
     return total
+
+
+def _add(sent: Callable[[int], None], before: int, count: int) -> None:
+    sent(before + count)
 
 
 def _append(remote: Remote, path: Path, start: int, command: str, sent: Callable[[int], None]) -> int:

@@ -21,7 +21,7 @@ def quantize_static(source: Path, path: Path, images: Tensor, name: str = INPUT)
     from onnxruntime import quantization  # noqa: PLC0415
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._images = iter(images.numpy())
 

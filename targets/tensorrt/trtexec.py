@@ -123,9 +123,7 @@ class Trtexec:
         try:
             return file.read_bytes()
         except OSError as error:
-            raise TargetError(
-                f"{self.product} ended well and wrote no {file.name}: run it by hand."
-            ) from error
+            raise TargetError(f"{self.product} ended well and wrote no {file.name}: run it by hand.") from error
 
 
 def _run(path: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:

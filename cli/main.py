@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from intraq_deploy.cli.bench import bench
 from intraq_deploy.cli.build import build
+from intraq_deploy.cli.bundle import bundle
 from intraq_deploy.cli.export import export
 from intraq_deploy.cli.inspect import inspect
 from intraq_deploy.cli.lint import lint
@@ -26,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich for --help takes longer than all else together
 )
-for command in (quantize, synthesize, sensitivity, export, validate, build, bench, ship, lint, inspect, targets):
+for command in (
+    quantize, synthesize, sensitivity, export, validate, build, bundle, bench, ship, lint, inspect, targets,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(recipes, name="recipes")
 

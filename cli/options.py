@@ -182,6 +182,19 @@ ActivationBits = Annotated[
     int | None,
     typer.Option(help="Bits of activations, 2 to 8. Default: --bits.", show_default=False),
 ]
+BundleTarget = Annotated[
+    str,
+    typer.Option("--target", metavar="NAME", help="The device, or one target, to pack for.", show_default=False),
+]
+BundleOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="The bundle's folder; its archive is written beside. Default: bundles/NAME in the run directory.",
+        show_default=False,
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(

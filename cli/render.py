@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from intraq_deploy.pipeline.bench import BenchReport
+from intraq_deploy.pipeline.bundle import BundleReport
 from intraq_deploy.pipeline.inspection import Inspection
 from intraq_deploy.pipeline.linting import LintReport
 from intraq_deploy.pipeline.report import (
@@ -51,6 +52,19 @@ def render_report(report: RunReport, directory: str) -> None:
         console.print(
             f"... and {len(report.failures) - _SHOWN_FAILURES} more in run.json.", style="red", highlight=False
         )
+
+
+def render_bundle(report: BundleReport) -> None:
+    """What was packed, and what to type on the device."""
+    console = Console()
+    console.print(
+        f"{report.archive}: {report.bytes / _MIB:.2f} MiB, for {', '.join(report.targets)}. `check` compares "
+        f"{report.integers:,} integers there.",
+        highlight=False,
+    )
+    for target, reason in report.left_out.items():
+        console.print(f"{target} is left out: {reason}", highlight=False, markup=False)
+    console.print("On the device, in the unpacked folder: python3 run.py doctor, then check.", highlight=False)
 
 
 def render_artifacts(report: RunReport, directory: str) -> None:

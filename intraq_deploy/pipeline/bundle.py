@@ -1,0 +1,189 @@
+"""Bundles: a finished run's program for a device, with what checks it there."""
+
+import difflib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from intraq_deploy.errors import RunError, TargetError, UsageError
+from intraq_deploy.files import write_atomically
+from intraq_deploy.pipeline import records, stages
+from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.quantize import finished_run, keep, kept_images
+from intraq_deploy.pipeline.report import RunReport
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.validation import program_input
+from intraq_deploy.program import Program, load_program
+from intraq_deploy.program.storage import program_sha256
+from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.device.bundle import (
+    FORMAT,
+    MANIFEST,
+    Facts,
+    archive,
+    integers_per_image,
+    pick_images,
+    why_left_out,
+    write_bundle,
+)
+from intraq_deploy.targets.device.profile import DeviceProfile, device_names, load_device
+from intraq_deploy.targets.profile import load_profile, profile_names
+
+FOLDER = "bundles"
+_NOISE = 64
+"""Images of noise to choose from, where a run's own images are a person's."""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleReport:
+    """What was written."""
+
+    folder: str
+    archive: str
+    bytes: int
+    """Of the archive."""
+    sha256: str
+    """The archive's."""
+    targets: list[str]
+    left_out: dict[str, str]
+    """Targets without a file, with the reason."""
+    images: int
+    integers: int
+    """That `check` compares."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+
+def bundle_run(path: Path, name: str, out: Path | None, trust_pickle: bool, progress: Progress) -> BundleReport:
+    """Writes a bundle into the folder `out`, by default one in the run directory, and beside it as .tar.gz.
+
+    name: of a device or a target. Raises UsageError for an unknown one, RunError for a run whose gate failed or a
+    folder that holds something else, TargetError where no target takes the program.
+    """
+    device, targets = _targets(name)
+    run, report = finished_run(path, trust_pickle, progress)
+    if report.status == "failed":
+        raise RunError(f"{path} failed its gate ({report.failures[0].rstrip('.')}): a bundle would ship that.")
+    program = load_program(path / stages.FREEZING)
+    folder = path / FOLDER / name if out is None else out
+    packed = folder.with_name(f"{folder.name}.tar.gz")
+    with run.directory.opened():
+        artifacts, left_out = _exported(run, report, program, targets)
+        keep(run, report)
+        facts = _facts(run, report, name, program)
+        own_rounding = any(load_profile(target).runtime == "tensorrt" for target in artifacts)
+        images = pick_images(program, _images(run, program), own_rounding=own_rounding)
+        with _replaced(folder) as scratch:
+            manifest = write_bundle(scratch, device, program, artifacts, left_out, images, facts)
+        data = archive(folder, facts.name)
+        write_atomically(packed, data)
+    return BundleReport(
+        folder=str(folder),
+        archive=str(packed),
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        targets=list(artifacts),
+        left_out=left_out,
+        images=len(images),
+        integers=manifest["check"]["images_with_codes"] * integers_per_image(program),
+    )
+
+
+def _targets(name: str) -> tuple[DeviceProfile | None, tuple[str, ...]]:
+    """Of a device, or a target alone."""
+    if name in device_names():
+        device = load_device(name)
+        return device, device.targets
+    if name not in profile_names():
+        near = difflib.get_close_matches(name, [*device_names(), *profile_names()], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"devices are {', '.join(device_names())}."
+        raise UsageError(f"{name!r} is no device and no target: {hint}")
+    return None, (name,)
+
+
+def _exported(
+    run: Run, report: RunReport, program: Program, targets: tuple[str, ...]
+) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The artifacts, written into the run where they are not there yet; and why others are left out."""
+    artifacts, left_out = {}, {}
+    for target in targets:
+        reason = why_left_out(target)
+        if reason is None:
+            try:
+                artifacts[target] = stages.export(run, target, program)
+                report.artifacts[target] = records.artifact_record(run, artifacts[target], program)
+                continue
+            except TargetError as error:
+                reason = str(error)
+        left_out[target] = reason
+        run.progress.warn(f"{target} is left out: {reason}")
+    return artifacts, left_out
+
+
+def _images(run: Run, program: Program) -> Tensor:
+    """What the program takes; noise where the run's images are a person's own, which are not to be sent around."""
+    if run.options.calibration is None:
+        return program_input(program, kept_images(run).images)
+    generator = torch.Generator().manual_seed(0)
+    return program_input(program, torch.randn(_NOISE, *run.model.input_shape, generator=generator))
+
+
+def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
+    model = run.model
+    preprocessing = asdict(model.preprocessing)
+    stem = Path(model.source.location.partition(":")[2] or model.source.location).name.partition(".")[0]
+    return Facts(
+        name=f"{stem}-{report.label.lower().replace('/', '-')}-{name}",
+        network={
+            "architecture": model.architecture,
+            "bits": report.label,
+            "scheme": run.options.scheme,
+            "classes": model.classes,
+            "program_sha256": program_sha256(program),
+        },
+        preprocessing={key: preprocessing[key] for key in sorted(preprocessing)},
+        classes=model.class_names,
+        versions=report.versions,
+        images="synthetic" if run.options.calibration is None else "noise",
+    )
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place if the block ends well.
+
+    Raises RunError where `folder` holds something that is no bundle.
+    """
+    if folder.exists() and not _is_bundle(folder):
+        raise RunError(f"{folder} holds something that is no bundle: choose another place with --out.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_bundle(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        values = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("format") == FORMAT and "models" in values

@@ -1,0 +1,315 @@
+"""A bundle: what a device needs to build, check, time and run a network, in one folder without this package.
+
+run.py                      the commands; Python 3.8 and numpy
+manifest.json               what every file is, with its SHA-256, and for which runtimes and versions the models are
+targets/NAME/model.onnx     the network for one runtime
+targets/NAME/outputs.bin    appended to the model's bytes it makes the codes of all quantized tensors outputs
+parity/images.npy           what integers are compared on
+parity/expected.npz         what must come out: codes, logits, and where another order of rounding gives the next code
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.device.profile import DeviceProfile
+from intraq_deploy.targets.onnx.canonical import codes_name
+from intraq_deploy.targets.onnx.lower import instrument
+from intraq_deploy.targets.onnxruntime.target import stored_zero_points
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.rehearsal import engine_program
+from torch import Tensor
+
+from intraq_deploy.errors import TargetError
+from intraq_deploy.program.program import Program
+from intraq_deploy.program.ties import TieReference
+
+MANIFEST, FORMAT = "manifest.json", 1
+_RUN, _README, _CLASSES = "run.py", "README.md", "classes.json"
+_IMAGES, _EXPECTED = "parity/images.npy", "parity/expected.npz"
+_MOST_IMAGES, _MOST_PIXELS = 16, 1_300_000
+"""Of what is compared on: few enough to send."""
+_MOST_CODES = 4_000_000
+_SEARCHED = 20_000_000
+"""Over about how many integers images without near ties are looked for."""
+_BATCH = 8
+_RUNTIMES = ("onnxruntime", "tensorrt")
+"""That run.py knows."""
+_READS_OPSET_21, _CASTS_INT4 = "1.18", "1.23"
+"""Versions of ONNX Runtime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a manifest says beside the program."""
+
+    name: str
+    """Of the bundle, and of the folder in its archive."""
+    network: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    classes: tuple[str, ...] | None
+    versions: Mapping[str, str]
+    """Of what made it."""
+    images: str
+    """Where the images come from: "synthetic" or "noise"."""
+
+
+def why_left_out(target: str) -> str | None:
+    """Why a bundle cannot hold a target's file; None if it can."""
+    profile = load_profile(target)
+    if profile.runtime not in _RUNTIMES:
+        return f"run.py does not run {profile.runtime}."
+    if "int4-gemms" in profile.passes:
+        return "its linear layers multiply in float16, and a bundle compares integers."
+    return None
+
+
+def integers_per_image(program: Program) -> int:
+    """Of all quantized tensors."""
+    return max(1, sum(torch.Size(program.graph[name].shape).numel() for name in program.grids))
+
+
+def pick_images(program: Program, images: Tensor, *, own_rounding: bool) -> Tensor:
+    """Those to compare on, of `images`, what the program takes [N, C, H, W]. own_rounding: a runtime rounds in another
+    order than the program, so images in which that can make no difference come first."""
+    count = min(len(images), _MOST_IMAGES, max(1, _MOST_PIXELS // images[0].numel()))
+    if not own_rounding:
+        return images[:count]
+    searched = images[: max(count, _SEARCHED // integers_per_image(program))]
+    order = near_ties(program, searched).argsort(stable=True)
+    return searched[order[:count]]
+
+
+def near_ties(program: Program, images: Tensor) -> Tensor:
+    """How many codes of each image another order of float32 arithmetic may round otherwise, int64 [N]."""
+    reference, counts = TieReference(program), []
+    for part in images.split(_BATCH):
+        reference.run(part)
+        zero = torch.zeros(len(part), dtype=torch.int64)
+        counts.append(sum((mask.flatten(1).sum(1) for mask in reference.near.values()), zero))
+    return torch.cat(counts)
+
+
+def write_bundle(
+    folder: Path,
+    device: DeviceProfile | None,
+    program: Program,
+    artifacts: Mapping[str, Artifact],
+    left_out: Mapping[str, str],
+    images: Tensor,
+    facts: Facts,
+) -> dict[str, Any]:
+    """Fills `folder`, which exists and is empty, and gives its manifest.
+
+    artifacts: by target, best first, all of `program`. left_out: targets without a file, with the reason. images: from
+    `pick_images`. Raises TargetError where there is no artifact.
+    """
+    if not artifacts:
+        reasons = "; ".join(f"{target}: {reason.rstrip('.')}" for target, reason in left_out.items())
+        raise TargetError(f"No target of {facts.name} can take this program ({reasons}): nothing is left to bundle.")
+    files: dict[str, bytes] = {_RUN: (resources.files("intraq_deploy.targets.device") / _RUN).read_bytes()}
+    models = [_model(files, target, artifact, program) for target, artifact in artifacts.items()]
+    with_codes = max(1, min(len(images), _MOST_CODES // integers_per_image(program)))
+    expected = _expected(program, images, with_codes)
+    files[_IMAGES], files[_EXPECTED] = _npy(images.numpy()), _npz(expected)
+    if facts.classes is not None:
+        files[_CLASSES] = json.dumps(facts.classes, indent=0, ensure_ascii=False).encode()
+    manifest = {
+        "format": FORMAT,
+        "name": facts.name,
+        "network": dict(facts.network),
+        "device": _device(device, facts.name),
+        "needs": _needs(models),
+        "made_with": dict(facts.versions),
+        "models": models,
+        "left_out": dict(left_out),
+        "input": {
+            "name": "image",
+            "type": "float32" if program.normalization is None else "uint8",
+            "shape": list(program.graph.input.shape),
+        },
+        "preprocessing": dict(facts.preprocessing),
+        "classes": None if facts.classes is None else _CLASSES,
+        "check": {
+            "images": _IMAGES,
+            "images_are": facts.images,
+            "expected": _EXPECTED,
+            "images_with_codes": with_codes,
+            "tensors": _tensors(program),
+        },
+    }
+    files[_README] = _readme(manifest).encode()
+    manifest["files"] = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())
+    }
+    files[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(_mode(name))
+    return manifest
+
+
+def archive(folder: Path, name: str) -> bytes:
+    """A folder as .tar.gz, `name` being its folder's; the same files give the same bytes."""
+    data = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=data, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+            if path.is_file():
+                inside = path.relative_to(folder).as_posix()
+                entry = tarfile.TarInfo(f"{name}/{inside}")
+                entry.size, entry.mode = path.stat().st_size, _mode(inside)
+                with path.open("rb") as file:
+                    tar.addfile(entry, file)
+    return data.getvalue()
+
+
+def _mode(name: str) -> int:
+    return 0o755 if name == _RUN else 0o644
+
+
+def _model(files: dict[str, bytes], target: str, artifact: Artifact, program: Program) -> dict[str, Any]:
+    """Adds a target's files, and says what they are."""
+    artifact.verify()
+    profile, data = load_profile(target), artifact.path.read_bytes()
+    model, outputs = f"targets/{target}/model.onnx", f"targets/{target}/outputs.bin"
+    files[model], files[outputs] = data, further_outputs(ir.load(artifact.path), program)
+    own_rounding = profile.runtime == "tensorrt"
+    as_run = engine_program(artifact, program) if own_rounding else program
+    logits = as_run.tolerances.get(program.graph.output)
+    since, before = profile.versions or (_CASTS_INT4 if "weights int4" in artifact.items else _READS_OPSET_21, None)
+    return {
+        "target": target,
+        "runtime": profile.runtime,
+        "since": since,
+        "before": before,
+        "file": model,
+        "outputs": outputs,
+        "own_rounding": own_rounding,
+        "zero_points": not own_rounding,
+        "logits_share": None if logits is None else logits.bound,
+    }
+
+
+def further_outputs(model: ir.Model, program: Program) -> bytes:
+    """What makes a model's codes outputs when it is appended to the model's bytes: concatenated protobuf messages are
+    one message whose lists are joined."""
+    seen = ir.to_proto(instrument(model, program))
+    return bytes(onnx.ModelProto(graph=onnx.GraphProto(output=seen.graph.output[1:])).SerializeToString())
+
+
+def _tensors(program: Program) -> list[dict[str, Any]]:
+    """In the order in which they are computed."""
+    zero_points = stored_zero_points(program)
+    return [
+        {
+            "name": name,
+            "value": codes_name(name),
+            "zero_point": zero_points[name],
+            "inputs": sorted(_read_by(program, name)),
+            "share": program.tolerances[name].bound if name in program.tolerances else None,
+        }
+        for name in program.grids
+    ]
+
+
+def _read_by(program: Program, name: str) -> set[str]:
+    """The quantized tensors that one is computed from, through float ones."""
+    found = set()
+    for source in program.graph[name].inputs:
+        found |= {source} if source in program.grids else _read_by(program, source)
+    return found
+
+
+def _expected(program: Program, images: Tensor, with_codes: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Codes and positions near ties of the first images, logits and the number of near ties of all."""
+    reference = TieReference(program)
+    codes: dict[str, list[Tensor]] = {name: [] for name in program.grids}
+    near: dict[str, list[Tensor]] = {name: [] for name in program.grids}
+    for part in images[:with_codes].split(_BATCH):
+        reference.run(part, lambda name, found: codes[name].append(found.to(torch.int16)))
+        for name, mask in reference.near.items():
+            near[name].append(mask)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for index, (name, grid) in enumerate(program.grids.items()):
+        kind = np.uint8 if grid.code_min >= 0 else np.int8 if grid.code_max <= 127 else np.int16
+        arrays[f"codes{index}"] = torch.cat(codes[name]).numpy().astype(kind)
+        places = torch.cat(near[name]).flatten().nonzero().flatten() if near[name] else torch.zeros(0)
+        if len(places):
+            arrays[f"near{index}"] = places.numpy().astype(np.int64)
+    arrays["logits"] = torch.cat([reference.run(part) for part in images.split(_BATCH)]).numpy()
+    arrays["near_ties"] = near_ties(program, images).numpy()
+    return arrays
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    return data.getvalue()
+
+
+def _npz(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """numpy dates every entry 1980, so the same arrays give the same bytes."""
+    data = io.BytesIO()
+    np.savez_compressed(data, allow_pickle=False, **dict(arrays))
+    return data.getvalue()
+
+
+def _device(device: DeviceProfile | None, name: str) -> dict[str, Any]:
+    if device is None:
+        return {"name": name, "description": "any", "machine": None, "releases": []}
+    keys = {"name", "description", "machine", "compute_capability"}
+    return device.model_dump(include=keys) | {"releases": [release.name for release in device.releases]}
+
+
+def _needs(models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a device must have, in words."""
+    names = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT with its Python bindings or trtexec"}
+    runtimes = [
+        f"{names[model['runtime']]}, {model['since']}" + (f" to before {model['before']}" if model["before"] else " on")
+        for model in models
+    ]
+    return ["Python 3.8 or newer", "numpy", " or ".join(runtimes)]
+
+
+def _readme(manifest: Mapping[str, Any]) -> str:
+    network, device = manifest["network"], manifest["device"]
+    files = [f"* `{m['file']}`: {_needs([m])[-1]}" for m in manifest["models"]]
+    absent = [f"* {target} has no file here: {reason}" for target, reason in manifest["left_out"].items()]
+    lines = [
+        f"# {manifest['name']}",
+        "",
+        f"{network['architecture']}, {network['bits']}, {network['classes']} classes, for {device['description']}.",
+        "",
+        "```sh",
+        "python3 run.py doctor               # what is here, what is missing, and the remedy",
+        "python3 run.py check                # are the integers that come out here those that must?",
+        "python3 run.py classify photo.jpg   # the five likeliest classes; `bench` says how long a batch takes",
+        "```",
+        "",
+        f"It needs {', '.join(manifest['needs'])}. Nothing is downloaded or installed.",
+        "The first `build` or `check` with TensorRT makes engines for this GPU in `cache/`, which takes minutes on a",
+        "Jetson. Each command takes `--json`.",
+        "Exit codes: 0 done, 1 error, 2 usage, 3 the check found a difference that may not be.",
+        "",
+        *files,
+        *absent,
+        "",
+    ]
+    return "\n".join(lines)

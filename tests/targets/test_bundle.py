@@ -1,0 +1,490 @@
+"""Bundles as they are written; run.py in this process: its rule of comparing, its resizing, TensorRT's stand-ins."""
+
+import ctypes
+import json
+import random
+import stat
+import sys
+from enum import IntEnum
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from intraq_deploy.targets.device import run as device
+from intraq_deploy.targets.device.bundle import (
+    Facts,
+    archive,
+    further_outputs,
+    near_ties,
+    pick_images,
+    why_left_out,
+    write_bundle,
+)
+from intraq_deploy.targets.device.profile import load_device
+from intraq_deploy.targets.onnx.lower import instrument, serialize
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.versions import switches_of
+from PIL import Image
+from support import random_images
+from tensorrt_modules import VERSIONS, Seen, module_of
+from test_trtexec import SCRIPT
+
+from intraq_deploy.data.resizing import FILTERS, to_network_size
+from intraq_deploy.errors import TargetError
+from intraq_deploy.models import Preprocessing
+
+CLASSES = tuple(f"class {index}" for index in range(10))
+PREPROCESSING = {
+    "input_size": [32, 32],
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.25, 0.2, 0.3],
+    "resize": None,
+    "interpolation": "bilinear",
+    "squash": False,
+}
+NETWORK = {"architecture": "test:mobilenet", "bits": "W4A4", "scheme": "integer", "classes": 10}
+FACTS = Facts("small-w4a4-jetson", NETWORK, PREPROCESSING, CLASSES, {"torch": "2"}, "synthetic")
+
+
+@pytest.fixture(scope="module")
+def program(frozen):
+    return frozen("mobilenet")[1]
+
+
+@pytest.fixture(scope="module")
+def images(program):
+    return pick_images(program, random_images(24), own_rounding=True)
+
+
+@pytest.fixture(scope="module")
+def artifacts(program, tmp_path_factory):
+    made = {}
+    for target in ("tensorrt-int8", "tensorrt8-int8", "onnxruntime"):
+        made[target] = export(program, load_profile(target), tmp_path_factory.mktemp(target), {})
+    return made
+
+
+@pytest.fixture
+def bundle(program, artifacts, images, tmp_path, monkeypatch):
+    """A bundle's folder, in which run.py thinks that it lies."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    write_bundle(folder, load_device("jetson-orin-nano"), program, artifacts, {"other": "why."}, images, FACTS)
+    monkeypatch.setattr(device, "HERE", folder)
+    return folder
+
+
+@pytest.fixture
+def call(bundle, capsys, tmp_path):
+    """run.py's answer: exit code, and JSON or what it says."""
+
+    def make(*words):
+        code = device.main([*words, "--json", "--cache", str(tmp_path / "cache")])
+        said = capsys.readouterr()
+        return code, json.loads(said.out) if said.out else said.err
+
+    return make
+
+
+def test_a_manifest_says_what_is_there(bundle):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    found = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert found == {*manifest["files"], "manifest.json"}
+    models = {model["target"]: (model["runtime"], model["since"], model["before"]) for model in manifest["models"]}
+    assert models == {
+        "tensorrt-int8": ("tensorrt", "10.0", "12.0"),
+        "tensorrt8-int8": ("tensorrt", "8.5", "10.0"),
+        "onnxruntime": ("onnxruntime", "1.23", None),
+    }
+    assert manifest["left_out"] == {"other": "why."}
+    assert manifest["device"]["machine"] == "aarch64"
+    assert "TensorRT with its Python bindings or trtexec, 8.5 to before 10.0" in (bundle / "README.md").read_text()
+
+
+def test_the_same_inputs_give_the_same_bytes(bundle, program, artifacts, images, tmp_path):
+    again = tmp_path / "again"
+    again.mkdir()
+    write_bundle(again, load_device("jetson-orin-nano"), program, artifacts, {"other": "why."}, images, FACTS)
+    for path in again.rglob("*"):
+        path.touch(mode=0o600)
+    assert archive(again, "a") == archive(bundle, "a")
+    (again / "README.md").write_text("other")
+    assert archive(again, "a") != archive(bundle, "a")
+
+
+def test_appended_outputs_are_the_instrumented_model(program, artifacts):
+    for artifact in artifacts.values():
+        model = ir.load(artifact.path)
+        joined = ir.from_proto(ir.serde.onnx.ModelProto.FromString(
+            artifact.path.read_bytes() + further_outputs(model, program)
+        ))  # fmt: skip
+        whole = ir.from_proto(ir.serde.onnx.ModelProto.FromString(serialize(instrument(model, program))))
+        assert [(x.name, x.dtype, x.shape) for x in joined.graph.outputs] == [
+            (x.name, x.dtype, x.shape) for x in whole.graph.outputs
+        ]
+        assert len(joined.graph) == len(whole.graph)
+
+
+def test_images_without_near_ties_come_first(program, images):
+    pool = random_images(24)
+    counts = near_ties(program, pool)
+    assert near_ties(program, images).tolist() == sorted(counts.tolist())[: len(images)]
+    assert torch.equal(pick_images(program, pool, own_rounding=False), pool[:16])
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("onnxruntime", None),
+        ("tensorrt-int8", None),
+        ("tensorrt-int4", "multiply in float16"),
+        ("tensorrt-rtx", "does not run tensorrt-rtx"),
+        ("onnxruntime-tensorrt", "does not run onnxruntime-tensorrt"),
+    ],
+)
+def test_what_a_bundle_can_hold(target, reason):
+    found = why_left_out(target)
+    assert found is None if reason is None else reason in found
+
+
+def test_nothing_left_to_bundle(program, images, tmp_path):
+    with pytest.raises(TargetError, match=r"No target of small-w4a4-jetson can take this program \(a: b\)"):
+        write_bundle(tmp_path, None, program, {}, {"a": "b."}, images, FACTS)
+
+
+# The rule of `check`.
+
+
+def tensor(name="y", inputs=("x",), share=None):
+    return device.Tensor(name, name, 0, list(inputs), share)
+
+
+def compared(changes, near=None, share=None, behind=None):
+    """x and y of two images with 100 codes each; changes: of y by flat position. behind: of x, which y is made from."""
+    x, y = np.zeros((2, 100), np.int8), np.zeros((2, 100), np.int8)
+    x_found, y_found = x.astype(np.int32), y.astype(np.int32)
+    for place, by in changes.items():
+        y_found.flat[place] += by
+    for place, by in (behind or {}).items():
+        x_found.flat[place] += by
+    comparison = device.Comparison(2)
+    at = None if near is None else np.array(near, dtype=np.int64)
+    comparison.add(tensor("x", ()), x, x_found, at)
+    comparison.add(tensor(share=share), y, y_found, at)
+    return comparison
+
+
+def test_where_the_order_is_the_programs_one_code_fails():
+    assert not compared({}).failures
+    assert "1 of 200 integers of y differ by up to 1 (0 may" in compared({7: 1}).failures[0]
+
+
+def test_near_a_tie_one_code_may_differ_by_one():
+    found = compared({7: 1, 120: -1}, near=[7, 120])
+    assert (found.failures, found.differ, found.ties) == ([], 2, 2)
+    assert compared({7: 2}, near=[7]).failures
+    assert compared({8: 1}, near=[7]).failures
+
+
+def test_behind_a_difference_nothing_is_judged_in_that_image_alone():
+    found = compared({7: 5, 9: 1}, near=[3], behind={3: 1})
+    assert (found.failures, found.behind, found.differ_behind) == ([], 100, 2)
+    assert compared({107: 1}, near=[3], behind={3: 1}).failures
+    assert compared({}, near=[3, 103], behind={3: 1, 103: 1}).never_judged == ["y"]
+
+
+def test_a_toleranced_tensor_has_its_share():
+    assert not compared({7: 1, 8: 1}, share=0.01).failures
+    assert compared({7: 1, 8: 1, 9: 1}, share=0.01).failures
+    assert compared({7: 2}, share=0.01).failures
+
+
+def test_shapes_that_broadcast_fail():
+    comparison = device.Comparison(2)
+    comparison.add(tensor("x", ()), np.zeros((2, 4), np.int8), np.zeros((2, 1), np.int8), None)
+    assert "shape (2, 1) in place of (2, 4)" in comparison.failures[0]
+
+
+# From a file to the network's input.
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize(
+    ("resize", "squash", "size"),
+    [(None, False, (32, 32)), (40, False, (32, 32)), (36, True, (32, 24)), (20, False, (32, 32))],
+)
+def test_resizing_is_the_packages_own(interpolation, resize, squash, size):
+    draw = random.Random(0)
+    preprocessing = Preprocessing(size, (0.5,) * 3, (0.2,) * 3, resize, interpolation, squash=squash)
+    values = {"input_size": size, "resize": resize, "squash": squash, "interpolation": interpolation}
+    for _ in range(12):
+        height, width = draw.randint(1, 130), draw.randint(1, 130)
+        pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = to_network_size(Image.fromarray(pixels), preprocessing)
+        assert np.array_equal(device.to_network_size(pixels, values), expected), (height, width)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".png", ".ppm", ".pgm", ".npy"])
+def test_files_are_read_alike_with_and_without_pil(channels, suffix, tmp_path, monkeypatch):
+    file = tmp_path / f"image{suffix}"
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert("L") if suffix == ".pgm" else Image.fromarray(pixels)
+    if suffix == ".npy":
+        np.save(file, pixels)
+    else:
+        image.save(file)
+    (with_pil,) = device.read_images(file, channels)
+    assert with_pil.shape == (9, 7, channels)
+    assert np.array_equal(np.squeeze(with_pil), np.array(image.convert("L" if channels == 1 else "RGB")))
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(
+        sys.modules, "cv2", SimpleNamespace(imdecode=lambda data, how: pixels[:, :, ::-1], IMREAD_COLOR=1)
+    )
+    (without,) = device.read_images(file, channels)
+    assert np.array_equal(without, with_pil)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    if suffix == ".png":
+        with pytest.raises(device.Problem, match="needs PIL or OpenCV"):
+            device.read_images(file, channels)
+    else:
+        assert np.array_equal(device.read_images(file, channels)[0], with_pil)
+
+
+# TensorRT's versions, and its stand-ins.
+
+
+@pytest.mark.parametrize("version", ["8.5.2", "8.6.2", "10.3.0", "10.12.0", "10.13.2.6", "11.4.1"])
+def test_versions_are_told_what_the_package_tells_them(version):
+    own, package = device.switches_of(version), switches_of(version)
+    assert (own.network, own.builder) == (package.network, package.builder)
+
+
+@pytest.mark.parametrize("version", ["8.4.1", "7.1", "12.0.0", "abc"])
+def test_other_versions_are_refused(version):
+    with pytest.raises(device.Problem):
+        device.switches_of(version)
+
+
+class FakeCuda(ModuleType):
+    """cuda-python, on the CPU's memory."""
+
+    cudaDeviceAttr = IntEnum("cudaDeviceAttr", {"major": 75, "minor": 76})  # noqa: N815
+    cudaMemcpyKind = IntEnum("cudaMemcpyKind", {"in": 1, "out": 2})  # noqa: N815
+
+    def __init__(self):
+        super().__init__("cuda.bindings.runtime")
+        self.memory = {}
+        self.devices = 1
+
+    def cudaDeviceGetAttribute(self, attribute, index):  # noqa: N802
+        return (0, 8) if self.devices else (100, 0)
+
+    def cudaGetDeviceProperties(self, index):  # noqa: N802
+        return 0, SimpleNamespace(name=b"Orin\0")
+
+    def cudaMalloc(self, size):  # noqa: N802
+        block = ctypes.create_string_buffer(size)
+        self.memory[ctypes.addressof(block)] = block
+        return 0, ctypes.addressof(block)
+
+    def cudaFree(self, address):  # noqa: N802
+        del self.memory[address]
+        return (0,)
+
+    def cudaMemcpy(self, to, source, size, kind):  # noqa: N802
+        ctypes.memmove(to, source, size)
+        return (0,)
+
+    def cudaStreamCreate(self):  # noqa: N802
+        return 0, 0
+
+    def cudaStreamSynchronize(self, stream):  # noqa: N802
+        return (0,)
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    """A machine with TensorRT and cuda-python, under the newer or the older name."""
+
+    def make(version, name="cuda.bindings.runtime"):
+        seen, cuda = Seen(), FakeCuda()
+        monkeypatch.setitem(sys.modules, "tensorrt", module_of(version, seen))
+        for other in ("cuda.bindings.runtime", "cuda.cudart"):
+            monkeypatch.setitem(sys.modules, other, cuda if other == name else None)
+        for package in {"cuda", *(["cuda.bindings"] if "bindings" in name else [])}:
+            monkeypatch.setitem(sys.modules, package, ModuleType(package))
+        return seen, cuda
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "name"),
+    [
+        ("8.6.2", "tensorrt8-int8", "cuda.cudart"),
+        ("10.3.0", "tensorrt-int8", "cuda.bindings.runtime"),
+        ("11.4.1", "tensorrt-int8", "cuda.bindings.runtime"),
+    ],
+)
+def test_check_in_tensorrt(call, tensorrt, version, target, name):
+    seen, cuda = tensorrt(version, name)
+    code, found = call("check")
+    assert code == 0, found
+    assert (found["runtime"], found["gpu"], found["model"]) == ("tensorrt", "Orin", f"targets/{target}/model.onnx")
+    assert found["integers"] > 50_000
+    assert [build.builder for build in seen.builds] == [set(switches_of(version).builder)] * 2
+    assert seen.builds[0].network <= set(VERSIONS[version][0])
+    assert not cuda.memory
+    assert call("check")[0] == 0
+    assert len(seen.builds) == 2, "engines are kept"
+
+
+def test_a_damaged_engine_is_built_again(call, tensorrt, tmp_path):
+    seen, _ = tensorrt("10.3.0")
+    code, found = call("build")
+    assert code == 0
+    assert len(found["engines"]) == 2
+    for plan in (tmp_path / "cache").glob("model-*.plan"):
+        plan.write_bytes(b"half")
+    assert call("build")[0] == 0
+    assert len(seen.builds) == 3
+
+
+def test_a_wrong_integer_in_an_engine(call, tensorrt, program):
+    seen, _ = tensorrt("10.3.0")
+    name = list(program.grids)[2]
+
+    def change(output, array):
+        if output == f"{name}.codes":
+            array = array.copy()
+            array.flat[3] += 2 if array.flat[3] < 0 else -2
+        return array
+
+    seen.change = change
+    code, found = call("check")
+    assert code == 3
+    assert f"integers of {name} differ by up to 2" in found["failures"][0]
+
+
+def test_a_flip_at_a_near_tie_passes_and_is_counted(call, tensorrt, bundle):
+    seen, _ = tensorrt("10.3.0")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    file = bundle / "parity" / "expected.npz"
+    arrays = dict(np.load(file))
+    arrays["near0"], arrays["near_ties"] = np.array([5]), arrays["near_ties"] + 1
+    np.savez_compressed(file, **arrays)
+    manifest["files"]["parity/expected.npz"] = {"sha256": device.sha256_of(file), "bytes": file.stat().st_size}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    def change(output, array):
+        if output == manifest["check"]["tensors"][0]["value"]:
+            array = array.copy()
+            array.flat[5] += 1 if array.flat[5] < 0 else -1
+        return array
+
+    seen.change = change
+    code, found = call("check")
+    # Each batch begins anew, so the same place of the second is no near tie.
+    assert code == (0 if found["images_with_codes"] <= 8 else 3)
+    assert found["at_near_ties"] == 1
+
+
+def test_refused_by_the_builder(call, tensorrt):
+    seen, _ = tensorrt("10.3.0")
+    seen.refuse = "Could not find any implementation for node conv1"
+    code, said = call("check")
+    assert code == 1
+    assert "memory did not suffice" in said
+    assert said.rstrip().splitlines()[-1].startswith("Error: TensorRT 10.3.0 refuses the model")
+
+
+def test_without_a_gpu_the_next_runtime_is_taken(call, tensorrt):
+    _, cuda = tensorrt("10.3.0")
+    cuda.devices = 0
+    code, found = call("check")
+    assert code == 0
+    assert found["runtime"] == "onnxruntime"
+    assert found["differ"] == 0
+    assert "CUDA refuses cudaDeviceGetAttribute (error 100)" in found["passed_over"][0]
+    code, said = call("check", "--runtime", "tensorrt")
+    assert code == 1
+    assert "no runtime can run this bundle here" in said.lower()
+
+
+@pytest.fixture
+def trtexec(monkeypatch, tmp_path):
+    def make(digits):
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        script = folder / "trtexec"
+        script.write_text(
+            SCRIPT.format(python=sys.executable, digits=digits).replace('"useCudaGraph"', '"noDataTransfers"')
+        )
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        return folder
+
+    return make
+
+
+def test_trtexec_in_place_of_the_bindings(call, trtexec):
+    folder = trtexec("100300")
+    code, found = call("check")
+    assert code == 0, found
+    assert (found["runtime"], found["version"]) == ("trtexec", "10.3.0")
+    assert found["integers"] > 50_000
+    told = [set(json.loads(line)) for line in (folder / "calls").read_text().splitlines()]
+    built = [options for options in told if "onnx" in options]
+    assert len(built) == 2
+    assert {"int8", "skipInference", "noTF32", "timingCacheFile"} <= built[0]
+    code, found = call("bench", "--runs", "5")
+    assert code == 0
+    assert [row["median_ms"] for row in found["batches"]] == [0.515, 0.515]
+
+
+def test_trtexec_that_fails(call, trtexec):
+    (trtexec("100300") / "fail").touch()
+    code, said = call("check")
+    assert code == 1
+    assert "refuses the model: memory did not suffice" in said
+
+
+# What a Jetson says of itself.
+
+
+def test_sensors_and_release_of_a_jetson(tmp_path, monkeypatch, bundle):
+    files = {
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n",
+        "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+        "proc/meminfo": "MemTotal:        7802456 kB\n",
+        "var/lib/nvpmodel/status": "pmode:0000\n",
+        "sys/class/hwmon/hwmon0/name": "other\n",
+        "sys/class/hwmon/hwmon1/name": "ina3221\n",
+        "sys/class/hwmon/hwmon1/in1_label": "VDD_IN\n",
+        "sys/class/hwmon/hwmon1/in1_input": "5000\n",
+        "sys/class/hwmon/hwmon1/curr1_input": "1200\n",
+        "sys/class/hwmon/hwmon1/in2_label": "VDD_CPU_GPU_CV\n",
+        "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+        "sys/class/thermal/thermal_zone0/temp": "48500\n",
+        "sys/class/thermal/thermal_zone1/type": "off-thermal\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(text)
+    monkeypatch.setattr(device, "ROOT", tmp_path / "root")
+    monkeypatch.setenv("PATH", "")
+    assert device.watts() == {"VDD_IN": 6.0}
+    assert device.temperatures() == {"cpu-thermal": 48.5}
+    assert device.power_mode() == "pmode:0000"
+    with device.Power() as power:
+        pass
+    assert power.mean() == {"VDD_IN": 6.0}
+    found = {finding.what: finding.found for finding in device.doctor(bundle, tmp_path / "cache")}
+    assert found["JetPack"] == "L4T 36.4.3, nvidia-jetpack is not installed"
+    assert found["GPU"] == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert "7.4 GiB" in found["machine"]

@@ -36,9 +36,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 try:
-    import numpy as np
+    np: Any = importlib.import_module("numpy")
 except ImportError:
-    np = None  # type: ignore[assignment]
+    np = None
 
 HERE = Path(__file__).resolve().parent
 ROOT = Path("/")
@@ -224,6 +224,8 @@ def _timed(work: Callable[[], Any], runs: int) -> List[float]:
 
 # ---- CUDA's memory, which TensorRT's Python bindings leave to others -------------------------------------------------
 
+CUDA_LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
+"""As the loader finds them."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _MAJOR, _MINOR = 75, 76
 """Attributes of a device: its compute capability."""
@@ -318,7 +320,7 @@ def cuda_python() -> Any:
 def cuda_library() -> Any:
     """CUDA's runtime library; None without."""
     places = sorted(str(path) for path in ROOT.glob("usr/local/cuda*/lib64/libcudart.so*"))
-    for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", *places):
+    for name in (*CUDA_LIBRARIES, *places):
         try:
             return ctypes.CDLL(name)
         except OSError:
@@ -413,7 +415,7 @@ def refusal(product: str, messages: Iterable[str]) -> Problem:
 def _logger(trt: Any) -> Any:
     """Keeps errors: a call that fails returns None or False and logs why."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors: List[str] = []
@@ -642,7 +644,7 @@ class Choice(NamedTuple):
 
 def choose(bundle: Bundle, forced: Optional[str]) -> Choice:
     """The first runtime that is here and that the bundle has a file for. Raises Problem, with the reasons, for none."""
-    makers = {"tensorrt": TensorRT, "trtexec": Trtexec, "onnxruntime": OnnxRuntime}
+    makers: Dict[str, Any] = {"tensorrt": TensorRT, "trtexec": Trtexec, "onnxruntime": OnnxRuntime}
     reasons: List[str] = []
     for name in RUNTIMES if forced is None else (forced,):
         try:
@@ -1206,7 +1208,7 @@ def _gpu(bundle: Optional[Bundle]) -> Finding:
 
 def _runtimes(bundle: Optional[Bundle]) -> Tuple[List[Finding], Finding]:
     """One finding for each, and which one would be taken."""
-    remedies = {
+    remedies: Dict[Any, Tuple[str, str]] = {
         TensorRT: ("TensorRT", "on a Jetson: sudo apt install python3-libnvinfer (JetPack brings it)"),
         Trtexec: ("trtexec", "on a Jetson: sudo apt install libnvinfer-bin (JetPack brings it)"),
         OnnxRuntime: ("ONNX Runtime", "pip install onnxruntime"),
@@ -1215,7 +1217,7 @@ def _runtimes(bundle: Optional[Bundle]) -> Tuple[List[Finding], Finding]:
     kinds = {model["runtime"] for model in bundle.manifest["models"]} if bundle is not None else set()
     for maker, (name, remedy) in remedies.items():
         try:
-            backend: Any = maker()  # type: ignore[abstract]
+            backend = maker()
         except Problem as problem:
             findings.append(Finding(name, str(problem), remedy if maker.kind in kinds else None))
             continue

@@ -3,7 +3,9 @@
 import ctypes
 import json
 import random
+import shutil
 import stat
+import subprocess
 import sys
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
@@ -341,6 +343,38 @@ def test_check_in_tensorrt(call, tensorrt, version, target, name):
     assert not cuda.memory
     assert call("check")[0] == 0
     assert len(seen.builds) == 2, "engines are kept"
+
+
+CUDA_LIBRARY = """
+#include <stdlib.h>
+#include <string.h>
+int cudaDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 8 : 7; return device; }
+int cudaGetDeviceProperties(void *properties, int device) { strcpy(properties, "Orin"); return device; }
+int cudaMalloc(void **address, size_t size) { *address = malloc(size); return *address == 0; }
+int cudaFree(void *address) { free(address); return 0; }
+int cudaMemcpy(void *to, const void *from, size_t size, int kind) { memcpy(to, from, size); return kind % 3 == 0; }
+int cudaStreamCreate(void **stream) { *stream = 0; return 0; }
+int cudaStreamSynchronize(void *stream) { return stream != 0; }
+"""
+
+
+def test_without_cuda_python_the_library_gives_memory(call, tensorrt, monkeypatch, tmp_path):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler makes a stand-in for libcudart")
+    tensorrt("10.3.0", "none")
+    monkeypatch.setattr(device, "ROOT", tmp_path)
+    monkeypatch.setattr(device, "CUDA_LIBRARIES", ())  # torch may have loaded a real one
+    code, said = call("check", "--runtime", "tensorrt")
+    assert code == 1
+    assert "neither cuda-python nor libcudart.so is" in said
+    library = tmp_path / "usr/local/cuda-12.6/lib64/libcudart.so.12"
+    library.parent.mkdir(parents=True)
+    (tmp_path / "cudart.c").write_text(CUDA_LIBRARY)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "cudart.c"], check=True)
+    code, found = call("check", "--runtime", "tensorrt")
+    assert code == 0, found
+    assert (found["runtime"], found["gpu"], found["differ"]) == ("tensorrt", "Orin", 0)
 
 
 def test_a_damaged_engine_is_built_again(call, tensorrt, tmp_path):

@@ -144,7 +144,7 @@ def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
     return Facts(
         name=f"{stem}-{report.label.lower().replace('/', '-')}-{name}",
         network={
-            "architecture": model.architecture,
+            "architecture": model.architecture.rpartition("/")[2],  # where a person keeps files is theirs to tell
             "bits": report.label,
             "scheme": run.options.scheme,
             "classes": model.classes,

@@ -122,8 +122,7 @@ def write_bundle(
     files: dict[str, bytes] = {_RUN: (resources.files("intraq_deploy.targets.device") / _RUN).read_bytes()}
     models = [_model(files, target, artifact, program) for target, artifact in artifacts.items()]
     with_codes = max(1, min(len(images), _MOST_CODES // integers_per_image(program)))
-    expected = _expected(program, images, with_codes)
-    files[_IMAGES], files[_EXPECTED] = _npy(images.numpy()), _npz(expected)
+    files[_IMAGES], files[_EXPECTED] = _npy(images.numpy()), _npz(expected(program, images, with_codes))
     if facts.classes is not None:
         files[_CLASSES] = json.dumps(facts.classes, indent=0, ensure_ascii=False).encode()
     manifest = {
@@ -147,7 +146,7 @@ def write_bundle(
             "images_are": facts.images,
             "expected": _EXPECTED,
             "images_with_codes": with_codes,
-            "tensors": _tensors(program),
+            "tensors": tensors_of(program),
         },
     }
     files[_README] = _readme(manifest).encode()
@@ -214,7 +213,7 @@ def further_outputs(model: ir.Model, program: Program) -> bytes:
     return bytes(onnx.ModelProto(graph=onnx.GraphProto(output=seen.graph.output[1:])).SerializeToString())
 
 
-def _tensors(program: Program) -> list[dict[str, Any]]:
+def tensors_of(program: Program) -> list[dict[str, Any]]:
     """In the order in which they are computed."""
     zero_points = stored_zero_points(program)
     return [
@@ -237,7 +236,7 @@ def _read_by(program: Program, name: str) -> set[str]:
     return found
 
 
-def _expected(program: Program, images: Tensor, with_codes: int) -> dict[str, np.ndarray[Any, Any]]:
+def expected(program: Program, images: Tensor, with_codes: int) -> dict[str, np.ndarray[Any, Any]]:
     """Codes and positions near ties of the first images, logits and the number of near ties of all."""
     reference = TieReference(program)
     codes: dict[str, list[Tensor]] = {name: [] for name in program.grids}

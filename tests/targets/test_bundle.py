@@ -18,9 +18,11 @@ from intraq_deploy.targets.device import run as device
 from intraq_deploy.targets.device.bundle import (
     Facts,
     archive,
+    expected,
     further_outputs,
     near_ties,
     pick_images,
+    tensors_of,
     why_left_out,
     write_bundle,
 )
@@ -28,6 +30,7 @@ from intraq_deploy.targets.device.profile import load_device
 from intraq_deploy.targets.onnx.lower import instrument, serialize
 from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from intraq_deploy.targets.tensorrt.versions import switches_of
 from PIL import Image
 from support import random_images
@@ -210,6 +213,39 @@ def test_shapes_that_broadcast_fail():
     assert "shape (2, 1) in place of (2, 4)" in comparison.failures[0]
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_tensorrts_arithmetic_passes_end_to_end(frozen, fused):
+    """As it is simulated, over images in which it rounds otherwise somewhere; a wrong code in others still fails."""
+    program = frozen("resnet", weight_bits=8, activation_bits=8)[1]
+    images = random_images(512)
+    arrays, tensors = expected(program, images, len(images)), tensors_of(program)
+    logits, found = TensorRTArithmetic(program, fused=fused).observed(images)
+
+    def judged(found):
+        comparison = device.Comparison(len(images))
+        for index, entry in enumerate(tensors):
+            each = device.Tensor(*(entry[field] for field in device.Tensor._fields))
+            near = arrays.get(f"near{index}", np.zeros(0, dtype=np.int64))
+            comparison.add(each, arrays[f"codes{index}"], found[each.name].numpy().astype(np.int32), near)
+        return comparison
+
+    comparison = judged(found)
+    assert comparison.failures == []
+    assert comparison.ties > 0
+    assert comparison.compared > 10_000_000
+    allowed = device._allowed(comparison, arrays["near_ties"], {"own_rounding": True, "logits_share": 1e-5})
+    failures = []
+    device._logits(logits.numpy(), arrays["logits"], allowed, failures)
+    assert failures == []
+    assert (allowed < device.AFTER_A_FLIP).sum() > len(images) // 4
+
+    wrong = {name: codes.clone() for name, codes in found.items()}
+    last = list(program.grids)[-1]
+    clean = np.flatnonzero(~comparison.any_differs())[0]
+    wrong[last][clean].view(-1)[0] += 1
+    assert len(judged(wrong).failures) == 1
+
+
 # From a file to the network's input.
 
 
@@ -225,8 +261,8 @@ def test_resizing_is_the_packages_own(interpolation, resize, squash, size):
     for _ in range(12):
         height, width = draw.randint(1, 130), draw.randint(1, 130)
         pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        expected = to_network_size(Image.fromarray(pixels), preprocessing)
-        assert np.array_equal(device.to_network_size(pixels, values), expected), (height, width)
+        wanted = to_network_size(Image.fromarray(pixels), preprocessing)
+        assert np.array_equal(device.to_network_size(pixels, values), wanted), (height, width)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

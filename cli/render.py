@@ -150,23 +150,30 @@ def render_bench(report: BenchReport) -> None:
 
 
 def render_shipping(report: ShipReport) -> None:
-    """One line for each host, and what went wrong below."""
+    """One line for each host, what its check found, and what went wrong."""
     console = Console()
-    table = Table(title=escape(f"{report.run} on {len(report.hosts)} host" + "s" * (len(report.hosts) > 1)))
-    for heading in ("host", "device", "runtime", "integers that differ", "ms, batch 1", "p99", "copied MiB"):
+    table = Table()
+    for heading in ("host", "device", "runtime", "ms, batch 1", "p99", "copied MiB"):
         table.add_column(heading, justify="left" if heading in ("host", "device", "runtime") else "right")
     for host in report.hosts:
         check, bench = host.answers.get("check"), host.answers.get("bench")
-        differ = "" if check is None else f"{check['differ']:,} of {check['integers']:,}"
         one = None if bench is None else bench["batches"][0]
         times = ("", "") if one is None else (f"{one['median_ms']:.3f}", f"{one['p99_ms']:.3f}")
         runtime = "" if check is None else f"{check['runtime']} {check['version']}"
         table.add_row(
-            escape(host.host), host.device or "", runtime, differ, *times, f"{host.sent_bytes / _MIB:.2f}",
+            escape(host.host), host.device or "", runtime, *times, f"{host.sent_bytes / _MIB:.2f}",
             style="red" if host.failure else "",
         )  # fmt: skip
     console.print(table)
     for host in report.hosts:
+        check = host.answers.get("check")
+        if check is not None:
+            console.print(
+                f"{host.host}: {check['differ']:,} of {check['integers']:,} integers differ from the reference "
+                f"({check['tensors']} tensors, {check['images_with_codes']} images).",
+                highlight=False,
+                markup=False,
+            )
         if host.failure is not None:
             console.print(host.failure, style="red", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{report.run}/device holds each host's full answers.", highlight=False, markup=False, soft_wrap=True)

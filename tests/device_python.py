@@ -7,26 +7,26 @@ import stat
 import sys
 from pathlib import Path
 
-NEEDS = {
-    "numpy": ("numpy", "numpy.libs"),
-    "onnxruntime": ("onnxruntime", "flatbuffers", "packaging", "google", "sympy", "mpmath"),
-}
+ONNX_RUNTIME = ("numpy", "onnxruntime", "flatbuffers", "google", "packaging")
 
 
-def make(folder, *packages):
-    """The path of a script that is this interpreter with nothing else to import."""
+def linked(folder, packages):
+    """A folder with these packages of this environment, and the libraries beside them."""
+    for name in packages:
+        (place,) = list(importlib.util.find_spec(name).submodule_search_locations)[:1]
+        for path in (Path(place), Path(place).with_name(f"{name}.libs")):
+            if path.exists():
+                (folder / path.name).symlink_to(path)
+    return folder
+
+
+def make(folder, packages):
+    """The path of a script that is this interpreter, with nothing else to import."""
     site = Path(folder) / "site"
     site.mkdir(parents=True)
-    for package in packages:
-        for name in NEEDS[package]:
-            found = importlib.util.find_spec(name) if "." not in name else None
-            where = Path(importlib.util.find_spec("numpy").submodule_search_locations[0]).parent / name
-            if found is not None and found.submodule_search_locations:
-                where = Path(next(iter(found.submodule_search_locations)))
-            if where.exists():
-                (site / name).symlink_to(where)
+    linked(site, packages)
     script = Path(folder) / "python3"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {Path(sys.base_prefix) / "bin" / "python3"} -s "$@"\n')
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} -S -s "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return str(script)
 
@@ -46,7 +46,7 @@ def change_expected(folder):
     codes.flat[5] += 1
     np.savez(path, **changed | {first: codes})
     data = path.read_bytes()
-    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     if isinstance(values["files"], dict):
         values["files"][name] = entry
     manifest.write_text(json.dumps(values))

@@ -189,7 +189,7 @@ def _reason(said: str, answer: dict[str, Any] | None) -> str:
     """From run.py's message, or from the findings of its doctor."""
     if answer is not None and "findings" in answer:
         needed = [finding for finding in answer["findings"] if finding["needed"] and finding["remedy"]]
-        return "; ".join(f"{finding['what']}: {finding['found']} ({finding['remedy']})" for finding in needed) + "."
+        return "; ".join(f"{each['what']}: {each['found'].rstrip('.')}; {each['remedy']}" for each in needed) + "."
     lines = said.strip().splitlines()
     return lines[-1].removeprefix("Error: ") if lines else "it said nothing."
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from device_python import ONNX_RUNTIME, linked
 from intraq_deploy.cli.main import app
 from intraq_deploy.targets.device import run as device
 from PIL import Image
@@ -31,19 +32,8 @@ from intraq_deploy.program import load_program
 from intraq_deploy.program.reference import Reference
 
 JETSON = "jetson-orin-nano"
-ONNX_RUNTIME = ("numpy", "onnxruntime", "flatbuffers", "google", "packaging")
 PYTHONS = [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.[678].*/bin/python"))]
 """Older ones, where pyenv has them."""
-
-
-def linked(folder, packages):
-    """A folder with these packages of this environment, and the libraries beside them."""
-    for name in packages:
-        (place,) = list(importlib.util.find_spec(name).submodule_search_locations)[:1]
-        for path in (Path(place), Path(place).with_name(f"{name}.libs")):
-            if path.exists():
-                (folder / path.name).symlink_to(path)
-    return folder
 
 
 @pytest.fixture(scope="session")

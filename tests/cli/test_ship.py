@@ -26,7 +26,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """The device's."""
-    return device_python.make(tmp_path_factory.mktemp("python"), "numpy", "onnxruntime")
+    return device_python.make(tmp_path_factory.mktemp("python"), device_python.ONNX_RUNTIME)
 
 
 @pytest.fixture
@@ -103,14 +103,14 @@ def test_a_check_that_fails_is_exit_code_three(run, device, python, directory, t
     result = run(
         "ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", python, "--json"
     )
-    assert result.exit_code == 3
+    assert result.exit_code == 3, result.stdout
     (host,) = json.loads(result.stdout)["hosts"]
     assert "differ" in host["failure"]
     assert "bench" not in host["answers"]
 
 
 def test_a_device_with_numpy_alone(run, device, directory, there, tmp_path):
-    bare = device_python.make(tmp_path / "bare", "numpy")
+    bare = device_python.make(tmp_path / "bare", ("numpy",))
     result = run("ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", bare)
     assert result.exit_code == 1
     assert "device: doctor: runtime: none that can run this bundle" in " ".join(result.stdout.split())
@@ -159,7 +159,8 @@ def test_dry_run_asks_no_host(run, directory, monkeypatch):
     assert result.exit_code == 0, result.stderr
     assert "ssh -o BatchMode=yes" in result.stdout
     assert "-p 2222 -- me@far-away" in result.stdout
-    assert "run.py check --json" in result.stdout
+    assert "/run.py" in result.stdout
+    assert "check --json" in result.stdout
     assert "StrictHostKeyChecking" not in result.stdout
 
 

@@ -6,6 +6,7 @@ import typer
 from intraq_deploy.cli.bench import bench
 from intraq_deploy.cli.build import build
 from intraq_deploy.cli.bundle import bundle
+from intraq_deploy.cli.doctor import doctor
 from intraq_deploy.cli.export import export
 from intraq_deploy.cli.inspect import inspect
 from intraq_deploy.cli.lint import lint
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich for --help takes longer than all else together
 )
 for command in (
-    quantize, synthesize, sensitivity, export, validate, build, bundle, bench, ship, lint, inspect, targets,
+    quantize, synthesize, sensitivity, export, validate, build, bundle, bench, ship, doctor, lint, inspect, targets,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(recipes, name="recipes")

@@ -244,6 +244,12 @@ Hosts = Annotated[
         show_default=False,
     ),
 ]
+OnHost = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="HOST", help="user@host, or a name from ~/.ssh/config. Default: here.", show_default=False
+    ),
+]
 Fleet = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help='A TOML file with hosts = ["user@a", "user@b"].', show_default=False),

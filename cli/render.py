@@ -10,6 +10,7 @@ from rich.table import Table
 
 from intraq_deploy.pipeline.bench import BenchReport
 from intraq_deploy.pipeline.bundle import BundleReport
+from intraq_deploy.pipeline.doctor import Doctor
 from intraq_deploy.pipeline.inspection import Inspection
 from intraq_deploy.pipeline.linting import LintReport
 from intraq_deploy.pipeline.report import (
@@ -174,9 +175,27 @@ def render_shipping(report: ShipReport) -> None:
                 highlight=False,
                 markup=False,
             )
+        if host.accuracy is not None:
+            found = f"{host.accuracy['top1']:.2f} % top-1 on {host.accuracy['images']:,.0f} labelled images"
+            console.print(f"{host.host}: {found}.", highlight=False, markup=False)
         if host.failure is not None:
             console.print(host.failure, style="red", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{report.run}/device holds each host's full answers.", highlight=False, markup=False, soft_wrap=True)
+
+
+def render_doctor(doctor: Doctor) -> None:
+    """One line for each finding, its remedy below."""
+    console = Console()
+    width = max(len(finding.what) for finding in doctor.findings)
+    for finding in doctor.findings:
+        mark, style = ("ok", "") if finding.remedy is None else ("NO", "red") if finding.needed else ("--", "yellow")
+        line = f"{mark}  {finding.what:{width}}  {finding.found}"
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+        if finding.remedy is not None:
+            console.print(f"    {'':{width}}  {finding.remedy}", highlight=False, markup=False, soft_wrap=True)
+    where = "this machine" if doctor.host is None else doctor.host
+    missing = "nothing is missing that everything needs" if doctor.ready else "see the lines marked NO"
+    console.print(f"{where}: {missing}; lines marked -- matter for some targets only.", highlight=False, markup=False)
 
 
 def render_findings(report: LintReport) -> None:

@@ -16,6 +16,7 @@ def ship(
     target: o.ShipTarget = None,
     folder: o.RemoteFolder = None,
     python: o.RemotePython = "python3",
+    evaluate: o.Eval = None,
     dry_run: o.DryRun = False,
     trust_pickle: o.TrustPickle = False,
     json: o.Json = False,
@@ -40,7 +41,7 @@ def ship(
             typer.echo(line)
         return
     with make_progress() as progress:
-        report = shipping.ship_run(run, shipment, trust_pickle, progress)
+        report = shipping.ship_run(run, shipment, evaluate, trust_pickle, progress)
     if json:
         print_json(report.to_json())
     else:

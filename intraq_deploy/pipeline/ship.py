@@ -13,10 +13,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.errors import IntraqError, RunError, TargetError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.bundle import bundle_run
+from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.quantize import finished_run
 from intraq_deploy.targets.device.probe import Facts, check_fits, device_of, probe
 from intraq_deploy.targets.device.profile import device_names, load_device
 from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send
@@ -27,6 +30,7 @@ HOME = "intraq-deploy"
 _GATE = 3
 _STEPS = ("doctor", "build", "check", "bench")
 _MIB = 1 << 20
+_BATCH = 32
 
 
 class HostReport(BaseModel):
@@ -42,6 +46,8 @@ class HostReport(BaseModel):
     seconds: float = 0.0
     answers: dict[str, dict[str, Any]] = {}
     """What run.py said, by its command."""
+    accuracy: dict[str, float] | None = None
+    """Top-1 in percent, of so many labelled images, where they were asked for."""
     failure: str | None = None
     """Why it was given up, or its check failed."""
     exit_code: int = 0
@@ -96,13 +102,17 @@ class Shipment:
         return self.folder or f"~/{HOME}/{run.resolve().name}-{device}"
 
 
-def ship_run(path: Path, shipment: Shipment, trust_pickle: bool, progress: Progress) -> ShipReport:
+def ship_run(
+    path: Path, shipment: Shipment, evaluate: str | None, trust_pickle: bool, progress: Progress
+) -> ShipReport:
     """Probes every host, bundles for what they are, and then ships to all of them side by side.
 
-    A host that fails does not stop the others: its report says why. Reports are kept in the run directory. Raises
-    UsageError and RunError for what is wrong before any host is asked.
+    evaluate: labelled images, as --eval takes them, which are prepared here and answered there. A host that fails does
+    not stop the others: its report says why. Reports are kept in the run directory. Raises UsageError, RunError and
+    DataError for what is wrong before any host is asked.
     """
     shipment.check(path)
+    labelled = None if evaluate is None else _labelled(path, evaluate, trust_pickle, progress)
     remotes = [Remote(host, shipment.port) for host in shipment.hosts]
     reports = {remote.host: HostReport(host=remote.host) for remote in remotes}
     with ThreadPoolExecutor(len(remotes)) as pool:
@@ -119,7 +129,7 @@ def ship_run(path: Path, shipment: Shipment, trust_pickle: bool, progress: Progr
         device, _ = found[remote.host]
         report = reports[remote.host]
         report.folder = shipment.folder_on(path, device)
-        _caught(report, lambda: _ship(remote, shipment, bundles[device], report, progress))
+        _caught(report, lambda: _ship(remote, shipment, bundles[device], labelled, report, progress))
 
     shipped = [remote for remote in remotes if remote.host in found]
     with ThreadPoolExecutor(max(1, len(shipped))) as pool:
@@ -150,7 +160,43 @@ def _probe(remote: Remote, shipment: Shipment) -> tuple[str, Facts]:
     return shipment.target, facts
 
 
-def _ship(remote: Remote, shipment: Shipment, bundle: Path, report: HostReport, progress: Progress) -> None:
+def _labelled(path: Path, evaluate: str, trust_pickle: bool, progress: Progress) -> "_Labelled":
+    run, _ = finished_run(path, trust_pickle, progress)
+    check_apart(run.options.calibration, evaluate)
+    return _Labelled(load_labelled(evaluate, run.model), pixels=run.options.input == "uint8")
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """Images to measure with."""
+
+    images: LabelledImages
+    pixels: bool
+    """Whether the network takes uint8."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """As the network takes them."""
+        batches = self.images.uint8_batches(_BATCH) if self.pixels else self.images.batches(_BATCH)
+        for images, _ in batches:
+            yield images.contiguous().numpy().tobytes()
+
+    def accuracy(self, classes: Sequence[int]) -> dict[str, float]:
+        """Raises TargetError where there is not one answer for each."""
+        labels = self.images.labels.tolist()
+        if len(classes) != len(labels):
+            raise TargetError(f"{len(classes)} answers came for {len(labels)} images: run it again.")
+        right = sum(found == label for found, label in zip(classes, labels, strict=True))
+        return {"images": len(labels), "top1": round(100 * right / len(labels), 2)}
+
+
+def _ship(
+    remote: Remote,
+    shipment: Shipment,
+    bundle: Path,
+    labelled: _Labelled | None,
+    report: HostReport,
+    progress: Progress,
+) -> None:
     """Copies, and runs run.py's commands in turn. Raises TargetError where one of them fails; a check that finds a
     difference is a failure of the report, and ends it too."""
     assert report.folder is not None
@@ -169,6 +215,9 @@ def _ship(remote: Remote, shipment: Shipment, bundle: Path, report: HostReport, 
             report.failure, report.exit_code = f"{remote.host}: {' '.join(said['failures'])}", _GATE
             break
         progress.say(f"{remote.host}: {step} done.")
+    if labelled is not None and report.failure is None:
+        answer = remote.stream(command_of(shipment, report.folder, "predict"), labelled.chunks())
+        report.accuracy = labelled.accuracy((_answer(remote, "predict", answer.output) or {})["classes"])
     report.seconds = round(time.perf_counter() - start, 1)
 
 

@@ -9,6 +9,7 @@ runs in TensorRT (its Python bindings, or trtexec) or in ONNX Runtime's CPU prov
     python3 run.py check               compares the integers that are computed here with those that must come out
     python3 run.py bench               how long one batch takes
     python3 run.py classify IMAGE...   the five likeliest classes
+    python3 run.py predict             classes of what comes on standard input, as the network takes it, image by image
 
 Exit codes: 0 done, 1 error, 2 usage, 3 the check found a difference that may not be.
 """
@@ -40,7 +41,8 @@ try:
 except ImportError:
     np = None
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
+"""Read from standard input it is in no folder."""
 ROOT = Path("/")
 """Of the system's files."""
 MANIFEST, FORMAT = "manifest.json", 1
@@ -929,6 +931,23 @@ def classify(bundle: Bundle, choice: Choice, cache: Path, names: List[str]) -> L
     return found
 
 
+def predict(bundle: Bundle, choice: Choice, cache: Path) -> List[int]:
+    """Numbers of classes, for the images on standard input: one behind the other, [C, H, W] in the network's type."""
+    about = bundle.manifest["input"]
+    kind, shape = np.dtype(about["type"]), tuple(about["shape"])
+    size = int(np.prod(shape)) * kind.itemsize
+    session = choice.backend.prepare(bundle, choice.model, cache, False)
+    classes: List[int] = []
+    while True:
+        data = sys.stdin.buffer.read(LARGEST_BATCH * size)
+        if len(data) % size:
+            raise Problem(f"input ends in the middle of image {len(classes) + len(data) // size}: send all of it.")
+        if not data:
+            return classes
+        images = np.frombuffer(data, dtype=kind).reshape(-1, *shape)
+        classes += [int(number) for number in session.run(images)[OUTPUT].argmax(axis=1)]
+
+
 def read_images(path: Path, channels: int) -> List[Any]:
     """uint8 [H, W, C] each. An .npy may hold several. Raises Problem for what is no image."""
     try:
@@ -1304,6 +1323,7 @@ def arguments() -> argparse.ArgumentParser:
         "check": "compare the integers that are computed here with the expected ones",
         "bench": "how long one batch takes",
         "classify": "the five likeliest classes of images",
+        "predict": "the classes of prepared images on standard input: raw numbers, as the network takes them",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -1364,6 +1384,10 @@ def run(options: argparse.Namespace) -> int:
     if options.command == "bench":
         result = bench(bundle, choice, options.cache, options.batch, options.runs)
         _show({**about, **result}, options.json, lambda: _bench_lines(where, result))
+        return 0
+    if options.command == "predict":
+        classes = predict(bundle, choice, options.cache)
+        _show({**about, "classes": classes}, options.json, lambda: [str(number) for number in classes])
         return 0
     found = classify(bundle, choice, options.cache, options.images)
     _show({**about, "images": found}, options.json, lambda: _classify_lines(found))

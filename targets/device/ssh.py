@@ -5,11 +5,12 @@ type instead. Files are written under a temporary name, continued where a broken
 SHA-256 is right; what is there already is not sent again.
 """
 
+import contextlib
 import json
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -82,6 +83,28 @@ class Remote:
             raise TargetError("There is no ssh here: install OpenSSH's client.") from error
         answer = Answer(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
         if answer.code not in codes:
+            raise self.failure(answer)
+        return answer
+
+    def stream(self, remote: str, chunks: Iterable[bytes]) -> "Answer":
+        """Runs a shell command there, whose standard input is written as it comes.
+
+        Raises TargetError where the connection breaks or the command fails, with the last line that it said.
+        """
+        with subprocess.Popen(
+            self.command(remote), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None
+            # What it says on standard error tells why it does not read on.
+            with contextlib.suppress(BrokenPipeError):
+                for chunk in chunks:
+                    process.stdin.write(chunk)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdin = None
+            output, said = process.communicate()
+        answer = Answer(process.returncode, output, said.decode(errors="replace"))
+        if answer.code:
             raise self.failure(answer)
         return answer
 
@@ -166,25 +189,18 @@ def _add(sent: Callable[[int], None], before: int, count: int) -> None:
 
 def _append(remote: Remote, path: Path, start: int, command: str, sent: Callable[[int], None]) -> int:
     """Sends a file from byte `start` on."""
-    with path.open("rb") as file, subprocess.Popen(
-        remote.command(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stderr is not None
-        file.seek(start)
-        count = 0
-        try:
+    count = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal count
+        with path.open("rb") as file:
+            file.seek(start)
             while block := file.read(_BLOCK):
-                process.stdin.write(block)
+                yield block
                 count += len(block)
                 sent(count)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # what it says on standard error tells why
-        said = process.stderr.read().decode(errors="replace")
-        code = process.wait()
-    if code:
-        raise remote.failure(Answer(code, b"", said))
+
+    remote.stream(command, blocks())
     return count
 
 

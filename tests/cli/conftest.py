@@ -1,5 +1,6 @@
 """The command line as a user meets it, in this process: importing torch for every command would take minutes."""
 
+import numpy as np
 import pytest
 import torch
 from intraq_deploy.cli.main import app
@@ -32,6 +33,15 @@ def finished(checkpoint, tmp_path_factory):
     result = CliRunner().invoke(app, ["quantize", str(checkpoint), *NETWORK, *TINY, "--out", str(directory)])
     assert result.exit_code == 0, result.output
     return directory
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory):
+    """Forty labelled images without any meaning: what is measured is whether the stages agree."""
+    file = tmp_path_factory.mktemp("labelled") / "images.npz"
+    rng = np.random.default_rng(0)
+    np.savez(file, images=rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), labels=rng.integers(0, 10, 40))
+    return file
 
 
 @pytest.fixture(autouse=True)

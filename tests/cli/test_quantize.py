@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 
-import numpy as np
 import onnx
 import pytest
 from intraq_deploy.cli.render import render_artifacts
@@ -20,15 +19,6 @@ from intraq_deploy.pipeline.report import read_report
 
 def report_of(directory):
     return json.loads((directory / "run.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def labelled(tmp_path_factory):
-    """Forty labelled images without any meaning: what is measured is whether the stages agree."""
-    file = tmp_path_factory.mktemp("labelled") / "images.npz"
-    rng = np.random.default_rng(0)
-    np.savez(file, images=rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), labels=rng.integers(0, 10, 40))
-    return file
 
 
 def test_the_run_directory_holds_what_it_promises(finished):

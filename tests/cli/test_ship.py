@@ -66,6 +66,34 @@ def test_one_command_does_everything(run, device, python, directory, there):
     assert host["sent_bytes"] == 0, "what is there is not sent again"
 
 
+def test_labelled_images_are_answered_there(run, device, python, directory, there, labelled):
+    """As many right as ONNX Runtime has here."""
+    result = run(
+        "ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", python, "--eval",
+        labelled, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    (host,) = json.loads(result.stdout)["hosts"]
+    here = run("validate", directory, "--eval", labelled, "--json")
+    assert host["accuracy"] == {"images": 40, "top1": json.loads(here.stdout)["accuracy"]["onnxruntime"]}
+
+
+def test_doctor_of_another_machine(run, device, python, tmp_path):
+    bare = device_python.make(tmp_path / "bare", ())
+    result = run("doctor", "--on", "device", "--python", python)
+    assert result.exit_code == 0, result.stderr + result.stdout
+    assert "ok  ONNX Runtime" in result.stdout
+    assert "device: nothing is missing that everything needs" in " ".join(result.stdout.split())
+    missing = run("doctor", "--on", "device", "--python", bare, "--json")
+    assert missing.exit_code == 1
+    findings = {finding["what"]: finding for finding in json.loads(missing.stdout)["findings"]}
+    assert findings["numpy"]["needed"]
+    assert findings["numpy"]["remedy"]
+    assert "bundle" not in findings
+    assert run("doctor", "--on", "stranger").exit_code == 1
+    assert run("doctor", "--on", "-x").exit_code == 2
+
+
 def test_a_changed_byte_there_is_mended(run, device, python, directory, there):
     arguments = ("ship", directory, "--to", "device", "--target", "onnxruntime", "--dir", there, "--python", python)
     assert run(*arguments).exit_code == 0

@@ -1,0 +1,214 @@
+"""What a machine has of what this package can use, and what is missing, with the remedy for each."""
+
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from intraq_deploy.errors import IntraqError, TargetError
+from intraq_deploy.targets.device.probe import probe
+from intraq_deploy.targets.device.profile import DeviceProfile, Release, device_names, load_device
+from intraq_deploy.targets.device.ssh import Remote, check_host
+from intraq_deploy.targets.onnxruntime.imports import onnxruntime
+from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, why_absent
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.imports import tensorrt, tensorrt_rtx
+from intraq_deploy.targets.tensorrt.trtexec import find_trtexec
+from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
+
+_GIB = 1 << 30
+_LEAST_GIB = 2
+_OLDEST_PYTHON = (3, 8)
+"""That the runner of a bundle needs."""
+
+
+class Finding(BaseModel):
+    """One thing."""
+
+    what: str
+    found: str
+    remedy: str | None = None
+    """None where nothing is wrong."""
+    needed: bool = False
+    """Whether nothing works without it; the others are for some targets only."""
+
+
+class Doctor(BaseModel):
+    """One machine."""
+
+    host: str | None
+    """None: this one."""
+    findings: list[Finding]
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is missing that everything needs."""
+        return not any(finding.needed and finding.remedy for finding in self.findings)
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+
+def examine_here() -> Doctor:
+    """This machine, for this package; and whether what device profiles say fits together."""
+    findings = [Finding(what="Python", found=platform.python_version()), _torch(), _onnxruntime()]
+    findings += [
+        _provider(CUDA),
+        _provider(TENSORRT),
+        _optional("TensorRT", _tensorrt_version),
+        _optional("trtexec", _trtexec_version),
+        _optional("TensorRT for RTX", lambda: str(tensorrt_rtx().__version__)),
+        _driver(),
+        _disk(Path.cwd()),
+        _ssh(),
+        *_releases(),
+    ]
+    return Doctor(host=None, findings=findings)
+
+
+def examine(host: str, port: int | None, python: str) -> Doctor:
+    """Another machine, for bundles: what the runner's own doctor says there. Nothing is left on it.
+
+    Raises TargetError for a host that is not reached, or has no Python that is new enough.
+    """
+    check_host(host)
+    remote = Remote(host, port)
+    probe(remote, python)
+    runner = (resources.files("intraq_deploy.targets.device") / "run.py").read_bytes()
+    answer = remote.run(f"{shlex.quote(python)} - doctor --json", given=runner, codes=(0, 1))
+    try:
+        values: list[dict[str, Any]] = json.loads(answer.output)["findings"]
+        # There is no bundle yet, and so nothing that its files would need.
+        findings = [Finding(**value) for value in values if value["what"] not in ("bundle", "runtime")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TargetError(f"{host}: {python} answered no JSON: is something printed when a shell starts?") from error
+    return Doctor(host=host, findings=findings)
+
+
+def _torch() -> Finding:
+    import torch  # noqa: PLC0415
+
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_name()
+        return Finding(what="torch", found=f"{torch.__version__}, CUDA {torch.version.cuda}, {gpu}")
+    return Finding(
+        what="torch",
+        found=f"{torch.__version__}, no GPU that it sees",
+        remedy="larger networks want one: install NVIDIA's driver, or use a machine that has it",
+    )
+
+
+def _onnxruntime() -> Finding:
+    try:
+        return Finding(what="ONNX Runtime", found=str(onnxruntime().__version__))
+    except TargetError as error:
+        return Finding(what="ONNX Runtime", found="missing", remedy=_remedy(error), needed=True)
+
+
+def _provider(provider: Provider) -> Finding:
+    try:
+        reason = why_absent(provider)
+    except TargetError:
+        return Finding(what=provider.name, found="no ONNX Runtime")
+    if reason is None:
+        return Finding(what=provider.name, found="loads")
+    found, _, remedy = reason.rpartition(": ")
+    return Finding(what=provider.name, found=found, remedy=remedy.rstrip("."))
+
+
+def _optional(what: str, version: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what=what, found=version())
+    except IntraqError as error:
+        return Finding(what=what, found="missing", remedy=_remedy(error))
+
+
+def _tensorrt_version() -> str:
+    version = str(tensorrt().__version__)
+    switches_of(version)
+    return version
+
+
+def _trtexec_version() -> str:
+    found = find_trtexec()
+    if found is None:
+        raise TargetError("trtexec is not here: it comes with TensorRT's Debian packages and JetPack")
+    return f"{found.version}, {found.path}"
+
+
+def _remedy(error: IntraqError) -> str:
+    """What comes behind the colon of a message."""
+    return str(error).partition(": ")[2].rstrip(".") or str(error).rstrip(".")
+
+
+def _driver() -> Finding:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Finding(what="NVIDIA's driver", found="no nvidia-smi", remedy="GPU targets need it: install the driver")
+    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    said = (done.stdout or done.stderr).strip().splitlines()
+    if done.returncode or not said:
+        reason = said[0] if said else "it says nothing"
+        return Finding(what="NVIDIA's driver", found=reason, remedy="install the driver again")
+    return Finding(what="NVIDIA's driver", found=said[0])
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / _GIB
+    remedy = None if free >= _LEAST_GIB else "free some: runs, engines and their building need room"
+    return Finding(what="disk", found=f"{free:.1f} GiB free in {folder}", remedy=remedy)
+
+
+def _ssh() -> Finding:
+    program = shutil.which("ssh")
+    if program is None:
+        return Finding(what="ssh", found="missing", remedy="`ship` needs it: install OpenSSH's client")
+    done = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
+    return Finding(what="ssh", found=(done.stderr or done.stdout).strip())
+
+
+def _releases() -> Iterator[Finding]:
+    """One for each release of a device: its TensorRT, Python and ONNX Runtime against the device's targets."""
+    for name in device_names():
+        device = load_device(name)
+        for release in device.releases:
+            problems = _problems(device, release)
+            versions = {"TensorRT": release.tensorrt, "Python": release.python, "ONNX Runtime": release.onnxruntime}
+            said = ", ".join(f"{what} {version}" for what, version in versions.items() if version is not None)
+            usable = ", ".join(_usable(device, release)) or "no target"
+            yield Finding(
+                what=f"{name}, {release.name}",
+                found=f"{said}: {usable}",
+                remedy="; ".join(problems) or None,
+            )
+
+
+def _usable(device: DeviceProfile, release: Release) -> list[str]:
+    """The device's targets that a release can run."""
+    found = []
+    for target in device.targets:
+        profile = load_profile(target)
+        if profile.runtime == "tensorrt":
+            since, before = profile.versions or ("0.0", "99.0")
+            if release.tensorrt is not None and parsed(since) <= parsed(release.tensorrt) < parsed(before):
+                found.append(target)
+        elif release.onnxruntime is not None:
+            found.append(target)
+    return found
+
+
+def _problems(device: DeviceProfile, release: Release) -> list[str]:
+    problems = []
+    if not _usable(device, release):
+        problems.append("no target of this device fits its versions: give --target with a profile of your own")
+    if release.python is not None and parsed(release.python) < _OLDEST_PYTHON:
+        problems.append(f"bundles need Python 3.8, and it has {release.python}: install one, and give --python")
+    return problems

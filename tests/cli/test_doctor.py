@@ -1,0 +1,51 @@
+"""`doctor` on this machine; on others it is in test_ship.py."""
+
+import json
+import sys
+
+from intraq_deploy.targets.device.profile import Release, device_names, load_device
+
+from intraq_deploy.pipeline.doctor import _problems, _usable
+
+
+def test_this_machine(run):
+    result = run("doctor", "--json")
+    assert result.exit_code == 0, result.stderr
+    findings = {finding["what"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert findings["Python"]["found"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+    assert findings["ONNX Runtime"]["remedy"] is None
+    assert "GiB free" in findings["disk"]["found"]
+    assert "CUDAExecutionProvider" in findings
+    text = run("doctor").stdout
+    assert "ok  ONNX Runtime" in text
+    assert "jetson-orin-nano, JetPack 6.2" in text
+
+
+def test_what_is_missing_has_a_remedy(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    result = run("doctor", "--json")
+    assert result.exit_code == 1
+    findings = {finding["what"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert "pip install 'intraq-deploy[cpu]'" in findings["ONNX Runtime"]["remedy"]
+    assert findings["ONNX Runtime"]["needed"]
+    assert "pip install 'intraq-deploy[tensorrt]'" in findings["TensorRT"]["remedy"]
+    assert not findings["TensorRT"]["needed"]
+    assert "NO  ONNX Runtime" in run("doctor").stdout
+
+
+def test_every_release_of_every_device_can_run_one_of_its_targets():
+    for name in device_names():
+        device = load_device(name)
+        for release in device.releases:
+            assert _usable(device, release), (name, release.name)
+            assert not _problems(device, release)
+
+
+def test_versions_that_do_not_fit():
+    device = load_device("jetson-orin-nano")
+    release = Release(name="of old", tensorrt="7.1", python="3.6", source="here")
+    assert _usable(device, release) == []
+    first, second = _problems(device, release)
+    assert "no target of this device fits" in first
+    assert "it has 3.6" in second

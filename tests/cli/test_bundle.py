@@ -14,6 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import emulation
 import numpy as np
 import pytest
 import torch
@@ -367,3 +368,26 @@ def test_run_py_imports_nothing_of_ours():
     assert "import intraq" not in text
     assert "from intraq" not in text
     ast.parse(text, feature_version=(3, 6))  # so that older ones come to the sentence that refuses them
+
+
+@pytest.mark.arm64
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_the_same_integers_on_arm64(checkpoint, tmp_path, bits):
+    """The archive as a device gets it, run by another architecture's Python and ONNX Runtime."""
+    # With `onnxruntime`, 8-bit weights stay within what this machine may add in 16 bits: the gate runs here.
+    targets = ("--target", "onnxruntime", "--target", "onnxruntime-arm64")
+    arguments = ["quantize", str(checkpoint), *NETWORK, *TINY, *targets, "--bits", bits]
+    assert CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "run")]).exit_code == 0
+    folder = tmp_path / "bundle"
+    packed = CliRunner().invoke(app, ["bundle", str(tmp_path / "run"), "--target", "arm64-cpu", "--out", str(folder)])
+    assert packed.exit_code == 0, packed.output
+    command = [*emulation.arm64(), str(folder / "run.py")]
+    done = subprocess.run([*command, "check", "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["passes"]
+    assert found["differ"] == 0
+    assert found["integers"] > 100_000
+    doctor = subprocess.run([*command, "doctor"], capture_output=True, text=True, check=False)
+    assert "aarch64" in doctor.stdout
+    assert "Ready" in doctor.stdout

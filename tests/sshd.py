@@ -40,7 +40,6 @@ class Server:
         common = f"HostName 127.0.0.1\nPort {self.port}\nUser {getpass.getuser()}\nIdentitiesOnly yes\n"
         (folder / "config").write_text(
             f"Host device\n{common}IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n"
-            f"Host second\n{common}IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n"
             f"Host stranger\n{common}IdentityFile {folder}/user\nUserKnownHostsFile {folder}/unknown\n"
             f"Host locked\n{common}IdentityFile {folder}/other\nUserKnownHostsFile {folder}/known\n"
             f"Host *\nUserKnownHostsFile {folder}/unknown\nGlobalKnownHostsFile /dev/null\nLogLevel ERROR\n"

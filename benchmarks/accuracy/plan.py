@@ -37,6 +37,8 @@ MAIN_BITS = ("W5A5", "W4A4", "W3A3", "W4A8")
 PRESETS = ("quick", "standard", "best")
 STATIC = ("ranges", "static")
 """8 bits without training: ours, and ONNX Runtime's quantize_static with the same images."""
+TRIALS = ("best-float32", "best-bounded-120")
+"""What `best` could be, and the same `best` beside it in one precision."""
 IMAGENET_RECIPES = ("imagenet-best",)
 
 
@@ -76,6 +78,7 @@ TABLES: dict[str, Callable[[int], list[Key]]] = {
     "cifar10": lambda seed: _main(CIFAR10, seed),
     "cifar100": lambda seed: _main(CIFAR100, seed),
     "imagenet": _imagenet,
+    "trials": lambda seed: [Key(n, "P3", 4, 4, recipe, seed) for n in (CIFAR10, CIFAR100) for recipe in TRIALS],
     "presets": lambda seed: [Key(CIFAR10, "P3", bits, bits, recipe, seed) for recipe in PRESETS for bits in (4, 3)],
     "static": lambda seed: [Key(n, "P3", 8, 8, recipe, seed) for n in (CIFAR10, CIFAR100) for recipe in STATIC],
 }

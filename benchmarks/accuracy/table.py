@@ -193,6 +193,19 @@ def static(measured: Measured) -> str:
     return lines(("network", "ranges in Q/DQ, ours", "quantize_static"), body) + conditions(used)
 
 
+def trials(measured: Measured) -> str:
+    """With the divergences that they are chosen by."""
+    body, used = [], []
+    for network in (plan.CIFAR10, plan.CIFAR100):
+        for recipe in plan.TRIALS:
+            found = measured.of(network, recipe, "W4A4", "P3")
+            used += found
+            held = (mean(found, column) for column in ("held_kl", "held_bns_kl", "held_leaves_kl"))
+            body.append((network, about(recipe), text(measured.drop(network, recipe, "W4A4", "P3")), *held))
+    heading = ("network, W4A4, P3", "", "points lost", "KL, held IntraQ", "KL, held BNS", "KL, dead leaves")
+    return lines(heading, body) + conditions(used)
+
+
 GOALS = (
     ("CIFAR-10", "W4A4", plan.CIFAR10, 1.0, "SynQ 1.1, IntraQ 2.54"),
     ("CIFAR-10", "W3A3", plan.CIFAR10, 4.5, "HAST 5.6, IntraQ 16.96"),
@@ -217,6 +230,7 @@ def headline(measured: Measured) -> str:
 SECTIONS = {
     "headline": headline,
     "presets": presets,
+    "trials": trials,
     "main": main_table,
     "images": images_ablation,
     "training": training_ablation,

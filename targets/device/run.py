@@ -393,7 +393,13 @@ class TensorRT:
         config.clear_flag(trt.BuilderFlag.TF32)
         for name in self._switches.builder:
             config.set_flag(getattr(trt.BuilderFlag, name))
-        config.set_timing_cache(config.create_timing_cache(timing.read_bytes() if timing.is_file() else b""), False)
+        before = timing.read_bytes() if timing.is_file() else b""
+        kernels = config.create_timing_cache(before) or config.create_timing_cache(b"")
+        if not config.set_timing_cache(kernels, False):  # another GPU's
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+        for tensor in (network.get_input(0), *(network.get_output(i) for i in range(network.num_outputs))):
+            # Else TensorRT may lay codes out in vectors of channels, and memory is given for the plain order.
+            tensor.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, (1, *shape), (1, *shape), (LARGEST_BATCH, *shape))
         config.add_optimization_profile(profile)

@@ -23,8 +23,8 @@ CONNECT_SECONDS = 15
 """Until a host that does not answer is given up; one that stops answering, about as long."""
 _PART = ".part"
 _BLOCK = 1 << 20
-_FAILED = 255
-"""ssh's own exit code; others are the command's."""
+_ENDED = 128
+"""From here on a command was ended by a signal, or, at 255, the connection was."""
 _REASONS = (
     (
         "Host key verification failed",
@@ -115,7 +115,7 @@ class Remote:
                 return TargetError(f"{self.host}: {meaning.format(host=self.host)}.")
         lines = answer.said.strip().splitlines()
         last = lines[-1].rstrip(".") if lines else "it said nothing"
-        if answer.code == _FAILED:
+        if answer.code >= _ENDED:
             return TargetError(
                 f"{self.host}: the connection failed ({last}): run it again, it goes on where it stopped."
             )

@@ -41,7 +41,9 @@ def test_what_runs_on_the_device_only_is_said(run, directory, tmp_path):
     shutil.copytree(copy / "targets" / "onnxruntime", copy / "targets" / "other")
     report = json.loads((copy / "run.json").read_text())
     manifest = copy / "targets" / "other" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"target": "tensorrt-int8"}))
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text()) | {"target": "tensorrt-int8", "runtime": "tensorrt"})
+    )
     report["artifacts"]["tensorrt-int8"] = report["artifacts"]["onnxruntime"] | {"path": "targets/other/model.onnx"}
     (copy / "run.json").write_text(json.dumps(report))
     result = run("bench", copy, "--seconds", "0.1")

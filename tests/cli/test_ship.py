@@ -106,9 +106,9 @@ def test_a_changed_byte_there_is_mended(run, device, python, directory, there):
     assert host["failure"] is None
 
 
-def test_two_hosts_of_which_one_does_not_let_in(run, device, python, directory, there, tmp_path):
+def test_a_host_that_does_not_let_in_stops_no_other(run, device, python, directory, there, tmp_path):
     fleet = tmp_path / "hosts.toml"
-    fleet.write_text('hosts = ["device", "second", "stranger"]')
+    fleet.write_text('hosts = ["device", "stranger", "locked"]')
     result = run(
         "ship", directory, "--fleet", fleet, "--target", "onnxruntime", "--dir", there, "--python", python, "--json"
     )

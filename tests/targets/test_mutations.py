@@ -153,7 +153,9 @@ def tensor_parity(**changes):
         "name": "t", "compared": 1000, "mismatched": 0, "largest_difference": 0, "tolerance": None, "reason": None,
         "codes_used": 16, "codes_available": 16,
     }  # fmt: skip
-    return TensorParity(**(values | changes))
+    # In ONNX Runtime no order of roundings explains a difference.
+    values |= changes
+    return TensorParity(**({"beyond_rounding": values["mismatched"]} | values))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,9 @@ def tensor_parity(**changes):
 def test_tolerances(changes, passes):
     tensor = tensor_parity(**changes)
     assert tensor.passes == passes
-    assert bool(Parity((tensor,), torch.zeros(1, 2), torch.zeros(1, 2), 0.0, None).failures) == (not passes)
+    assert bool(
+        Parity((tensor,), torch.zeros(1, 2), torch.zeros(1, 2), 0.0, None, torch.zeros(1), torch.zeros(1)).failures
+    ) == (not passes)
 
 
 def test_logits_that_are_no_number_never_pass(program):

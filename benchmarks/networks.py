@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from intraq_deploy.targets.onnxruntime.static import quantize_static
 from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 from published import EfficientNetLite0, MobileNetV1, MobileNetV2Same, ResNet20Wide
@@ -37,7 +38,7 @@ from intraq_deploy.quantization.build import build_network
 
 sys.path.append(str(Path(__file__).parent / "latency"))
 from measure import interleaved, onnxruntime_model
-from models import export_quantize_static, export_with_torch, realistic
+from models import export_with_torch, realistic
 
 TABLE = Path(__file__).with_name("networks.csv")
 PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
@@ -114,7 +115,7 @@ def row(network: str, weights: Path | None) -> dict[str, object]:
         baseline = export(float_program(graph), load_profile("onnxruntime"), plain, {})
         artifact = export(program, load_profile("onnxruntime"), ours, {})
         export_with_torch(module, images[:1], folder / "torch.onnx")
-        export_quantize_static(folder / "torch.onnx", folder / "static.onnx", images[:_CALIBRATED].numpy())
+        quantize_static(folder / "torch.onnx", folder / "static.onnx", images[:_CALIBRATED])
         result = validate(artifact, program, images[_CALIBRATED:])
         files = {"ours": artifact.path, "float32": baseline.path}
         files |= {"torch": folder / "torch.onnx", "static": folder / "static.onnx"}

@@ -8,17 +8,17 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from intraq_deploy.errors import RunError, UsageError
+from intraq_deploy.errors import UsageError
 from intraq_deploy.evaluation.latency import interleaved, medians, speed
 from intraq_deploy.pipeline.measurement import FLOAT32, baselines
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import finished_run, kept_images
+from intraq_deploy.pipeline.quantize import finished_run, kept_artifacts, kept_images
 from intraq_deploy.pipeline.run import Run, machine
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
 from intraq_deploy.pipeline.stages import FREEZING, kept, running
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.program import load_program
-from intraq_deploy.targets.artifact import Artifact, read_manifest
+from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.onnxruntime.static import quantize_static
@@ -82,12 +82,7 @@ def bench_run(
     if not 0 < seconds <= 3600:
         raise UsageError(f"--seconds is {seconds:g}: give a number above 0, up to 3600.")
     run, report = finished_run(path, trust_pickle, progress)
-    for target in targets:
-        if target not in report.artifacts:
-            raise RunError(f"{path} has no artifact for {target}: run export {path} --target {target} first.")
-    artifacts = {
-        name: read_manifest((path / report.artifacts[name].path).parent) for name in targets or report.artifacts
-    }
+    artifacts = kept_artifacts(path, report, targets)
     here = {name: artifact for name, artifact in artifacts.items() if not is_rehearsed(artifact)}
     images = kept_images(run)
     inputs = program_input(load_program(path / FREEZING), images.images)

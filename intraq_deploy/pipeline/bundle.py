@@ -1,6 +1,5 @@
 """Bundles: a finished run's program for a device, with what checks it there."""
 
-import difflib
 import hashlib
 import json
 import shutil
@@ -13,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from intraq_deploy.errors import RunError, TargetError, UsageError
+from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import records, stages
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.quantize import finished_run, keep, kept_images
 from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.targets import find
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
@@ -34,8 +34,8 @@ from intraq_deploy.targets.device.bundle import (
     why_left_out,
     write_bundle,
 )
-from intraq_deploy.targets.device.profile import DeviceProfile, device_names, load_device
-from intraq_deploy.targets.profile import load_profile, profile_names
+from intraq_deploy.targets.device.profile import DeviceProfile
+from intraq_deploy.targets.profile import load_profile
 
 FOLDER = "bundles"
 _NOISE = 64
@@ -100,14 +100,8 @@ def bundle_run(path: Path, name: str, out: Path | None, trust_pickle: bool, prog
 
 def _targets(name: str) -> tuple[DeviceProfile | None, tuple[str, ...]]:
     """Of a device, or a target alone."""
-    if name in device_names():
-        device = load_device(name)
-        return device, device.targets
-    if name not in profile_names():
-        near = difflib.get_close_matches(name, [*device_names(), *profile_names()], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"devices are {', '.join(device_names())}."
-        raise UsageError(f"{name!r} is no device and no target: {hint}")
-    return None, (name,)
+    found = find(name)
+    return (found, found.targets) if isinstance(found, DeviceProfile) else (None, (found.name,))
 
 
 def _exported(

@@ -1,6 +1,5 @@
 """What a machine has of what this package can use, and what is missing, with the remedy for each."""
 
-import json
 import platform
 import shlex
 import shutil
@@ -8,14 +7,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from intraq_deploy.errors import IntraqError, TargetError
 from intraq_deploy.targets.device.probe import probe
 from intraq_deploy.targets.device.profile import DeviceProfile, Release, device_names, load_device
-from intraq_deploy.targets.device.ssh import Remote, check_host
+from intraq_deploy.targets.device.ssh import Remote, check_host, values_of
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, why_absent
 from intraq_deploy.targets.profile import load_profile
@@ -83,12 +81,9 @@ def examine(host: str, port: int | None, python: str) -> Doctor:
     probe(remote, python)
     runner = (resources.files("intraq_deploy.targets.device") / "run.py").read_bytes()
     answer = remote.run(f"{shlex.quote(python)} - doctor --json", given=runner, codes=(0, 1))
-    try:
-        values: list[dict[str, Any]] = json.loads(answer.output)["findings"]
-        # There is no bundle yet, and so nothing that its files would need.
-        findings = [Finding(**value) for value in values if value["what"] not in ("bundle", "runtime")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TargetError(f"{host}: {python} answered no JSON: is something printed when a shell starts?") from error
+    values = values_of(host, python, answer.output, "findings")["findings"]
+    # There is no bundle yet, and so nothing that its files would need.
+    findings = [Finding(**value) for value in values if value["what"] not in ("bundle", "runtime")]
     return Doctor(host=host, findings=findings)
 
 

@@ -33,7 +33,7 @@ from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
-from intraq_deploy.targets.artifact import read_manifest
+from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent
 from intraq_deploy.targets.profile import TargetProfile, load_profile
@@ -171,22 +171,27 @@ def validate_run(
     """Runs the gate again, on the files as they are. targets: empty for all that the run has."""
     onnxruntime()
     run, report = finished_run(path, trust_pickle, progress)
-    for target in targets:
-        if target not in report.artifacts:
-            raise RunError(f"{path} has no artifact for {target}: run export {path} --target {target} first.")
+    artifacts = kept_artifacts(path, report, targets)
     evaluate = evaluate or run.options.eval
     check_apart(run.options.calibration, evaluate)
     labelled = None if evaluate is None else load_labelled(evaluate, run.model)
     images = kept_images(run)
     student, _ = stages.kept_student(run, path / stages.FINE_TUNING)
     program = load_program(path / stages.FREEZING)
-    names = targets or tuple(report.artifacts)
-    artifacts = {name: read_manifest((path / report.artifacts[name].path).parent) for name in names}
     with run.directory.opened():
         compared = {} if labelled is None else baselines(run, images)
         engines = engines_here(run, artifacts)
         gate.check(run, report, student, program, artifacts, images, labelled, compared, engines)
         return keep(run, report)
+
+
+def kept_artifacts(path: Path, report: RunReport, targets: tuple[str, ...]) -> dict[str, Artifact]:
+    """What a finished run has for `targets`; empty: for all. Raises RunError for one that it has not."""
+    for target in targets:
+        if target not in report.artifacts:
+            raise RunError(f"{path} has no artifact for {target}: run export {path} --target {target} first.")
+    names = targets or tuple(report.artifacts)
+    return {name: read_manifest((path / report.artifacts[name].path).parent) for name in names}
 
 
 def sensitivity_run(

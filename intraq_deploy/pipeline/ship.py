@@ -1,6 +1,5 @@
 """Shipping: a run's bundle on devices: copied, built, checked and timed there, and what they say brought back."""
 
-import json
 import re
 import shlex
 import time
@@ -22,7 +21,7 @@ from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.quantize import finished_run
 from intraq_deploy.targets.device.probe import Facts, check_fits, device_of, probe
 from intraq_deploy.targets.device.profile import device_names, load_device
-from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send
+from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send, values_of
 
 RESULTS = "device"
 HOME = "intraq-deploy"
@@ -217,21 +216,13 @@ def _ship(
         progress.say(f"{remote.host}: {step} done.")
     if labelled is not None and report.failure is None:
         answer = remote.stream(command_of(shipment, report.folder, "predict"), labelled.chunks())
-        report.accuracy = labelled.accuracy((_answer(remote, "predict", answer.output) or {})["classes"])
+        report.accuracy = labelled.accuracy(values_of(remote.host, "predict", answer.output, "classes")["classes"])
     report.seconds = round(time.perf_counter() - start, 1)
 
 
 def _answer(remote: Remote, step: str, output: bytes) -> dict[str, Any] | None:
     """run.py's JSON; None where it gave none, as it does where it fails."""
-    if not output.strip():
-        return None
-    try:
-        values: dict[str, Any] = json.loads(output)
-    except ValueError as error:
-        raise TargetError(
-            f"{remote.host}: {step} answered no JSON: is something printed when a shell starts?"
-        ) from error
-    return values
+    return values_of(remote.host, step, output) if output.strip() else None
 
 
 def _reason(said: str, answer: dict[str, Any] | None) -> str:

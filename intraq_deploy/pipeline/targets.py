@@ -11,7 +11,7 @@ from intraq_deploy.targets.device.profile import DeviceProfile, device_names, lo
 from intraq_deploy.targets.profile import NO_TARGETS, TargetProfile, load_profile, profile_names
 from intraq_deploy.targets.reading import nearest, parse, read
 
-__all__ = ["Catalogue", "Chosen", "DeviceProfile", "TargetProfile", "catalogue", "choose", "choose_for"]
+__all__ = ["Catalogue", "Chosen", "DeviceProfile", "TargetProfile", "catalogue", "choose", "choose_for", "find"]
 _FIRST_OPSET = 13
 """The first in which QuantizeLinear knows axes."""
 _TAKEN = {"float", "fake_quant", "program", "float32", "w8a8", "a8", "cuda-float32", "cuda-float16"}
@@ -52,7 +52,7 @@ def choose(asked: Iterable[str | Path], kept: Iterable[TargetProfile] = ()) -> C
     """
     plain, devices, own = [], {}, {profile.name: profile for profile in kept}
     for text in map(str, asked):
-        found = own[text] if text in own else _find(text)
+        found = own[text] if text in own else find(text)
         if isinstance(found, DeviceProfile):
             devices[found.name] = found.targets
             continue
@@ -82,13 +82,14 @@ def catalogue(name: str | None = None) -> Catalogue:
             devices=[load_device(device) for device in device_names()],
             targets=[load_profile(target) for target in profile_names()],
         )
-    found = _find(name)
+    found = find(name)
     if isinstance(found, DeviceProfile):
         return Catalogue(devices=[found], targets=[])
     return Catalogue(devices=[], targets=[found])
 
 
-def _find(text: str) -> TargetProfile | DeviceProfile:
+def find(text: str) -> TargetProfile | DeviceProfile:
+    """A target or device by its name, or the path of a person's own. Raises UsageError for neither."""
     if text in profile_names():
         return load_profile(text)
     if text in device_names():

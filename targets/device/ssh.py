@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from intraq_deploy.targets.artifact import sha256_of
 
@@ -132,6 +133,17 @@ class Answer:
     """On standard error."""
 
 
+def values_of(host: str, what: str, output: bytes, *fields: str) -> dict[str, Any]:
+    """The JSON that `what` printed on `host`, which has `fields`. Raises TargetError for anything else."""
+    try:
+        values: dict[str, Any] = json.loads(output)
+        for field in fields:
+            values[field]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TargetError(f"{host}: {what} answered no JSON: is something printed when a shell starts?") from error
+    return values
+
+
 def check_host(host: str) -> None:
     """Raises UsageError for what ssh would take for an option, or no host."""
     if not host or host.startswith("-") or re.search(r"\s", host):
@@ -151,14 +163,19 @@ def quoted(path: PurePosixPath | str) -> str:
 def missing(remote: Remote, python: str, folder: str, files: Mapping[str, str]) -> dict[str, int]:
     """Which of `files` (SHA-256 by relative path) are not there as they should be, with how many bytes of them a broken
     copy left."""
-    names = json.dumps(list(files)).encode()
-    answer = remote.run(f"{python} -c {shlex.quote(_HASHES)} {quoted(folder)}", given=names)
-    found: dict[str, list[object]] = json.loads(answer.output)
+    found = _there(remote, python, folder, files)
     return {
-        name: int(str(found[name + _PART][1])) if name + _PART in found else 0
+        name: found[name + _PART][1] if name + _PART in found else 0
         for name, sha256 in files.items()
         if name not in found or found[name][0] != sha256
     }
+
+
+def _there(remote: Remote, python: str, folder: str, names: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """SHA-256 and bytes of those of `names`, and of what is under their temporary names, that are there."""
+    command = f"{python} -c {shlex.quote(_HASHES)} {quoted(folder)}"
+    found = values_of(remote.host, python, remote.run(command, given=json.dumps(list(names)).encode()).output)
+    return {name: (str(sha256), int(size)) for name, (sha256, size) in found.items()}
 
 
 def send(
@@ -177,8 +194,8 @@ def send(
         start = before if before <= size else 0
         place = PurePosixPath(folder) / name
         part = quoted(f"{place}{_PART}")
-        remote.run(f"mkdir -p {quoted(place.parent)}")
-        total += _append(remote, path, start, f"cat {'>>' if start else '>'} {part}", partial(_add, sent, total))
+        command = f"mkdir -p {quoted(place.parent)} && cat {'>>' if start else '>'} {part}"
+        total += _append(remote, path, start, command, partial(_add, sent, total))
         _finish(remote, python, folder, name, files[name])
     return total
 
@@ -208,8 +225,7 @@ def _finish(remote: Remote, python: str, folder: str, name: str, sha256: str) ->
     """Renames what has arrived, if it is right; else it is removed, to be sent anew."""
     place = quoted(PurePosixPath(folder) / name)
     part = quoted(f"{PurePosixPath(folder) / name}{_PART}")
-    answer = remote.run(f"{python} -c {shlex.quote(_HASHES)} {quoted(folder)}", given=json.dumps([name]).encode())
-    found = json.loads(answer.output).get(name + _PART)
+    found = _there(remote, python, folder, [name]).get(name + _PART)
     if found is None or found[0] != sha256:
         remote.run(f"rm -f {part}")
         raise TargetError(f"{remote.host}: {name} arrived otherwise than it was sent: run it again.")

@@ -6,6 +6,8 @@ from rows import Key
 
 CIFAR10, CIFAR100 = "resnet20_cifar10", "resnet20wide_stem_cifar100"
 IMAGENET = ("mobilenetv1_w075_imagenet", "mobilenetv2_w1_imagenet", "efficientnet_lite0_imagenet")
+COMPARED = (CIFAR10, CIFAR100)
+"""Where steps of a recipe are compared, and held images are made for it."""
 
 IMAGES = (
     "noise", "bns", "bns-mdc", "bns-sil", "bns-lor", "intraq", "intraq-120", "bounded", "low-pass", "swing",

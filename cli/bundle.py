@@ -22,9 +22,11 @@ def bundle(
     from intraq_deploy.cli.render import print_json, render_bundle
 
     from intraq_deploy.pipeline.bundle import bundle_run
+    from intraq_deploy.pipeline.targets import find_for
 
+    asked = find_for(run, target)
     with make_progress() as progress:
-        report = bundle_run(run, target, out, trust_pickle, progress)
+        report = bundle_run(run, asked, out, trust_pickle, progress)
     if json:
         print_json(report.to_json())
     else:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -39,7 +40,7 @@ class TerminalProgress:
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._current = TaskID(0)
+        self._current = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -55,11 +56,12 @@ class TerminalProgress:
         self._progress.console.print(f"Note: {message}", style="yellow", highlight=False, markup=False)
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        self._current = self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), detail="", unit=unit)
+        self._current = stage
+        self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), detail="", unit=unit)
 
-    def advance(self, done: int, detail: str, loss: float | None = None) -> None:
+    def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None:
         text = detail if loss is None else f"{detail}, loss {loss:.4g}"
-        self._progress.update(self._current, completed=done, detail=text)
+        self._progress.update(self._tasks[stage or self._current], completed=done, detail=text)
 
     def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
         detail = "kept from before" if cached else f"{seconds:.1f} s"
@@ -68,14 +70,26 @@ class TerminalProgress:
         self._progress.update(task, completed=total, detail=detail, unit="")
 
 
+@dataclass(slots=True)
+class _Running:
+    """A stage, as log lines tell of it."""
+
+    total: int
+    unit: str
+    last: float
+    """When it was told of."""
+    first: int | None = None
+    """What was done when it began: what an earlier session did is no speed of this one."""
+    began: float = 0.0
+
+
 class PlainProgress:
     """Log lines, at most one every ten seconds while a stage runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._stage, self._total, self._unit = "", 1, ""
-        self._started = self._last = 0.0
-        self._first = 0
+        self._stages: dict[str, _Running] = {}
+        self._current = ""
 
     def __enter__(self) -> Self:
         return self
@@ -89,21 +103,21 @@ class PlainProgress:
         self._line(f"Note: {message}")
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        self._stage, self._total, self._unit = stage, max(total, 1), unit
-        self._started = self._last = time.monotonic()
-        self._first = -1
+        self._current = stage
+        self._stages[stage] = _Running(max(total, 1), unit, time.monotonic())
 
-    def advance(self, done: int, detail: str, loss: float | None = None) -> None:
-        now = time.monotonic()
-        if self._first < 0:  # what an earlier session did is no speed of this one
-            self._first, self._started = done, now
-        if now - self._last < _PLAIN_SECONDS:
+    def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None:
+        name, now = stage or self._current, time.monotonic()
+        running = self._stages[name]
+        if running.first is None:
+            running.first, running.began = done, now
+        if now - running.last < _PLAIN_SECONDS:
             return
-        self._last = now
-        speed = (done - self._first) / max(now - self._started, 1e-9)
-        left = f", {(self._total - done) / speed:.0f} s left" if speed > 0 else ""
+        running.last = now
+        speed = (done - running.first) / max(now - running.began, 1e-9)
+        left = f", {(running.total - done) / speed:.0f} s left" if speed > 0 else ""
         shown = "" if loss is None else f", loss {loss:.4g}"
-        self._line(f"{self._stage}: {detail}{shown}, {speed:,.0f} {self._unit}/s{left}")
+        self._line(f"{name}: {detail}{shown}, {speed:,.0f} {running.unit}/s{left}")
 
     def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
         self._line(f"{stage}: {'kept from before' if cached else f'done in {seconds:.1f} s'}")

@@ -31,11 +31,13 @@ def ship(
     from intraq_deploy.cli.render import print_json, render_shipping
 
     from intraq_deploy.pipeline import ship as shipping
+    from intraq_deploy.pipeline.targets import find_for
 
     if bool(to) == (fleet is not None):
         raise UsageError("Give hosts, with --to user@host or with --fleet hosts.toml: one of the two.")
     hosts = tuple(to or ()) if fleet is None else tuple(shipping.fleet(fleet))
-    shipment = shipping.Shipment(hosts, port, target, folder, python)
+    asked = None if target is None else find_for(run, target)
+    shipment = shipping.Shipment(hosts, port, asked, folder, python)
     if dry_run:
         for line in shipping.dry_run(run, shipment):
             typer.echo(line)

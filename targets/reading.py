@@ -53,7 +53,7 @@ def _wrong(error: ErrorDetails, model: type[BaseModel]) -> str:
     where, kind = error["loc"], error["type"]
     key = ".".join(str(part) for part in where)
     if kind == "extra_forbidden":
-        # In [[releases]] keys are another model's; the nearest of all is near enough.
+        # Keys in [[releases]] are those of another model.
         known = [*model.model_fields] if len(where) == 1 else []
         return f"has the unknown key {key}: {nearest(key, known) if known else 'leave it out.'}"
     if kind == "missing":

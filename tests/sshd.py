@@ -21,7 +21,8 @@ def free_port():
 
 
 class Server:
-    """Known to ssh as "device"; "stranger" is the same host with a key that nobody has confirmed."""
+    """Known to ssh as "device" and "also"; "stranger" is the same host with a key that nobody has confirmed, "changed"
+    one whose key was another, "locked" one that this user may not enter."""
 
     def __init__(self, folder):
         self.folder, self.port = folder, free_port()
@@ -31,6 +32,8 @@ class Server:
         (folder / "authorized").write_text((folder / "user.pub").read_text())
         key = " ".join((folder / "host.pub").read_text().split()[:2])
         (folder / "known").write_text(f"[127.0.0.1]:{self.port} {key}\n")
+        other = " ".join((folder / "other.pub").read_text().split()[:2])
+        (folder / "before").write_text(f"[127.0.0.1]:{self.port} {other}\n")
         (folder / "unknown").touch()
         (folder / "sshd_config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile {folder}/pid\n"
@@ -39,8 +42,9 @@ class Server:
         )
         common = f"HostName 127.0.0.1\nPort {self.port}\nUser {getpass.getuser()}\nIdentitiesOnly yes\n"
         (folder / "config").write_text(
-            f"Host device\n{common}IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n"
+            f"Host device also\n{common}IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n"
             f"Host stranger\n{common}IdentityFile {folder}/user\nUserKnownHostsFile {folder}/unknown\n"
+            f"Host changed\n{common}IdentityFile {folder}/user\nUserKnownHostsFile {folder}/before\n"
             f"Host locked\n{common}IdentityFile {folder}/other\nUserKnownHostsFile {folder}/known\n"
             f"Host *\nUserKnownHostsFile {folder}/unknown\nGlobalKnownHostsFile /dev/null\nLogLevel ERROR\n"
         )

@@ -95,7 +95,7 @@ def bench_run(
     sizes |= {name: artifact.bytes for name, artifact in here.items()}
     some = inputs[torch.arange(batch) % len(inputs)]
     runs: dict[str, Callable[[], object]] = {name: partial(session.run, some) for name, session in sessions.items()}
-    progress.start("bench", len(runs), "models")
+    progress.say(f"{len(runs)} models are timed in turn, for about {seconds:g} s.")
     times = interleaved(runs, _ROUNDS, seconds, threads)
     middle = medians(times)
     ratios = {name: speed(values, times[FLOAT32]) for name, values in times.items()}

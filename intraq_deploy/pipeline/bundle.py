@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import PIL
 import torch
 from torch import Tensor
 
@@ -16,10 +17,9 @@ from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import records, stages
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import finished_run, keep, kept_images
+from intraq_deploy.pipeline.quantize import add_targets, finished_run, keep, keep_targets, kept_images
 from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
-from intraq_deploy.pipeline.targets import find
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
@@ -35,7 +35,7 @@ from intraq_deploy.targets.device.bundle import (
     write_bundle,
 )
 from intraq_deploy.targets.device.profile import DeviceProfile
-from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names
 
 FOLDER = "bundles"
 _NOISE = 64
@@ -63,24 +63,30 @@ class BundleReport:
         return json.dumps(asdict(self), indent=1)
 
 
-def bundle_run(path: Path, name: str, out: Path | None, trust_pickle: bool, progress: Progress) -> BundleReport:
-    """Writes a bundle into the folder `out`, by default one in the run directory, and beside it as .tar.gz.
+def bundle_run(
+    path: Path, target: TargetProfile | DeviceProfile, out: Path | None, trust_pickle: bool, progress: Progress
+) -> BundleReport:
+    """Writes a bundle for a device, or one target, into the folder `out`, by default one in the run directory, and
+    beside it as .tar.gz.
 
-    name: of a device or a target. Raises UsageError for an unknown one, RunError for a run whose gate failed or a
-    folder that holds something else, TargetError where no target takes the program.
+    Raises RunError for a run whose gate failed or a folder that holds something else, TargetError where no target takes
+    the program, UsageError for a person's own target that is not what the run was made for.
     """
-    device, targets = _targets(name)
+    device = target if isinstance(target, DeviceProfile) else None
+    profiles = (target,) if isinstance(target, TargetProfile) else tuple(map(load_profile, target.targets))
     run, report = finished_run(path, trust_pickle, progress)
+    add_targets(run, tuple(profile for profile in profiles if profile.name not in profile_names()))
     if report.status == "failed":
         raise RunError(f"{path} failed its gate ({report.failures[0].rstrip('.')}): a bundle would ship that.")
     program = load_program(path / stages.FREEZING)
-    folder = path / FOLDER / name if out is None else out
+    folder = path / FOLDER / target.name if out is None else out.resolve()
     packed = folder.with_name(f"{folder.name}.tar.gz")
     with run.directory.opened():
-        artifacts, left_out = _exported(run, report, program, targets)
+        keep_targets(run)
+        artifacts, left_out = _exported(run, report, program, profiles)
         keep(run, report)
-        facts = _facts(run, report, name, program)
-        own_rounding = any(load_profile(target).runtime == "tensorrt" for target in artifacts)
+        facts = _facts(run, report, target.name, program)
+        own_rounding = any(profile.runtime == "tensorrt" for profile, _ in artifacts)
         images = pick_images(program, _images(run, program), own_rounding=own_rounding)
         with _replaced(folder) as scratch:
             manifest = write_bundle(scratch, device, program, artifacts, left_out, images, facts)
@@ -91,35 +97,30 @@ def bundle_run(path: Path, name: str, out: Path | None, trust_pickle: bool, prog
         archive=str(packed),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        targets=list(artifacts),
+        targets=[profile.name for profile, _ in artifacts],
         left_out=left_out,
         images=len(images),
         integers=manifest["check"]["images_with_codes"] * integers_per_image(program),
     )
 
 
-def _targets(name: str) -> tuple[DeviceProfile | None, tuple[str, ...]]:
-    """Of a device, or a target alone."""
-    found = find(name)
-    return (found, found.targets) if isinstance(found, DeviceProfile) else (None, (found.name,))
-
-
 def _exported(
-    run: Run, report: RunReport, program: Program, targets: tuple[str, ...]
-) -> tuple[dict[str, Artifact], dict[str, str]]:
+    run: Run, report: RunReport, program: Program, profiles: tuple[TargetProfile, ...]
+) -> tuple[list[tuple[TargetProfile, Artifact]], dict[str, str]]:
     """The artifacts, written into the run where they are not there yet; and why others are left out."""
-    artifacts, left_out = {}, {}
-    for target in targets:
-        reason = why_left_out(target)
+    artifacts, left_out = [], {}
+    for profile in profiles:
+        reason = why_left_out(profile)
         if reason is None:
             try:
-                artifacts[target] = stages.export(run, target, program)
-                report.artifacts[target] = records.artifact_record(run, artifacts[target], program)
+                artifact = stages.export(run, profile.name, program)
+                report.artifacts[profile.name] = records.artifact_record(run, artifact, program)
+                artifacts.append((profile, artifact))
                 continue
             except TargetError as error:
                 reason = str(error)
-        left_out[target] = reason
-        run.progress.warn(f"{target} is left out: {reason}")
+        left_out[profile.name] = reason
+        run.progress.warn(f"{profile.name} is left out: {reason}")
     return artifacts, left_out
 
 
@@ -146,7 +147,7 @@ def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
         },
         preprocessing={key: preprocessing[key] for key in sorted(preprocessing)},
         classes=model.class_names,
-        versions=report.versions,
+        versions={**report.versions, "pillow": PIL.__version__},
         images="synthetic" if run.options.calibration is None else "noise",
     )
 
@@ -164,9 +165,13 @@ def _replaced(folder: Path) -> Iterator[Path]:
     try:
         yield scratch
         scratch.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
+        if folder.exists():  # moved away in one step, since somebody may be reading it
+            before = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+            folder.rename(before)
+            scratch.rename(folder)
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

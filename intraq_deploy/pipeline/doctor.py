@@ -1,7 +1,6 @@
 """What a machine has of what this package can use, and what is missing, with the remedy for each."""
 
 import platform
-import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from intraq_deploy.errors import IntraqError, TargetError
-from intraq_deploy.targets.device.probe import probe
+from intraq_deploy.targets.device.probe import OLDEST, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, Release, device_names, load_device
-from intraq_deploy.targets.device.ssh import Remote, check_host, values_of
+from intraq_deploy.targets.device.ssh import Remote, check_host, quoted, values_of
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, why_absent
 from intraq_deploy.targets.profile import load_profile
@@ -23,8 +22,7 @@ from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
 
 _GIB = 1 << 30
 _LEAST_GIB = 2
-_OLDEST_PYTHON = (3, 8)
-"""That the runner of a bundle needs."""
+_DRIVER_SECONDS = 10
 
 
 class Finding(BaseModel):
@@ -80,7 +78,7 @@ def examine(host: str, port: int | None, python: str) -> Doctor:
     remote = Remote(host, port)
     probe(remote, python)
     runner = (resources.files("intraq_deploy.targets.device") / "run.py").read_bytes()
-    answer = remote.run(f"{shlex.quote(python)} - doctor --json", given=runner, codes=(0, 1))
+    answer = remote.run(f"{quoted(python)} - doctor --json", given=runner, codes=(0, 1))
     values = values_of(host, python, answer.output, "findings")["findings"]
     # There is no bundle yet, and so nothing that its files would need.
     findings = [Finding(**value) for value in values if value["what"] not in ("bundle", "runtime")]
@@ -148,7 +146,12 @@ def _driver() -> Finding:
     if program is None:
         return Finding(what="NVIDIA's driver", found="no nvidia-smi", remedy="GPU targets need it: install the driver")
     query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=_DRIVER_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Finding(
+            what="NVIDIA's driver", found=f"no answer in {_DRIVER_SECONDS} s", remedy="restart, or install it again"
+        )
     said = (done.stdout or done.stderr).strip().splitlines()
     if done.returncode or not said:
         reason = said[0] if said else "it says nothing"
@@ -204,6 +207,6 @@ def _problems(device: DeviceProfile, release: Release) -> list[str]:
     problems = []
     if not _usable(device, release):
         problems.append("no target of this device fits its versions: give --target with a profile of your own")
-    if release.python is not None and parsed(release.python) < _OLDEST_PYTHON:
+    if release.python is not None and parsed(release.python) < OLDEST:
         problems.append(f"bundles need Python 3.8, and it has {release.python}: install one, and give --python")
     return problems

@@ -15,8 +15,11 @@ class Progress(Protocol):
     def start(self, stage: str, total: int, unit: str) -> None:
         """A stage of `total` units of work begins: "image-iterations", "images"."""
 
-    def advance(self, done: int, detail: str, loss: float | None = None) -> None:
-        """So much of the current stage is done; `detail` says where in it: "batch 2/4, iteration 120/300"."""
+    def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None:
+        """So much of a stage is done; `detail` says where in it: "batch 2/4, iteration 120/300".
+
+        stage: None for the one that began last; by name where several run side by side.
+        """
 
     def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
         """A stage is over; cached: it was not run again."""
@@ -31,6 +34,6 @@ class Silent:
 
     def start(self, stage: str, total: int, unit: str) -> None: ...
 
-    def advance(self, done: int, detail: str, loss: float | None = None) -> None: ...
+    def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None: ...
 
     def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None: ...

@@ -20,15 +20,16 @@ from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.quantize import finished_run
 from intraq_deploy.targets.device.probe import Facts, check_fits, device_of, probe
-from intraq_deploy.targets.device.profile import device_names, load_device
+from intraq_deploy.targets.device.profile import DeviceProfile, load_device
 from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send, values_of
+from intraq_deploy.targets.profile import TargetProfile
 
 RESULTS = "device"
 HOME = "intraq-deploy"
 """Where bundles lie on a device, in the home directory."""
 _GATE = 3
 _STEPS = ("doctor", "build", "check", "bench")
-_MIB = 1 << 20
+_KIB, _MIB = 1 << 10, 1 << 20
 _BATCH = 32
 
 
@@ -77,8 +78,8 @@ class Shipment:
 
     hosts: tuple[str, ...]
     port: int | None = None
-    target: str | None = None
-    """A device or target; None: the device that each host is found to be."""
+    target: TargetProfile | DeviceProfile | None = None
+    """None: the device that each host is found to be."""
     folder: str | None = None
     """On the hosts; None: one in the home directory, named after the run."""
     python: str = "python3"
@@ -91,7 +92,7 @@ class Shipment:
             raise UsageError("A host is given twice: give each once.")
         if self.port is not None and not 0 < self.port < 1 << 16:
             raise UsageError(f"--port is {self.port}: give a number from 1 to 65535.")
-        if self.folder is not None and (not self.folder.strip() or self.folder.rstrip("/") in ("", "~")):
+        if self.folder is not None and (self.folder.startswith("-") or self.folder.strip("/. ") in ("", "~")):
             raise UsageError(f"--dir is {self.folder!r}: give a folder of its own for the bundle.")
         if not run.is_dir():
             raise RunError(f"{run} is no run directory: run quantize first.")
@@ -112,32 +113,36 @@ def ship_run(
     """
     shipment.check(path)
     labelled = None if evaluate is None else _labelled(path, evaluate, trust_pickle, progress)
+    (path / RESULTS).mkdir(exist_ok=True)
     remotes = [Remote(host, shipment.port) for host in shipment.hosts]
     reports = {remote.host: HostReport(host=remote.host) for remote in remotes}
     with ThreadPoolExecutor(len(remotes)) as pool:
         asked = pool.map(lambda remote: _caught(reports[remote.host], lambda: _probe(remote, shipment)), remotes)
         found = {remote.host: answer for remote, answer in zip(remotes, asked, strict=True) if answer is not None}
-    bundles: dict[str, Path] = {}
-    for host, (device, facts) in found.items():
-        reports[host].device, reports[host].machine = device, facts.model or facts.machine
-        progress.say(f"{host}: {facts.model or facts.machine}, Python {'.'.join(map(str, facts.python))}: {device}.")
-        if device not in bundles:
-            bundles[device] = Path(bundle_run(path, device, None, trust_pickle, progress).folder)
+    bundles: dict[str, Path | IntraqError] = {}
+    for host, (target, facts) in found.items():
+        reports[host].device, reports[host].machine = target.name, facts.model or facts.machine
+        progress.say(
+            f"{host}: {facts.model or facts.machine}, Python {'.'.join(map(str, facts.python))}: {target.name}."
+        )
+        if target.name not in bundles:
+            try:
+                bundles[target.name] = Path(bundle_run(path, target, None, trust_pickle, progress).folder)
+            except TargetError as error:  # other devices may take the program
+                bundles[target.name] = error
 
     def ship(remote: Remote) -> None:
-        device, _ = found[remote.host]
-        report = reports[remote.host]
-        report.folder = shipment.folder_on(path, device)
-        _caught(report, lambda: _ship(remote, shipment, bundles[device], labelled, report, progress))
+        report, (target, _) = reports[remote.host], found[remote.host]
+        report.folder = shipment.folder_on(path, target.name)
+        _caught(report, lambda: _ship(remote, shipment, bundles[target.name], labelled, report, progress))
+        _keep(path, report)
 
+    for remote in remotes:
+        if remote.host not in found:
+            _keep(path, reports[remote.host])
     shipped = [remote for remote in remotes if remote.host in found]
     with ThreadPoolExecutor(max(1, len(shipped))) as pool:
         list(pool.map(ship, shipped))
-    for report in reports.values():
-        name = re.sub(r"[^\w.@-]", "_", report.host)
-        file = path / RESULTS / f"{name}.json"
-        file.parent.mkdir(exist_ok=True)
-        write_atomically(file, report.to_json())
     return ShipReport(run=str(path), hosts=list(reports.values()))
 
 
@@ -147,15 +152,22 @@ def _caught(report: HostReport, work: Callable[[], Any]) -> Any:
         return work()
     except IntraqError as error:
         report.failure, report.exit_code = str(error), error.exit_code
-        return None
+    except Exception as error:  # a fault of ours, which shall not cost the answers of other hosts
+        report.failure, report.exit_code = f"{report.host}: unexpected {type(error).__name__}: {error}", 1
+    return None
 
 
-def _probe(remote: Remote, shipment: Shipment) -> tuple[str, Facts]:
+def _keep(path: Path, report: HostReport) -> None:
+    name = re.sub(r"[^\w.@-]", "_", report.host)
+    write_atomically(path / RESULTS / f"{name}.json", report.to_json())
+
+
+def _probe(remote: Remote, shipment: Shipment) -> tuple[TargetProfile | DeviceProfile, Facts]:
     facts = probe(remote, shipment.python)
     if shipment.target is None:
-        return device_of(facts), facts
-    if shipment.target in device_names():
-        check_fits(remote.host, load_device(shipment.target), facts)
+        return load_device(device_of(remote.host, facts)), facts
+    if isinstance(shipment.target, DeviceProfile):
+        check_fits(remote.host, shipment.target, facts)
     return shipment.target, facts
 
 
@@ -191,33 +203,42 @@ class _Labelled:
 def _ship(
     remote: Remote,
     shipment: Shipment,
-    bundle: Path,
+    bundle: Path | IntraqError,
     labelled: _Labelled | None,
     report: HostReport,
     progress: Progress,
 ) -> None:
     """Copies, and runs run.py's commands in turn. Raises TargetError where one of them fails; a check that finds a
     difference is a failure of the report, and ends it too."""
+    if isinstance(bundle, IntraqError):
+        raise bundle
     assert report.folder is not None
-    start = time.perf_counter()
-    python = shlex.quote(shipment.python)
-    report.sent_bytes = send(remote, python, report.folder, bundle, hashes(bundle), lambda _: None)
-    progress.say(f"{remote.host}: {report.sent_bytes / _MIB:.2f} MiB copied to {report.folder}.")
+    start, host, folder, files = time.perf_counter(), remote.host, report.folder, hashes(bundle)
+    total = sum((bundle / name).stat().st_size for name in files)
+    progress.start(host, total // _KIB, "KiB")
+
+    def sent(count: int) -> None:
+        progress.advance(count // _KIB, f"{count / _MIB:.2f} MiB copied", stage=host)
+
+    report.sent_bytes = send(remote, quoted(shipment.python), folder, bundle, files, sent)
+    progress.say(f"{host}: {report.sent_bytes / _MIB:.2f} MiB copied to {folder}.")
     for step in _STEPS:
-        answer = remote.run(command_of(shipment, report.folder, step), codes=(0, 1, _GATE))
+        progress.advance(total // _KIB, step, stage=host)
+        answer = remote.run(command_of(shipment, folder, step), codes=(0, 1, _GATE))
         said = _answer(remote, step, answer.output)
         if answer.code == 1:
-            raise TargetError(f"{remote.host}: {step}: {_reason(answer.said, said)}")
+            raise TargetError(f"{host}: {step}: {_reason(answer.said, said)}")
         assert said is not None
         report.answers[step] = said
         if answer.code == _GATE:
-            report.failure, report.exit_code = f"{remote.host}: {' '.join(said['failures'])}", _GATE
+            report.failure, report.exit_code = f"{host}: {' '.join(said['failures'])}", _GATE
             break
-        progress.say(f"{remote.host}: {step} done.")
     if labelled is not None and report.failure is None:
-        answer = remote.stream(command_of(shipment, report.folder, "predict"), labelled.chunks())
-        report.accuracy = labelled.accuracy(values_of(remote.host, "predict", answer.output, "classes")["classes"])
+        progress.advance(total // _KIB, "labelled images", stage=host)
+        answer = remote.stream(command_of(shipment, folder, "predict"), labelled.chunks())
+        report.accuracy = labelled.accuracy(values_of(host, "predict", answer.output, "classes")["classes"])
     report.seconds = round(time.perf_counter() - start, 1)
+    progress.finish(host, report.seconds)
 
 
 def _answer(remote: Remote, step: str, output: bytes) -> dict[str, Any] | None:
@@ -236,13 +257,13 @@ def _reason(said: str, answer: dict[str, Any] | None) -> str:
 
 def command_of(shipment: Shipment, folder: str, step: str) -> str:
     """What is run on a host."""
-    return f"{shlex.quote(shipment.python)} {quoted(PurePosixPath(folder) / 'run.py')} {step} --json"
+    return f"{quoted(shipment.python)} {quoted(PurePosixPath(folder) / 'run.py')} {step} --json"
 
 
 def dry_run(path: Path, shipment: Shipment) -> Iterator[str]:
     """The commands, one per line. No host is asked, so where the device is to be found its name is missing."""
     shipment.check(path)
-    device = shipment.target or "DEVICE"
+    device = "DEVICE" if shipment.target is None else shipment.target.name
     for host in shipment.hosts:
         remote, folder = Remote(host, shipment.port), shipment.folder_on(path, device)
         yield f"# {host}: asked what it is; then every file of the bundle that is not there, to {folder}"

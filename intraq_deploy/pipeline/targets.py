@@ -11,7 +11,17 @@ from intraq_deploy.targets.device.profile import DeviceProfile, device_names, lo
 from intraq_deploy.targets.profile import NO_TARGETS, TargetProfile, load_profile, profile_names
 from intraq_deploy.targets.reading import nearest, parse, read
 
-__all__ = ["Catalogue", "Chosen", "DeviceProfile", "TargetProfile", "catalogue", "choose", "choose_for", "find"]
+__all__ = [
+    "Catalogue",
+    "Chosen",
+    "DeviceProfile",
+    "TargetProfile",
+    "catalogue",
+    "choose",
+    "choose_for",
+    "find",
+    "find_for",
+]
 _FIRST_OPSET = 13
 """The first in which QuantizeLinear knows axes."""
 _TAKEN = {"float", "fake_quant", "program", "float32", "w8a8", "a8", "cuda-float32", "cuda-float16"}
@@ -52,7 +62,7 @@ def choose(asked: Iterable[str | Path], kept: Iterable[TargetProfile] = ()) -> C
     """
     plain, devices, own = [], {}, {profile.name: profile for profile in kept}
     for text in map(str, asked):
-        found = own[text] if text in own else find(text)
+        found = find(text, own.values())
         if isinstance(found, DeviceProfile):
             devices[found.name] = found.targets
             continue
@@ -65,14 +75,23 @@ def choose(asked: Iterable[str | Path], kept: Iterable[TargetProfile] = ()) -> C
 
 def choose_for(run: Path, asked: Iterable[str]) -> Chosen:
     """The same, where the targets that a run keeps are known by their names too."""
+    return choose(asked, _kept(run))
+
+
+def find_for(run: Path, text: str) -> TargetProfile | DeviceProfile:
+    """A target or device, where the targets that a run keeps are known by their names too. Raises UsageError for
+    neither."""
+    return find(text, _kept(run))
+
+
+def _kept(run: Path) -> tuple[TargetProfile, ...]:
     from intraq_deploy.pipeline.options import read_config  # noqa: PLC0415  it comes with torch
     from intraq_deploy.pipeline.rundir import CONFIG  # noqa: PLC0415
 
     try:
-        kept = read_config(run / CONFIG).options.own_targets
+        return read_config(run / CONFIG).options.own_targets
     except RunError:  # which whoever works on the run will say
-        kept = ()
-    return choose(asked, kept)
+        return ()
 
 
 def catalogue(name: str | None = None) -> Catalogue:
@@ -88,8 +107,14 @@ def catalogue(name: str | None = None) -> Catalogue:
     return Catalogue(devices=[], targets=[found])
 
 
-def find(text: str) -> TargetProfile | DeviceProfile:
-    """A target or device by its name, or the path of a person's own. Raises UsageError for neither."""
+def find(text: str, kept: Iterable[TargetProfile] = ()) -> TargetProfile | DeviceProfile:
+    """A target or device by its name, or the path of a person's own. kept: targets that are known by their names too.
+
+    Raises UsageError for neither.
+    """
+    for profile in kept:
+        if profile.name == text:
+            return profile
     if text in profile_names():
         return load_profile(text)
     if text in device_names():

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,7 +28,7 @@ from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.onnx.canonical import codes_name
 from intraq_deploy.targets.onnx.lower import instrument
 from intraq_deploy.targets.onnxruntime.target import stored_zero_points
-from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 from torch import Tensor
 
@@ -66,9 +66,8 @@ class Facts:
     """Where the images come from: "synthetic" or "noise"."""
 
 
-def why_left_out(target: str) -> str | None:
+def why_left_out(profile: TargetProfile) -> str | None:
     """Why a bundle cannot hold a target's file; None if it can."""
-    profile = load_profile(target)
     if profile.runtime not in _RUNTIMES:
         return f"run.py does not run {profile.runtime}."
     if "int4-gemms" in profile.passes:
@@ -106,21 +105,21 @@ def write_bundle(
     folder: Path,
     device: DeviceProfile | None,
     program: Program,
-    artifacts: Mapping[str, Artifact],
+    artifacts: Sequence[tuple[TargetProfile, Artifact]],
     left_out: Mapping[str, str],
     images: Tensor,
     facts: Facts,
 ) -> dict[str, Any]:
     """Fills `folder`, which exists and is empty, and gives its manifest.
 
-    artifacts: by target, best first, all of `program`. left_out: targets without a file, with the reason. images: from
-    `pick_images`. Raises TargetError where there is no artifact.
+    artifacts: of each target, the best first, all of `program`. left_out: targets without a file, with the reason.
+    images: from `pick_images`. Raises TargetError where there is no artifact.
     """
     if not artifacts:
         reasons = "; ".join(f"{target}: {reason.rstrip('.')}" for target, reason in left_out.items())
         raise TargetError(f"No target of {facts.name} can take this program ({reasons}): nothing is left to bundle.")
     files: dict[str, bytes] = {_RUN: (resources.files("intraq_deploy.targets.device") / _RUN).read_bytes()}
-    models = [_model(files, target, artifact, program) for target, artifact in artifacts.items()]
+    models = [_model(files, profile, artifact, program) for profile, artifact in artifacts]
     with_codes = max(1, min(len(images), _MOST_CODES // integers_per_image(program)))
     files[_IMAGES], files[_EXPECTED] = _npy(images.numpy()), _npz(expected(program, images, with_codes))
     if facts.classes is not None:
@@ -183,10 +182,10 @@ def _mode(name: str) -> int:
     return 0o755 if name == _RUN else 0o644
 
 
-def _model(files: dict[str, bytes], target: str, artifact: Artifact, program: Program) -> dict[str, Any]:
+def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, program: Program) -> dict[str, Any]:
     """Adds a target's files, and says what they are."""
     artifact.verify()
-    profile, data = load_profile(target), artifact.path.read_bytes()
+    target, data = profile.name, artifact.path.read_bytes()
     model, outputs = f"targets/{target}/model.onnx", f"targets/{target}/outputs.bin"
     files[model], files[outputs] = data, further_outputs(ir.load(artifact.path), program)
     own_rounding = profile.runtime == "tensorrt"
@@ -266,7 +265,8 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
 def _npz(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     """numpy dates every entry 1980, so the same arrays give the same bytes."""
     data = io.BytesIO()
-    np.savez_compressed(data, allow_pickle=False, **dict(arrays))
+    # numpy 1.26 would take allow_pickle for an array's name.
+    np.savez_compressed(data, **dict(arrays))  # type: ignore[arg-type]
     return data.getvalue()
 
 

@@ -6,14 +6,14 @@ import shlex
 from dataclasses import dataclass
 
 from intraq_deploy.targets.device.profile import DeviceProfile
-from intraq_deploy.targets.device.ssh import Remote
+from intraq_deploy.targets.device.ssh import Remote, quoted
 
 from intraq_deploy.errors import TargetError
 
 OLDEST = (3, 8)
 """Python that the runner needs."""
 _SCRIPT = """
-import json, os, platform, subprocess, sys
+import json, platform, subprocess, sys
 def read(path):
     try:
         with open(path, errors="replace") as file:
@@ -22,7 +22,8 @@ def read(path):
         return ""
 flags = read("/proc/cpuinfo").split("\\nflags", 1)[-1].split("\\n", 1)[0].split()
 try:
-    gpu = subprocess.check_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], stderr=subprocess.STDOUT)
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    gpu = subprocess.check_output(query, stderr=subprocess.STDOUT, timeout=10)
     gpu = gpu.decode(errors="replace").strip().split("\\n")[0]
 except Exception:
     gpu = ""
@@ -32,7 +33,6 @@ print(json.dumps({
     "model": read("/proc/device-tree/model").strip("\\0 \\n"),
     "vnni": any("vnni" in flag for flag in flags),
     "gpu": gpu,
-    "home": os.path.expanduser("~"),
 }))
 """
 _JETSONS = (
@@ -56,12 +56,11 @@ class Facts:
     vnni: bool
     gpu: str
     """NVIDIA's name of it; empty without."""
-    home: str
 
 
 def probe(remote: Remote, python: str) -> Facts:
     """Raises TargetError for a host that is not reached, or has no Python that is new enough."""
-    answer = remote.run(f"{shlex.quote(python)} -c {shlex.quote(_SCRIPT)}", codes=(0, 126, 127))
+    answer = remote.run(f"{quoted(python)} -c {shlex.quote(_SCRIPT)}", codes=(0, 126, 127))
     if answer.code:
         raise TargetError(
             f"{remote.host}: there is no {python}: install Python {_text(OLDEST)} or newer, or give --python."
@@ -70,7 +69,10 @@ def probe(remote: Remote, python: str) -> Facts:
         values = json.loads(answer.output)
         facts = Facts(**values | {"python": tuple(values["python"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise TargetError(f"{remote.host}: {python} does not answer as Python does: give --python.") from error
+        raise TargetError(
+            f"{remote.host}: {python} does not answer as Python does: give --python, or see that a shell there prints "
+            "nothing when it starts."
+        ) from error
     if facts.python < OLDEST:
         raise TargetError(
             f"{remote.host}: {python} is {_text(facts.python)}: install {_text(OLDEST)} or newer, or give --python."
@@ -78,23 +80,40 @@ def probe(remote: Remote, python: str) -> Facts:
     return facts
 
 
-def device_of(facts: Facts) -> str:
-    """The name of the device profile that fits best."""
+def device_of(host: str, facts: Facts) -> str:
+    """The name of the device profile that fits best. Raises TargetError where none does."""
     if facts.machine == "aarch64":
-        model = facts.model.lower()
-        return next((device for words, device in _JETSONS if words in model), "arm64-cpu")
-    if facts.gpu and not re.search("failed|error|not found", facts.gpu, re.IGNORECASE):
+        return _jetson(facts) or "arm64-cpu"
+    if facts.machine != "x86_64":
+        raise TargetError(
+            f"{host}: it is {facts.machine}, and the devices here are x86_64 and aarch64: give --target with a profile "
+            "of your own."
+        )
+    if _has_gpu(facts):
         return "nvidia-gpu"
     return "x86-cpu" if facts.vnni else "x86-cpu-avx2"
 
 
+def _jetson(facts: Facts) -> str | None:
+    model = facts.model.lower()
+    return next((device for words, device in _JETSONS if words in model), None)
+
+
+def _has_gpu(facts: Facts) -> bool:
+    return bool(facts.gpu) and not re.search("failed|error|not found", facts.gpu, re.IGNORECASE)
+
+
 def check_fits(host: str, device: DeviceProfile, facts: Facts) -> None:
-    """Raises TargetError for a device of another kind."""
+    """Raises TargetError for a device of another kind. A board that does not say what it is may be any Jetson."""
+    found, wrong = _jetson(facts), ""
     if device.machine != facts.machine:
-        raise TargetError(
-            f"{host}: it is {facts.machine}, and {device.name} is {device.machine}: give --target {device_of(facts)}, "
-            "or none, to let it be found."
-        )
+        wrong = f"it is {facts.machine}, and {device.name} is {device.machine}"
+    elif device.name == "nvidia-gpu" and not _has_gpu(facts):
+        wrong = f"no NVIDIA GPU answers there ({facts.gpu or 'no nvidia-smi'}), and {device.name} needs one"
+    elif device.name in {name for _, name in _JETSONS} - {found} and found is not None:
+        wrong = f"it is a {facts.model}, which is no {device.name}"
+    if wrong:
+        raise TargetError(f"{host}: {wrong}: give --target {device_of(host, facts)}, or none, to let it be found.")
 
 
 def _text(version: tuple[int, ...]) -> str:

@@ -1,18 +1,18 @@
 """Other machines, through the system's ssh: its configuration, agents, jump hosts and host-key checks are the user's.
 
 Nothing is asked and nothing is kept: a connection that would need a password or an unknown host key fails, with what to
-type instead. Files are written under a temporary name, continued where a broken copy stopped, and renamed when their
-SHA-256 is right; what is there already is not sent again.
+type instead. Files are written under a temporary name, continued where a broken copy stopped, and renamed when all of
+them are there and have the right SHA-256: until then the folder is as it was. What is there already is not sent again.
 """
 
 import contextlib
+import hashlib
 import json
 import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,36 +21,60 @@ from intraq_deploy.targets.artifact import sha256_of
 from intraq_deploy.errors import TargetError, UsageError
 
 CONNECT_SECONDS = 15
-"""Until a host that does not answer is given up; one that stops answering, about as long."""
+"""Until a host that does not answer is given up; one that stops answering, twice as long."""
 _PART = ".part"
 _BLOCK = 1 << 20
-_ENDED = 128
-"""From here on a command was ended by a signal, or, at 255, the connection was."""
-_REASONS = (
-    (
-        "Host key verification failed",
-        "its host key is not known, or has changed: run `ssh {host}` once, and compare it",
-    ),
+_SIGNAL, _BROKEN = 128, 255
+"""Exit codes: above the first a command was ended by a signal; ssh's own where it does not reach the host."""
+_CONNECTION = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key has changed: find out why before you go on"),
+    ("Host key verification failed", "its host key is not known: run `{ssh}` once, and compare it"),
     ("Permission denied", "it does not let you in without a password: run ssh-copy-id, or name the right user"),
     ("Could not resolve hostname", "its name is unknown: look at the spelling, or at ~/.ssh/config"),
     ("Connection refused", "nothing listens there: start its ssh server, or give --port"),
-    ("No route to host|Network is unreachable|timed out|Timeout", "it does not answer: is it on, and in this network?"),
-    ("No space left on device|Disk quota exceeded", "its disk is full: free some space, or give --dir"),
+    (
+        "No route to host|Network is unreachable|timed out|Timeout",
+        "it does not answer: see that it is on, and in reach",
+    ),
 )
-_HASHES = """
+_THERE = (
+    ("No space left on device|Disk quota exceeded", "its disk is full: free some space, or give --dir"),
+    ("Permission denied|Read-only file system", "you may not write there ({last}): give --dir"),
+)
+"""What commands on a host fail with."""
+_LOOK = """
 import hashlib, json, os, sys
-root, found = sys.argv[1], {}
+root, part = sys.argv[1:3]
+wanted, found, others = json.load(sys.stdin), {}, []
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+for name in [each + end for each in wanted for end in ("", part)]:
+    path = os.path.join(root, name)
+    if os.path.isfile(path):
+        found[name] = [sha256(path), os.path.getsize(path)]
+try:
+    with open(os.path.join(root, "manifest.json")) as file:
+        manifest = json.load(file)
+    ours = "format" in manifest and "models" in manifest
+except (OSError, ValueError, TypeError):
+    ours = False
+if not ours:
+    for folder, _, names in os.walk(root):
+        names = [os.path.relpath(os.path.join(folder, name), root) for name in names if not name.endswith(part)]
+        others += [name for name in names if name not in wanted or found.get(name, [""])[0] != wanted[name]]
+print(json.dumps({"found": found, "others": sorted(others)}))
+"""
+"""Says what is in a folder, and what is none of ours where no bundle is there."""
+_PLACE = """
+import json, os, sys
+root, part = sys.argv[1:3]
 for name in json.load(sys.stdin):
-    for path in (name, name + ".part"):
-        full = os.path.join(root, path)
-        if os.path.isfile(full):
-            digest = hashlib.sha256()
-            with open(full, "rb") as file:
-                for block in iter(lambda: file.read(1 << 20), b""):
-                    digest.update(block)
-            found[path] = [digest.hexdigest(), os.path.getsize(full)]
-print(json.dumps(found))
+    path = os.path.join(root, name)
+    os.replace(path + part, path)
 """
 
 
@@ -66,12 +90,18 @@ class Remote:
         options = {
             "BatchMode": "yes",  # no questions: neither a password nor an unknown host key is accepted
             "ConnectTimeout": str(CONNECT_SECONDS),
-            "ServerAliveInterval": "5",
+            "ServerAliveInterval": "10",
             "ServerAliveCountMax": "3",
+            # Of a person's configuration, what would mix with the command's own bytes or take its place.
+            "RequestTTY": "no",
+            "RemoteCommand": "none",
+            "ClearAllForwardings": "yes",
         }
         flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        port = [] if self.port is None else ["-p", str(self.port)]
-        return ["ssh", *flags, *port, "--", self.host, remote]
+        return ["ssh", *flags, *self._port(), "--", self.host, remote]
+
+    def _port(self) -> list[str]:
+        return [] if self.port is None else ["-p", str(self.port)]
 
     def run(self, remote: str, *, given: bytes = b"", codes: Iterable[int] = (0,)) -> "Answer":
         """Runs a shell command there. given: its standard input. codes: exit codes that are no error.
@@ -111,14 +141,16 @@ class Remote:
 
     def failure(self, answer: "Answer") -> TargetError:
         """What went wrong, in one sentence."""
-        for pattern, meaning in _REASONS:
-            if re.search(pattern, answer.said):
-                return TargetError(f"{self.host}: {meaning.format(host=self.host)}.")
         lines = answer.said.strip().splitlines()
         last = lines[-1].rstrip(".") if lines else "it said nothing"
-        if answer.code >= _ENDED:
+        for pattern, meaning in _CONNECTION if answer.code == _BROKEN else _THERE:
+            if re.search(pattern, answer.said):
+                ssh = shlex.join(["ssh", *self._port(), self.host])
+                return TargetError(f"{self.host}: {meaning.format(ssh=ssh, last=last)}.")
+        if answer.code > _SIGNAL:  # a host's shell and ssh both end so, whichever was ended
             return TargetError(
-                f"{self.host}: the connection failed ({last}): run it again, it goes on where it stopped."
+                f"{self.host}: the connection failed, or the command was killed ({last}): run it again, it goes on "
+                "where it stopped; if it is killed again, free some memory there."
             )
         return TargetError(f"{self.host}: {last} (exit code {answer.code}).")
 
@@ -160,22 +192,46 @@ def quoted(path: PurePosixPath | str) -> str:
     return shlex.quote(text)
 
 
-def missing(remote: Remote, python: str, folder: str, files: Mapping[str, str]) -> dict[str, int]:
-    """Which of `files` (SHA-256 by relative path) are not there as they should be, with how many bytes of them a broken
-    copy left."""
-    found = _there(remote, python, folder, files)
+def missing(remote: Remote, python: str, folder: str, source: Path, files: Mapping[str, str]) -> dict[str, int]:
+    """Which of `files` (SHA-256 by path, relative to `source`) are not there as they should be, with how many of their
+    first bytes a broken copy left.
+
+    python: quoted for the shell there. Raises TargetError for a folder that holds something else than a bundle.
+    """
+    found, others = _look(remote, python, folder, files)
+    if others:
+        raise TargetError(
+            f"{remote.host}: {folder} holds {others[0]}, which is of no bundle: give --dir with a folder that is empty "
+            "or not there."
+        )
     return {
-        name: found[name + _PART][1] if name + _PART in found else 0
+        name: _begun(source / name, *found.get(f"{name}{_PART}", ("", 0)))
         for name, sha256 in files.items()
         if name not in found or found[name][0] != sha256
     }
 
 
-def _there(remote: Remote, python: str, folder: str, names: Iterable[str]) -> dict[str, tuple[str, int]]:
-    """SHA-256 and bytes of those of `names`, and of what is under their temporary names, that are there."""
-    command = f"{python} -c {shlex.quote(_HASHES)} {quoted(folder)}"
-    found = values_of(remote.host, python, remote.run(command, given=json.dumps(list(names)).encode()).output)
-    return {name: (str(sha256), int(size)) for name, (sha256, size) in found.items()}
+def _look(
+    remote: Remote, python: str, folder: str, files: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """SHA-256 and bytes of those of `files` that are there, also under their temporary names; and, where there is no
+    bundle, what else is."""
+    said = values_of(remote.host, python, _run(remote, python, folder, _LOOK, files), "found", "others")
+    found = {name: (str(sha256), int(size)) for name, (sha256, size) in said["found"].items()}
+    return found, [str(name) for name in said["others"]]
+
+
+def _run(remote: Remote, python: str, folder: str, script: str, given: Any) -> bytes:
+    command = f"{python} -c {shlex.quote(script)} {quoted(folder)} {shlex.quote(_PART)}"
+    return remote.run(command, given=json.dumps(given).encode()).output
+
+
+def _begun(path: Path, sha256: str, size: int) -> int:
+    """`size`, if what has arrived is how the file begins; else 0."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(size))
+    return size if size <= path.stat().st_size and digest.hexdigest() == sha256 else 0
 
 
 def send(
@@ -183,30 +239,30 @@ def send(
 ) -> int:
     """Copies what is missing of `files` (SHA-256 by path, relative to `source`) into `folder`, which is made.
 
-    sent: told how many bytes have gone so far. Gives the bytes that were sent.
+    python: quoted for the shell there. sent: told how many bytes have gone so far. Gives the bytes that were sent.
 
-    Raises TargetError where the connection breaks or the disk is full, and for a file that arrives otherwise than it
-    was; what had arrived by then is continued the next time.
+    Raises TargetError where the connection breaks or the disk is full, for a file that arrives otherwise than it was,
+    and for a folder that holds something else; what had arrived by then is continued the next time.
     """
-    total = 0
-    for name, before in missing(remote, python, folder, files).items():
-        path, size = source / name, (source / name).stat().st_size
-        start = before if before <= size else 0
+    absent, total = missing(remote, python, folder, source, files), 0
+    if not absent:
+        return 0
+    for name, begun in absent.items():
         place = PurePosixPath(folder) / name
-        part = quoted(f"{place}{_PART}")
-        command = f"mkdir -p {quoted(place.parent)} && cat {'>>' if start else '>'} {part}"
-        total += _append(remote, path, start, command, partial(_add, sent, total))
-        _finish(remote, python, folder, name, files[name])
+        command = f"mkdir -p {quoted(place.parent)} && cat {'>>' if begun else '>'} {quoted(f'{place}{_PART}')}"
+        if begun < (source / name).stat().st_size or not begun:
+            total = _append(remote, source / name, begun, command, total, sent)
+    arrived, _ = _look(remote, python, folder, files)
+    for name in absent:
+        if arrived.get(f"{name}{_PART}", ("",))[0] != files[name]:
+            raise TargetError(f"{remote.host}: {name} arrived otherwise than it was sent: run it again.")
+    _run(remote, python, folder, _PLACE, list(absent))
     return total
 
 
-def _add(sent: Callable[[int], None], before: int, count: int) -> None:
-    sent(before + count)
-
-
-def _append(remote: Remote, path: Path, start: int, command: str, sent: Callable[[int], None]) -> int:
-    """Sends a file from byte `start` on."""
-    count = 0
+def _append(remote: Remote, path: Path, start: int, command: str, before: int, sent: Callable[[int], None]) -> int:
+    """Sends a file from byte `start` on. Gives the bytes sent, those `before` it counted in."""
+    count = before
 
     def blocks() -> Iterator[bytes]:
         nonlocal count
@@ -219,17 +275,6 @@ def _append(remote: Remote, path: Path, start: int, command: str, sent: Callable
 
     remote.stream(command, blocks())
     return count
-
-
-def _finish(remote: Remote, python: str, folder: str, name: str, sha256: str) -> None:
-    """Renames what has arrived, if it is right; else it is removed, to be sent anew."""
-    place = quoted(PurePosixPath(folder) / name)
-    part = quoted(f"{PurePosixPath(folder) / name}{_PART}")
-    found = _there(remote, python, folder, [name]).get(name + _PART)
-    if found is None or found[0] != sha256:
-        remote.run(f"rm -f {part}")
-        raise TargetError(f"{remote.host}: {name} arrived otherwise than it was sent: run it again.")
-    remote.run(f"mv -f {part} {place}")
 
 
 def hashes(folder: Path) -> dict[str, str]:

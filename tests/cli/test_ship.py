@@ -1,6 +1,7 @@
 """`ship` to a real sshd on this machine, whose Python has numpy and ONNX Runtime, and nothing of ours."""
 
 import json
+import platform
 import shutil
 import stat
 import sys
@@ -118,6 +119,53 @@ def test_a_host_that_does_not_let_in_stops_no_other(run, device, python, directo
     assert hosts["device"]["failure"] is None
 
 
+def test_a_device_that_cannot_take_the_program_stops_no_other(run, device, python, directory, there, monkeypatch):
+    bundle_run, device_of = shipping.bundle_run, shipping.device_of
+
+    def refuses(path, target, *others):
+        if target.name == "jetson-xavier":
+            raise TargetError("No target of jetson-xavier can take this program: nothing is left to bundle.")
+        return bundle_run(path, target, *others)
+
+    monkeypatch.setattr(shipping, "bundle_run", refuses)
+    monkeypatch.setattr(
+        shipping, "device_of", lambda host, found: "jetson-xavier" if host == "also" else device_of(host, found)
+    )
+    result = run("ship", directory, "--to", "also", "--to", "device", "--dir", there, "--python", python, "--json")
+    assert result.exit_code == 1
+    hosts = {host["host"]: host for host in json.loads(result.stdout)["hosts"]}
+    assert hosts["also"]["failure"].startswith("No target of jetson-xavier")
+    assert hosts["device"]["failure"] is None
+    assert {file.name for file in (directory / "device").iterdir()} == {"also.json", "device.json"}
+
+
+OWN_DEVICE = """name = "my-board"
+description = "a board"
+machine = "MACHINE"
+targets = ["onnxruntime"]
+source = "its seller"
+"""
+OWN_TARGET = """name = "my-target"
+opset = 21
+passes = ["unsigned-activations", "averages-as-convolutions", "integer-moves", "packed-weights", "implied-parameters"]
+vnni = false
+largest_weight = 64
+unsigned_activations = true
+"""
+
+
+@pytest.mark.parametrize(("text", "name"), [(OWN_DEVICE, "my-board"), (OWN_TARGET, "my-target")])
+def test_ones_own_device_or_target(run, device, python, directory, there, tmp_path, text, name):
+    file = tmp_path / "own.toml"
+    file.write_text(text.replace("MACHINE", platform.machine()))
+    result = run("ship", directory, "--to", "device", "--target", file, "--dir", there, "--python", python, "--json")
+    assert result.exit_code == 0, result.stderr + result.stdout
+    (host,) = json.loads(result.stdout)["hosts"]
+    assert host["device"] == name
+    assert host["answers"]["check"]["differ"] == 0
+    assert [path.name for path in (directory / "bundles").iterdir() if path.is_dir()] == [name]
+
+
 def test_a_check_that_fails_is_exit_code_three(run, device, python, directory, there, monkeypatch):
     """The bundle's own numbers are changed on their way, and its manifest with them."""
     bundle_run = shipping.bundle_run
@@ -155,7 +203,7 @@ def test_a_device_with_numpy_alone(run, device, directory, there, tmp_path):
 def test_a_python_that_cannot_run_it(run, device, directory, tmp_path, python, words):
     if python == "old":
         script = tmp_path / "python2"
-        answer = {"python": [2, 7, 18], "machine": "x", "model": "", "vnni": False, "gpu": "", "home": "/"}
+        answer = {"python": [2, 7, 18], "machine": "x", "model": "", "vnni": False, "gpu": ""}
         script.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         python = str(script)
@@ -200,6 +248,10 @@ def test_dry_run_asks_no_host(run, directory, monkeypatch):
         (("--to", "a", "--to", "a"), 2, "given twice"),
         (("--to", "a", "--port", "70000"), 2, "--port is 70000"),
         (("--to", "a", "--dir", "~/"), 2, "give a folder of its own"),
+        (("--to", "a", "--dir", "."), 2, "give a folder of its own"),
+        (("--to", "a", "--dir", "-x"), 2, "give a folder of its own"),
+        (("--to", "a", "--target", "orin"), 2, "The target 'orin' is unknown"),
+        (("--to", "a", "--target", "orin", "--dry-run"), 2, "The target 'orin' is unknown"),
         (("--fleet", "/no/such.toml"), 2, "No such file or directory"),
     ],
 )
@@ -219,7 +271,7 @@ def test_what_is_no_fleet(run, directory, tmp_path, text):
 
 
 def facts(machine="x86_64", model="", *, vnni=False, gpu=""):
-    return Facts((3, 10, 12), machine, model, vnni, gpu, "/home/me")
+    return Facts((3, 10, 12), machine, model, vnni, gpu)
 
 
 @pytest.mark.parametrize(
@@ -238,15 +290,39 @@ def facts(machine="x86_64", model="", *, vnni=False, gpu=""):
     ],
 )
 def test_a_device_is_found_by_what_it_says(found, device):
-    assert device_of(found) == device
+    assert device_of("host", found) == device
     check_fits("host", load_device(device), found)
 
 
-def test_a_device_of_another_kind_is_refused():
-    with pytest.raises(
-        TargetError, match="host: it is x86_64, and jetson-orin-nano is aarch64: give --target x86-cpu-avx2"
-    ):
-        check_fits("host", load_device("jetson-orin-nano"), facts())
+@pytest.mark.parametrize(
+    ("name", "found", "words"),
+    [
+        (
+            "jetson-orin-nano",
+            facts(),
+            "host: it is x86_64, and jetson-orin-nano is aarch64: give --target x86-cpu-avx2",
+        ),
+        ("nvidia-gpu", facts(), r"no NVIDIA GPU answers there \(no nvidia-smi\), and nvidia-gpu needs one"),
+        (
+            "jetson-agx-thor",
+            facts("aarch64", "NVIDIA Jetson Orin Nano Developer Kit"),
+            "a NVIDIA Jetson Orin Nano Developer Kit, which is no jetson-agx-thor: give --target jetson-orin-nano",
+        ),
+    ],
+)
+def test_a_device_of_another_kind_is_refused(name, found, words):
+    with pytest.raises(TargetError, match=words):
+        check_fits("host", load_device(name), found)
+
+
+def test_a_board_that_does_not_say_what_it_is_may_be_any():
+    check_fits("host", load_device("jetson-agx-thor"), facts("aarch64", "Custom carrier"))
+
+
+@pytest.mark.parametrize("machine", ["armv7l", "riscv64", "arm64"])
+def test_machines_that_no_device_is(machine):
+    with pytest.raises(TargetError, match=f"host: it is {machine}, and the devices here are x86_64 and aarch64"):
+        device_of("host", facts(machine))
 
 
 def test_this_machine_answers_the_probe(device):

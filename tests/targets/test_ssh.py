@@ -59,9 +59,46 @@ def test_files_arrive_once(device, source, tmp_path):
     assert hashes(there) == files
     assert send(device, PYTHON, str(there), source, files, counts.append) == 0
     (there / "one").write_bytes(b"2" * 5000)
-    assert set(missing(device, PYTHON, str(there), files)) == {"one"}
+    with pytest.raises(TargetError, match=r"there with spaces holds one, which is of no bundle: give --dir"):
+        missing(device, PYTHON, str(there), source, files)
+    (there / "manifest.json").write_text('{"format": 1, "models": []}')
+    assert missing(device, PYTHON, str(there), source, files) == {"one": 0}
     assert send(device, PYTHON, str(there), source, files, counts.append) == 5000
+    (there / "manifest.json").unlink()
     assert hashes(there) == files
+
+
+@pytest.mark.parametrize("name", ["README.md", "one", "sub/deep.txt", "cache/x"])
+def test_other_peoples_files_are_left_alone(device, source, tmp_path, name):
+    there = tmp_path / "project"
+    (there / name).parent.mkdir(parents=True)
+    (there / name).write_text("mine")
+    with pytest.raises(TargetError, match=rf"project holds {name}, which is of no bundle"):
+        send(device, PYTHON, str(there), source, hashes(source), nothing)
+    assert hashes(there).keys() == {name}
+    assert (there / name).read_text() == "mine"
+
+
+def test_what_is_there_stays_until_all_has_arrived(device, server, source, tmp_path):
+    there, files = tmp_path / "there", hashes(source)
+    (source / "manifest.json").write_text('{"format": 1, "models": []}')
+    send(device, PYTHON, str(there), source, hashes(source), nothing)
+    before = hashes(there)
+    for name in files:
+        (source / name).write_bytes(os.urandom(2000))
+    (source / "one").write_bytes(os.urandom(24 << 20))
+
+    def cut(count):
+        if count >= 8 << 20:
+            server.cut()
+
+    with pytest.raises(TargetError, match="the connection failed"):
+        send(device, PYTHON, str(there), source, hashes(source), cut)
+    left = hashes(there)
+    assert any(name.endswith(".part") for name in left)
+    assert {name: sha256 for name, sha256 in left.items() if not name.endswith(".part")} == before
+    send(device, PYTHON, str(there), source, hashes(source), nothing)
+    assert hashes(there) == hashes(source)
 
 
 def test_a_cut_copy_goes_on(device, server, source, tmp_path):
@@ -74,7 +111,7 @@ def test_a_cut_copy_goes_on(device, server, source, tmp_path):
         if count >= 8 << 20:
             server.cut()
 
-    with pytest.raises(TargetError, match="device: the connection failed .*run it again, it goes on"):
+    with pytest.raises(TargetError, match="device: the connection failed, .*run it again, it goes on"):
         send(device, PYTHON, str(there), source, files, cut)
     assert not (there / "big").exists(), "nothing half-written under its own name"
     before = (there / "big.part").stat().st_size
@@ -84,15 +121,29 @@ def test_a_cut_copy_goes_on(device, server, source, tmp_path):
     assert hashes(there) == files
 
 
-def test_a_part_that_is_another_file_is_not_kept(device, source, tmp_path):
+def test_a_part_of_another_file_is_sent_anew(device, source, tmp_path):
     there, files = tmp_path / "there", hashes(source)
     there.mkdir()
     (there / "one.part").write_bytes(b"x" * 100)
-    with pytest.raises(TargetError, match="one arrived otherwise than it was sent: run it again"):
-        send(device, PYTHON, str(there), source, files, nothing)
-    assert not (there / "one").exists()
-    send(device, PYTHON, str(there), source, files, nothing)
+    (there / "empty.part").write_bytes(b"x")
+    assert send(device, PYTHON, str(there), source, files, nothing) == 8000
     assert hashes(there) == files
+
+
+def test_a_part_goes_on_where_it_ends(device, source, tmp_path):
+    there, files = tmp_path / "there", hashes(source)
+    there.mkdir()
+    (there / "one.part").write_bytes(b"1" * 100)
+    (there / "empty.part").touch()
+    assert send(device, PYTHON, str(there), source, files, nothing) == 7900
+    assert hashes(there) == files
+
+
+def test_what_arrives_otherwise_is_not_kept(device, source, tmp_path):
+    there, files = tmp_path / "there", hashes(source)
+    with pytest.raises(TargetError, match="one arrived otherwise than it was sent: run it again"):
+        send(device, PYTHON, str(there), source, files | {"one": "0" * 64}, nothing)
+    assert all(name.endswith(".part") for name in hashes(there))
 
 
 def test_a_full_disk(device, source, tmp_path):
@@ -107,7 +158,8 @@ def test_a_full_disk(device, source, tmp_path):
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ("stranger", r"its host key is not known, or has changed: run `ssh stranger` once"),
+        ("stranger", "stranger: its host key is not known: run `ssh stranger` once, and compare it"),
+        ("changed", "changed: its host key has changed: find out why before you go on"),
         ("locked", "it does not let you in without a password: run ssh-copy-id"),
         ("nosuchuser@device", "it does not let you in without a password"),
         ("no-such-host.invalid", "its name is unknown: look at the spelling"),
@@ -116,6 +168,26 @@ def test_a_full_disk(device, source, tmp_path):
 def test_hosts_that_do_not_let_in(device, host, words):
     with pytest.raises(TargetError, match=words):
         Remote(host).run("true")
+
+
+def test_what_a_command_says_is_not_taken_for_sshs(device, tmp_path):
+    with pytest.raises(
+        TargetError, match=r"device: you may not write there \(mkdir: .*Permission denied\): give --dir"
+    ):
+        device.run("echo 'mkdir: cannot create directory: Permission denied' >&2; exit 1")
+    with pytest.raises(TargetError, match=r"device: TimeoutError: timed out \(exit code 1\)\."):
+        device.run("echo TimeoutError: timed out >&2; exit 1")
+    for killed in ("exit 137", "kill -9 $$"):
+        with pytest.raises(
+            TargetError, match=r"device: the connection failed, or the command was killed .*: run it again"
+        ):
+            device.run(killed)
+
+
+def test_the_port_is_in_the_remedy(device, server):
+    words = f"run `ssh -p {server.port} stranger` once"
+    with pytest.raises(TargetError, match=words):
+        Remote("stranger", server.port).run("true")
 
 
 def test_nothing_listens(device):
@@ -128,7 +200,7 @@ def test_a_host_that_hangs(device, monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(TargetError, match="it does not answer: is it on, and in this network"):
+        with pytest.raises(TargetError, match=r"it does not answer: see that it is on, and in reach\.$"):
             Remote("device", silent.getsockname()[1]).run("true")
 
 

@@ -23,9 +23,11 @@ def bench(
     from intraq_deploy.cli.render import print_json, render_bench
 
     from intraq_deploy.pipeline.bench import bench_run
+    from intraq_deploy.pipeline.targets import choose_for
 
+    targets = choose_for(run, target or ()).targets
     with make_progress() as progress:
-        report = bench_run(run, tuple(target or ()), batch, threads, seconds, trust_pickle, progress)
+        report = bench_run(run, targets, batch, threads, seconds, trust_pickle, progress)
     if json:
         print_json(report.to_json())
     else:

@@ -116,8 +116,9 @@ class PlainProgress:
         running.last = now
         speed = (done - running.first) / max(now - running.began, 1e-9)
         left = f", {(running.total - done) / speed:.0f} s left" if speed > 0 else ""
+        rate = f", {speed:,.0f} {running.unit}/s{left}" if done < running.total else ""
         shown = "" if loss is None else f", loss {loss:.4g}"
-        self._line(f"{name}: {detail}{shown}, {speed:,.0f} {running.unit}/s{left}")
+        self._line(f"{name}: {detail}{shown}{rate}")
 
     def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
         self._line(f"{stage}: {'kept from before' if cached else f'done in {seconds:.1f} s'}")

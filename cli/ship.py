@@ -38,8 +38,10 @@ def ship(
     hosts = tuple(to or ()) if fleet is None else tuple(shipping.fleet(fleet))
     asked = None if target is None else find_for(run, target)
     shipment = shipping.Shipment(hosts, port, asked, folder, python)
+    if dry_run and json:
+        raise UsageError("--dry-run prints commands, and --json has none: give one of the two.")
     if dry_run:
-        for line in shipping.dry_run(run, shipment):
+        for line in shipping.dry_run(run, shipment, evaluate):
             typer.echo(line)
         return
     with make_progress() as progress:

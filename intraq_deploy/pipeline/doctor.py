@@ -74,7 +74,7 @@ def examine(host: str, port: int | None, python: str) -> Doctor:
 
     Raises TargetError for a host that is not reached, or has no Python that is new enough.
     """
-    check_host(host)
+    check_host(host, port)
     remote = Remote(host, port)
     probe(remote, python)
     runner = (resources.files("intraq_deploy.targets.device") / "run.py").read_bytes()

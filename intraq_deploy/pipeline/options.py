@@ -219,7 +219,7 @@ def read_config(path: Path) -> RunConfig:
     """Raises RunError for a missing or foreign file."""
     try:
         return RunConfig.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{path.parent} is no run directory (it has no {path.name}): run quantize first.") from error
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]

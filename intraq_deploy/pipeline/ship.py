@@ -4,7 +4,7 @@ import re
 import shlex
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,12 +13,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from intraq_deploy.data import LabelledImages, load_labelled
-from intraq_deploy.errors import IntraqError, RunError, TargetError, UsageError
+from intraq_deploy.errors import IntraqError, TargetError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.bundle import bundle_run
-from intraq_deploy.pipeline.options import check_apart
+from intraq_deploy.pipeline.options import check_apart, read_config
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.quantize import finished_run
+from intraq_deploy.pipeline.rundir import CONFIG
 from intraq_deploy.targets.device.probe import Facts, check_fits, device_of, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, load_device
 from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send, values_of
@@ -46,7 +47,7 @@ class HostReport(BaseModel):
     seconds: float = 0.0
     answers: dict[str, dict[str, Any]] = {}
     """What run.py said, by its command."""
-    accuracy: dict[str, float] | None = None
+    accuracy: dict[str, int | float] | None = None
     """Top-1 in percent, of so many labelled images, where they were asked for."""
     failure: str | None = None
     """Why it was given up, or its check failed."""
@@ -85,17 +86,14 @@ class Shipment:
     python: str = "python3"
 
     def check(self, run: Path) -> None:
-        """Raises UsageError for what cannot be meant."""
+        """Raises UsageError for what cannot be meant, RunError where there is no run."""
         for host in self.hosts:
-            check_host(host)
+            check_host(host, self.port)
         if len(set(self.hosts)) < len(self.hosts):
             raise UsageError("A host is given twice: give each once.")
-        if self.port is not None and not 0 < self.port < 1 << 16:
-            raise UsageError(f"--port is {self.port}: give a number from 1 to 65535.")
         if self.folder is not None and (self.folder.startswith("-") or self.folder.strip("/. ") in ("", "~")):
             raise UsageError(f"--dir is {self.folder!r}: give a folder of its own for the bundle.")
-        if not run.is_dir():
-            raise RunError(f"{run} is no run directory: run quantize first.")
+        read_config(run / CONFIG)
 
     def folder_on(self, run: Path, device: str) -> str:
         """Where the bundle goes."""
@@ -113,12 +111,14 @@ def ship_run(
     """
     shipment.check(path)
     labelled = None if evaluate is None else _labelled(path, evaluate, trust_pickle, progress)
-    (path / RESULTS).mkdir(exist_ok=True)
     remotes = [Remote(host, shipment.port) for host in shipment.hosts]
     reports = {remote.host: HostReport(host=remote.host) for remote in remotes}
     with ThreadPoolExecutor(len(remotes)) as pool:
         asked = pool.map(lambda remote: _caught(reports[remote.host], lambda: _probe(remote, shipment)), remotes)
         found = {remote.host: answer for remote, answer in zip(remotes, asked, strict=True) if answer is not None}
+    for host, other in _twice({host: facts for host, (_, facts) in found.items()}).items():
+        del found[host]
+        reports[host].failure, reports[host].exit_code = f"{host}: it is the machine of {other}: give it once.", 2
     bundles: dict[str, Path | IntraqError] = {}
     for host, (target, facts) in found.items():
         reports[host].device, reports[host].machine = target.name, facts.model or facts.machine
@@ -146,6 +146,16 @@ def ship_run(
     return ShipReport(run=str(path), hosts=list(reports.values()))
 
 
+def _twice(found: Mapping[str, Facts]) -> dict[str, str]:
+    """Hosts that are another one by another name, with that one: both would write into one folder."""
+    first: dict[tuple[str, ...], str] = {}
+    return {
+        host: first[facts.place]
+        for host, facts in found.items()
+        if facts.place and first.setdefault(facts.place, host) != host
+    }
+
+
 def _caught(report: HostReport, work: Callable[[], Any]) -> Any:
     """What `work` gives; None where it fails, which the report then says."""
     try:
@@ -159,6 +169,7 @@ def _caught(report: HostReport, work: Callable[[], Any]) -> Any:
 
 def _keep(path: Path, report: HostReport) -> None:
     name = re.sub(r"[^\w.@-]", "_", report.host)
+    (path / RESULTS).mkdir(exist_ok=True)
     write_atomically(path / RESULTS / f"{name}.json", report.to_json())
 
 
@@ -191,7 +202,7 @@ class _Labelled:
         for images, _ in batches:
             yield images.contiguous().numpy().tobytes()
 
-    def accuracy(self, classes: Sequence[int]) -> dict[str, float]:
+    def accuracy(self, classes: Sequence[int]) -> dict[str, int | float]:
         """Raises TargetError where there is not one answer for each."""
         labels = self.images.labels.tolist()
         if len(classes) != len(labels):
@@ -260,7 +271,7 @@ def command_of(shipment: Shipment, folder: str, step: str) -> str:
     return f"{quoted(shipment.python)} {quoted(PurePosixPath(folder) / 'run.py')} {step} --json"
 
 
-def dry_run(path: Path, shipment: Shipment) -> Iterator[str]:
+def dry_run(path: Path, shipment: Shipment, evaluate: str | None) -> Iterator[str]:
     """The commands, one per line. No host is asked, so where the device is to be found its name is missing."""
     shipment.check(path)
     device = "DEVICE" if shipment.target is None else shipment.target.name
@@ -269,8 +280,12 @@ def dry_run(path: Path, shipment: Shipment) -> Iterator[str]:
         yield f"# {host}: asked what it is; then every file of the bundle that is not there, to {folder}"
         yield shlex.join(["intraq-deploy", "bundle", str(path), "--target", device])
         yield shlex.join(remote.command(f"cat > {quoted(PurePosixPath(folder) / 'FILE.part')}"))
-        for step in _STEPS:
+        for step in (*_STEPS, *(["predict"] if evaluate else [])):
             yield shlex.join(remote.command(command_of(shipment, folder, step)))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def fleet(file: Path) -> Sequence[str]:
@@ -278,8 +293,10 @@ def fleet(file: Path) -> Sequence[str]:
     try:
         values = tomllib.loads(file.read_text())
         hosts = values["hosts"]
-        if set(values) != {"hosts"} or not hosts or not all(isinstance(host, str) for host in hosts):
+        if set(values) != {"hosts"} or not isinstance(hosts, list) or not hosts or not all(map(_is_text, hosts)):
             raise ValueError('it holds something else than hosts = ["user@a", "user@b"]')
+    except UnicodeDecodeError as error:
+        raise UsageError(f'--fleet {file} is no text: write hosts = ["user@a", "user@b"].') from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = "it has no hosts" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
         raise UsageError(f'--fleet {file} cannot be used ({reason}): write hosts = ["user@a", "user@b"].') from error

@@ -284,7 +284,7 @@ def _needs(models: Iterable[Mapping[str, Any]]) -> list[str]:
         f"{names[model['runtime']]}, {model['since']}" + (f" to before {model['before']}" if model["before"] else " on")
         for model in models
     ]
-    return ["Python 3.8 or newer", "numpy", " or ".join(runtimes)]
+    return ["Python 3.8 or newer", "numpy", "; or ".join(runtimes)]
 
 
 def _readme(manifest: Mapping[str, Any]) -> str:
@@ -302,7 +302,8 @@ def _readme(manifest: Mapping[str, Any]) -> str:
         "python3 run.py classify photo.jpg   # the five likeliest classes; `bench` says how long a batch takes",
         "```",
         "",
-        f"It needs {', '.join(manifest['needs'])}. Nothing is downloaded or installed.",
+        f"It needs {', '.join(manifest['needs'][:-1])}, and {manifest['needs'][-1]}.",
+        "`classify` reads PNG and JPEG with PIL or OpenCV, and .ppm, .pgm and .npy without. Nothing is downloaded.",
         "The first `build` or `check` with TensorRT makes engines for this GPU in `cache/`, which takes minutes on a",
         "Jetson. Each command takes `--json`.",
         "Exit codes: 0 done, 1 error, 2 usage, 3 the check found a difference that may not be.",

@@ -13,7 +13,7 @@ from intraq_deploy.errors import TargetError
 OLDEST = (3, 8)
 """Python that the runner needs."""
 _SCRIPT = """
-import json, platform, subprocess, sys
+import json, os, platform, subprocess, sys
 def read(path):
     try:
         with open(path, errors="replace") as file:
@@ -33,6 +33,7 @@ print(json.dumps({
     "model": read("/proc/device-tree/model").strip("\\0 \\n"),
     "vnni": any("vnni" in flag for flag in flags),
     "gpu": gpu,
+    "place": [read("/proc/sys/kernel/random/boot_id").strip(), platform.node(), os.path.expanduser("~")],
 }))
 """
 _JETSONS = (
@@ -56,18 +57,20 @@ class Facts:
     vnni: bool
     gpu: str
     """NVIDIA's name of it; empty without."""
+    place: tuple[str, ...] = ()
+    """What two names of one account on one machine have in common."""
 
 
 def probe(remote: Remote, python: str) -> Facts:
     """Raises TargetError for a host that is not reached, or has no Python that is new enough."""
-    answer = remote.run(f"{quoted(python)} -c {shlex.quote(_SCRIPT)}", codes=(0, 126, 127))
-    if answer.code:
+    answer = remote.run(f"{quoted(python)} -c {shlex.quote(_SCRIPT)}", codes=range(128))
+    if answer.code in (126, 127):
         raise TargetError(
             f"{remote.host}: there is no {python}: install Python {_text(OLDEST)} or newer, or give --python."
         )
     try:
         values = json.loads(answer.output)
-        facts = Facts(**values | {"python": tuple(values["python"])})
+        facts = Facts(**values | {name: tuple(values[name]) for name in ("python", "place")})
     except (ValueError, TypeError, KeyError) as error:
         raise TargetError(
             f"{remote.host}: {python} does not answer as Python does: give --python, or see that a shell there prints "

@@ -40,6 +40,7 @@ _CONNECTION = (
 _THERE = (
     ("No space left on device|Disk quota exceeded", "its disk is full: free some space, or give --dir"),
     ("Permission denied|Read-only file system", "you may not write there ({last}): give --dir"),
+    ("^mkdir: ", "the folder cannot be made ({last}): give --dir"),
 )
 """What commands on a host fail with."""
 _LOOK = """
@@ -176,9 +177,11 @@ def values_of(host: str, what: str, output: bytes, *fields: str) -> dict[str, An
     return values
 
 
-def check_host(host: str) -> None:
-    """Raises UsageError for what ssh would take for an option, or no host."""
-    if not host or host.startswith("-") or re.search(r"\s", host):
+def check_host(host: str, port: int | None = None) -> None:
+    """Raises UsageError for what ssh would take for an option, or no host or port."""
+    if port is not None and not 0 < port < 1 << 16:
+        raise UsageError(f"--port is {port}: give a number from 1 to 65535.")
+    if not host.rpartition("@")[2] or host.startswith(("-", "@")) or re.search(r"\s", host):
         raise UsageError(f"The host is {host!r}: give user@host, or a name from ~/.ssh/config.")
 
 

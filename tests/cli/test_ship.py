@@ -128,6 +128,7 @@ def test_a_device_that_cannot_take_the_program_stops_no_other(run, device, pytho
         return bundle_run(path, target, *others)
 
     monkeypatch.setattr(shipping, "bundle_run", refuses)
+    monkeypatch.setattr(shipping, "_twice", lambda found: {})
     monkeypatch.setattr(
         shipping, "device_of", lambda host, found: "jetson-xavier" if host == "also" else device_of(host, found)
     )
@@ -166,6 +167,25 @@ def test_ones_own_device_or_target(run, device, python, directory, there, tmp_pa
     assert [path.name for path in (directory / "bundles").iterdir() if path.is_dir()] == [name]
 
 
+def test_one_machine_by_two_names(run, device, python, directory, there):
+    arguments = ("--to", "device", "--to", "also", "--target", "onnxruntime", "--dir", there, "--python", python)
+    result = run("ship", directory, *arguments, "--json")
+    assert result.exit_code == 2
+    one, other = json.loads(result.stdout)["hosts"]
+    assert one["failure"] is None
+    assert other["failure"] == "also: it is the machine of device: give it once."
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_what_is_no_run(run, device, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    result = run("ship", tmp_path / name, "--to", "device")
+    assert result.exit_code == 1
+    assert "is no run directory (it has no config.json)" in " ".join(result.stderr.split())
+    assert "Python" not in result.stderr
+    assert not list((tmp_path / "empty").iterdir())
+
+
 def test_a_check_that_fails_is_exit_code_three(run, device, python, directory, there, monkeypatch):
     """The bundle's own numbers are changed on their way, and its manifest with them."""
     bundle_run = shipping.bundle_run
@@ -198,12 +218,13 @@ def test_a_device_with_numpy_alone(run, device, directory, there, tmp_path):
         ("/no/such/python", "there is no /no/such/python: install Python 3.8 or newer, or give --python"),
         ("old", "install 3.8 or newer"),
         ("/bin/echo", "does not answer as Python does"),
+        ("/bin/false", "does not answer as Python does"),
     ],
 )
 def test_a_python_that_cannot_run_it(run, device, directory, tmp_path, python, words):
     if python == "old":
         script = tmp_path / "python2"
-        answer = {"python": [2, 7, 18], "machine": "x", "model": "", "vnni": False, "gpu": ""}
+        answer = {"python": [2, 7, 18], "machine": "x", "model": "", "vnni": False, "gpu": "", "place": []}
         script.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         python = str(script)
@@ -253,6 +274,9 @@ def test_dry_run_asks_no_host(run, directory, monkeypatch):
         (("--to", "a", "--target", "orin"), 2, "The target 'orin' is unknown"),
         (("--to", "a", "--target", "orin", "--dry-run"), 2, "The target 'orin' is unknown"),
         (("--fleet", "/no/such.toml"), 2, "No such file or directory"),
+        (("--to", "root@"), 2, "give user@host, or a name"),
+        (("--to", "@device"), 2, "give user@host, or a name"),
+        (("--to", "a", "--dry-run", "--json"), 2, "give one of the two"),
     ],
 )
 def test_what_cannot_be_meant(run, directory, arguments, code, words):
@@ -261,7 +285,9 @@ def test_what_cannot_be_meant(run, directory, arguments, code, words):
     assert words in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("text", ["", "hosts = 3", "hosts = []", 'hosts = ["a"]\nport = 3', "hosts = ["])
+@pytest.mark.parametrize(
+    "text", ["", 'hosts = "abc"', "hosts = 3", "hosts = []", 'hosts = ["a"]\nport = 3', "hosts = ["]
+)
 def test_what_is_no_fleet(run, directory, tmp_path, text):
     file = tmp_path / "hosts.toml"
     file.write_text(text)

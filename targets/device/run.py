@@ -20,6 +20,7 @@ if sys.version_info < (3, 8):  # noqa: UP036
     sys.exit("Error: this is Python %d.%d: run it with Python 3.8 or newer." % sys.version_info[:2])  # noqa: UP031
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -54,10 +55,19 @@ AFTER_A_FLIP = 0.1
 RUNTIMES = ("tensorrt", "trtexec", "onnxruntime")
 """In the order in which they are tried."""
 GIB = 1 << 30
+UNPACK = "unpack the bundle again"
 
 
 class Problem(Exception):
-    """One sentence for a person: what was found, and what to do."""
+    """One sentence for a person: what was found, and what to do. `doctor` shows them apart."""
+
+    def __init__(self, found: str, remedy: Optional[str] = None) -> None:
+        super().__init__(found if remedy is None else f"{found}: {remedy}.")
+        self.found, self.remedy = found, remedy
+
+
+class Absent(Problem):
+    """A runtime is not installed: no surprise on most machines."""
 
 
 # ---- The bundle -----------------------------------------------------------------------------------------------------
@@ -72,7 +82,7 @@ class Bundle(NamedTuple):
     def path(self, name: str) -> Path:
         """Of a listed file."""
         if name not in self.manifest["files"]:
-            raise Problem(f"{MANIFEST} names {name!r} and does not list it: unpack the bundle again.")
+            raise Problem(f"{MANIFEST} names {name!r} and does not list it", UNPACK)
         return self.folder / name
 
     def json(self, name: str) -> Any:
@@ -88,13 +98,13 @@ def open_bundle(folder: Path) -> Bundle:
         wanted = ("models", "input", "preprocessing", "classes", "check", "network", "device")
         missing = [key for key in wanted if key not in manifest]
     except OSError as error:
-        raise Problem(f"{folder / MANIFEST} cannot be read ({error.strerror}): unpack the bundle again.") from error
+        raise Problem(f"{folder / MANIFEST} cannot be read ({error.strerror})", UNPACK) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Problem(f"{folder / MANIFEST} is no manifest ({error}): unpack the bundle again.") from error
+        raise Problem(f"{folder / MANIFEST} is no manifest ({error})", UNPACK) from error
     if found != FORMAT:
-        raise Problem(f"{MANIFEST} has format {found}, and this run.py reads {FORMAT}: unpack the bundle again.")
+        raise Problem(f"{MANIFEST} has format {found}, and this run.py reads {FORMAT}", UNPACK)
     if missing:
-        raise Problem(f"{MANIFEST} says nothing of {', '.join(missing)}: unpack the bundle again.")
+        raise Problem(f"{MANIFEST} says nothing of {', '.join(missing)}", UNPACK)
     for name, (sha256, size) in sorted(files.items()):
         _verify(folder, name, sha256, size)
     return Bundle(folder, manifest)
@@ -103,14 +113,14 @@ def open_bundle(folder: Path) -> Bundle:
 def _verify(folder: Path, name: str, sha256: str, size: int) -> None:
     parts = name.split("/")
     if name.startswith("/") or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise Problem(f"{MANIFEST} lists {name!r}, which is no path inside the bundle: do not use this bundle.")
+        raise Problem(f"{MANIFEST} lists {name!r}, which is no path inside the bundle", "do not use this bundle")
     path = folder / name
     if folder.resolve() not in path.resolve().parents:
-        raise Problem(f"{name} leads out of the bundle: do not use this bundle.")
+        raise Problem(f"{name} leads out of the bundle", "do not use this bundle")
     if not path.is_file():
-        raise Problem(f"{name} is missing: unpack the bundle again.")
+        raise Problem(f"{name} is missing", UNPACK)
     if path.stat().st_size != size or sha256_of(path) != sha256:
-        raise Problem(f"{name} is not the file that {MANIFEST} describes: unpack the bundle again.")
+        raise Problem(f"{name} is not the file that {MANIFEST} describes", UNPACK)
 
 
 def sha256_of(path: Path) -> str:
@@ -140,7 +150,7 @@ def version_of(text: str) -> Tuple[int, int]:
     """ "10.3.0" as (10, 3)."""
     numbers = re.match(r"(\d+)\.(\d+)", text)
     if numbers is None:
-        raise Problem(f"a runtime calls its version {text!r}, which is none: install it again.")
+        raise Problem(f"a runtime calls its version {text!r}, which is none", "install it again")
     return int(numbers.group(1)), int(numbers.group(2))
 
 
@@ -155,10 +165,21 @@ def model_for(bundle: Bundle, kind: str, version: str) -> Dict[str, Any]:
     if not models:
         raise Problem(f"the bundle has no file for {product}")
     has = ", ".join(f"{m['since']}" + (f" to before {m['before']}" if m["before"] else " or newer") for m in models)
-    raise Problem(f"{product} {version} is here, and the bundle's files are for {has}")
+    found = f"{product} {version} is here, and the bundle's files are for {has}"
+    raise Problem(found, "install a version that the bundle has a file for")
 
 
 # ---- Backends: each runs a model on batches and says how long that takes ---------------------------------------------
+
+
+def imported(name: str, absent: str, remedy: str) -> Any:
+    """A runtime's module. Raises Absent where it is not installed; one that is broken raises what it likes."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:  # it is here, and something that it imports is not
+            raise
+        raise Absent(f"{absent} ({error})", remedy) from error
 
 
 class OnnxRuntime:
@@ -166,11 +187,10 @@ class OnnxRuntime:
 
     name = kind = "onnxruntime"
 
-    def __init__(self) -> None:
-        try:
-            self._module: Any = importlib.import_module("onnxruntime")
-        except ImportError as error:
-            raise Problem(f"ONNX Runtime is not installed ({error})") from error
+    def __init__(self, threads: int = 0) -> None:
+        """threads: of the CPU; 0: it decides."""
+        self._module = imported("onnxruntime", "ONNX Runtime is not installed", "pip install onnxruntime")
+        self._threads = threads
         self.version = str(self._module.__version__)
         self.gpu: Optional[str] = None
 
@@ -178,7 +198,7 @@ class OnnxRuntime:
         """A session, from images to arrays by name. with_codes: the codes of all tensors are among them."""
         settings = self._module.SessionOptions()
         settings.log_severity_level = 3
-        settings.intra_op_num_threads = THREADS
+        settings.intra_op_num_threads = self._threads
         data = onnx_bytes(bundle, model, with_codes)
         try:
             session = self._module.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
@@ -198,10 +218,6 @@ class OnnxRuntimeSession:
     def times(self, images: Any, runs: int) -> List[float]:
         """Milliseconds, one a run."""
         return _timed(lambda: self._session.run([OUTPUT], {INPUT: images}), runs)
-
-
-THREADS = 0
-"""Of the CPU; 0: ONNX Runtime decides."""
 
 
 def onnx_bytes(bundle: Bundle, model: Dict[str, Any], with_codes: bool) -> bytes:
@@ -242,11 +258,11 @@ class Cuda:
             self._library = cuda_library()
         if self._module is None and self._library is None:
             raise Problem(
-                "TensorRT is here, and neither cuda-python nor libcudart.so is, which give it memory (pip install "
-                "cuda-python, or add CUDA's lib64 to LD_LIBRARY_PATH)"
+                "TensorRT is here, and neither cuda-python nor libcudart.so can be loaded, which give it memory",
+                "pip install cuda-python, or add CUDA's lib64 to LD_LIBRARY_PATH",
             )
         if self.attribute(_MAJOR) < 1:
-            raise Problem("CUDA sees no GPU")
+            raise Problem("TensorRT is here, and CUDA sees no GPU", "install NVIDIA's driver, or look at nvidia-smi")
 
     def attribute(self, which: int) -> int:
         if self._module is not None:
@@ -300,22 +316,20 @@ class Cuda:
     def _call(self, name: str, *arguments: Any) -> Any:
         code, *values = getattr(self._module, name)(*arguments)
         if int(code):
-            raise Problem(f"CUDA refuses {name} (error {int(code)}): look at nvidia-smi, or restart the device.")
+            raise Problem(f"CUDA refuses {name} (error {int(code)})", "look at nvidia-smi, or restart the device")
         return values[0] if values else None
 
     def _by_library(self, name: str, *arguments: Any) -> None:
         code = int(getattr(self._library, name)(*arguments))
         if code:
-            raise Problem(f"CUDA refuses {name} (error {code}): look at nvidia-smi, or restart the device.")
+            raise Problem(f"CUDA refuses {name} (error {code})", "look at nvidia-smi, or restart the device")
 
 
 def cuda_python() -> Any:
-    """cuda-python's runtime module: `cuda.bindings.runtime`, before 12.6 `cuda.cudart`; None without."""
+    """cuda-python's runtime module: `cuda.bindings.runtime`, before 12.6 `cuda.cudart`; None without, or broken."""
     for name in ("cuda.bindings.runtime", "cuda.cudart"):
-        try:
+        with contextlib.suppress(Exception):  # RuntimeError too, where it finds no driver; the library may still do
             return importlib.import_module(name)
-        except ImportError:
-            continue
     return None
 
 
@@ -357,7 +371,7 @@ def switches_of(version: str) -> Switches:
             return switches
         if found >= first:
             break
-    raise Problem(f"TensorRT {version} is not known here: install 8.5 to 11.")
+    raise Problem(f"TensorRT {version} is here, and run.py knows 8.5 to 11", "install one of those")
 
 
 class TensorRT:
@@ -366,10 +380,8 @@ class TensorRT:
     name = kind = "tensorrt"
 
     def __init__(self) -> None:
-        try:
-            self._trt: Any = importlib.import_module("tensorrt")
-        except (ImportError, OSError) as error:
-            raise Problem(f"TensorRT's Python bindings are not installed ({error})") from error
+        absent, remedy = "TensorRT's Python bindings are not installed", "python3-libnvinfer (JetPack brings it)"
+        self._trt = imported("tensorrt", absent, f"on a Jetson: sudo apt install {remedy}")
         self.version = str(self._trt.__version__)
         self._switches = switches_of(self.version)
         self._cuda = Cuda()
@@ -518,13 +530,13 @@ class Trtexec:
     def __init__(self) -> None:
         path = find_trtexec()
         if path is None:
-            raise Problem("trtexec is neither on PATH nor in /usr/src/tensorrt/bin")
+            remedy = "on a Jetson: sudo apt install libnvinfer-bin (JetPack brings it)"
+            raise Absent("trtexec is neither on PATH nor in /usr/src/tensorrt/bin", remedy)
         self.path = path
-        said = subprocess.run([path, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout
-        digits = re.search(r"\[TensorRT v(\d+)\]", said.decode(errors="replace"))
+        digits = re.search(r"\[TensorRT v(\d+)\]", self._said("--help")[1])
         parts = digits and re.fullmatch(r"(\d)(\d)(\d\d)|(\d\d)(\d\d)(\d\d)", digits.group(1))
         if not parts:
-            raise Problem(f"{path} does not say which TensorRT it is of")
+            raise Problem(f"{path} does not say which TensorRT it is of", "install TensorRT again")
         self.version = ".".join(str(int(part)) for part in parts.groups() if part is not None)
         self._switches = switches_of(self.version)
         self.gpu: Optional[str] = gpu_name()
@@ -552,11 +564,20 @@ class Trtexec:
 
     def call(self, *arguments: str) -> str:
         """What it says. Raises Problem, with its errors, where it fails."""
-        done = subprocess.run([self.path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        said = done.stdout.decode(errors="replace")
-        if done.returncode:
+        code, said = self._said(*arguments)
+        if code:
             raise refusal(f"TensorRT {self.version} (trtexec)", re.findall(r"\[E\] (.*)", said))
         return said
+
+    def _said(self, *arguments: str) -> Tuple[int, str]:
+        """Its exit code, and what it says."""
+        try:
+            done = subprocess.run(
+                [self.path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            )
+        except OSError as error:  # of another architecture, say
+            raise Problem(f"{self.path} cannot be run ({error.strerror})", "install TensorRT again") from error
+        return done.returncode, done.stdout.decode(errors="replace")
 
 
 class TrtexecSession:
@@ -643,24 +664,59 @@ def engine_of(backend: Any, bundle: Bundle, model: Dict[str, Any], cache: Path, 
 # ---- Choosing --------------------------------------------------------------------------------------------------------
 
 
+BACKENDS: Dict[str, Any] = {"tensorrt": TensorRT, "trtexec": Trtexec, "onnxruntime": OnnxRuntime}
+_PRODUCTS = {"tensorrt": "TensorRT", "trtexec": "TensorRT (trtexec)", "onnxruntime": "ONNX Runtime"}
+
+
+def backend_of(name: str, threads: int = 0) -> Any:
+    """A runtime of RUNTIMES. Raises Problem for one that cannot be used here, whatever it raises itself: a broken one
+    must not keep the others from being tried."""
+    maker = BACKENDS[name]
+    try:
+        return maker(threads) if maker is OnnxRuntime else maker()
+    except Problem:
+        raise
+    except Exception as error:
+        found = f"{_PRODUCTS[name]} is here and cannot be used ({type(error).__name__}: {one_line(error)})"
+        raise Problem(found, "mend what it names, or install it again") from error
+
+
 class Choice(NamedTuple):
     backend: Any
     model: Dict[str, Any]
-    passed_over: List[str]
-    """Why runtimes before it are not taken."""
+    passed_over: List[Tuple[str, Problem]]
+    """The kinds of runtimes before it, and why those are not taken."""
+
+    def reasons(self) -> List[str]:
+        return [problem.found for _, problem in self.passed_over]
 
 
-def choose(bundle: Bundle, forced: Optional[str]) -> Choice:
+def choose(bundle: Bundle, forced: Optional[str], threads: int) -> Choice:
     """The first runtime that is here and that the bundle has a file for. Raises Problem, with the reasons, for none."""
-    makers: Dict[str, Any] = {"tensorrt": TensorRT, "trtexec": Trtexec, "onnxruntime": OnnxRuntime}
-    reasons: List[str] = []
+    passed_over: List[Tuple[str, Problem]] = []
     for name in RUNTIMES if forced is None else (forced,):
         try:
-            backend = makers[name]()
-            return Choice(backend, model_for(bundle, backend.kind, backend.version), reasons)
-        except Problem as reason:
-            reasons.append(str(reason).rstrip("."))
-    raise Problem(f"no runtime can run this bundle here: {'; '.join(reasons)}; `run.py doctor` names remedies.")
+            backend = backend_of(name, threads)
+            return Choice(backend, model_for(bundle, backend.kind, backend.version), passed_over)
+        except Problem as problem:
+            passed_over.append((BACKENDS[name].kind, problem))
+    reasons = "; ".join(problem.found for _, problem in passed_over)
+    raise Problem(f"no runtime can run this bundle here: {reasons}; `run.py doctor` names remedies.")
+
+
+def surprises(bundle: Bundle, choice: Choice) -> List[str]:
+    """Why runtimes were passed over that a person may have counted on.
+
+    That is one that the bundle has a file for and that is installed. One that is not installed counts only where a GPU
+    is, which then stays idle: not on a machine without, nor where TensorRT's other way, trtexec, is taken.
+    """
+    kinds = {model["runtime"] for model in bundle.manifest["models"]}
+
+    def counted_on(kind: str, problem: Problem) -> bool:
+        installed = not isinstance(problem, Absent)
+        return kind in kinds and (installed or (kind != choice.backend.kind and gpu_name() is not None))
+
+    return [problem.found for kind, problem in choice.passed_over if counted_on(kind, problem)]
 
 
 # ---- check -----------------------------------------------------------------------------------------------------------
@@ -749,7 +805,7 @@ def check(bundle: Bundle, choice: Choice, cache: Path) -> Dict[str, Any]:
     for index, entry in enumerate(about["tensors"]):
         tensor = Tensor(*(entry[field] for field in Tensor._fields))
         if tensor.value not in found:
-            raise Problem(f"the runtime gives no {tensor.value}: unpack the bundle again.")
+            raise Problem(f"the runtime gives no {tensor.value}", UNPACK)
         zero = tensor.zero_point if model["zero_points"] else 0
         near = expected[f"near{index}"] if own_rounding and f"near{index}" in expected.files else None
         near = np.zeros(0, dtype=np.int64) if own_rounding and near is None else near
@@ -1173,7 +1229,7 @@ def doctor(folder: Path, cache: Path) -> List[Finding]:
         bundle = open_bundle(folder)
         findings.append(Finding("bundle", f"{len(bundle.manifest['files'])} files, all as {MANIFEST} describes them"))
     except Problem as problem:
-        findings.append(Finding("bundle", str(problem), "unpack the bundle again", needed=True))
+        findings.append(Finding("bundle", problem.found, problem.remedy, needed=True))
     findings.append(Finding("Python", platform.python_version()))
     findings.append(_numpy())
     findings.append(_machine(bundle))
@@ -1233,24 +1289,16 @@ def _gpu(bundle: Optional[Bundle]) -> Finding:
 
 def _runtimes(bundle: Optional[Bundle]) -> Tuple[List[Finding], Finding]:
     """One finding for each, and which one would be taken."""
-    remedies: Dict[Any, Tuple[str, str]] = {
-        TensorRT: ("TensorRT", "on a Jetson: sudo apt install python3-libnvinfer (JetPack brings it)"),
-        Trtexec: ("trtexec", "on a Jetson: sudo apt install libnvinfer-bin (JetPack brings it)"),
-        OnnxRuntime: ("ONNX Runtime", "pip install onnxruntime"),
-    }
+    names = {"tensorrt": "TensorRT", "trtexec": "trtexec", "onnxruntime": "ONNX Runtime"}
     findings, taken = [], None
     kinds = {model["runtime"] for model in bundle.manifest["models"]} if bundle is not None else set()
-    for maker, (name, remedy) in remedies.items():
+    for runtime, name in names.items():
         try:
-            backend = maker()
-        except Problem as problem:
-            findings.append(Finding(name, str(problem), remedy if maker.kind in kinds else None))
-            continue
-        try:
+            backend = backend_of(runtime)
             model = None if bundle is None else model_for(bundle, backend.kind, backend.version)
         except Problem as problem:
-            advice = "install a version that the bundle has a file for"
-            findings.append(Finding(name, str(problem), advice if maker.kind in kinds else None))
+            wanted = BACKENDS[runtime].kind in kinds
+            findings.append(Finding(name, problem.found, problem.remedy if wanted else None))
             continue
         findings.append(Finding(name, backend.version + (f", runs {model['file']}" if model else "")))
         taken = taken or name
@@ -1362,14 +1410,12 @@ def _batch(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """One command; gives the exit code."""
-    global THREADS  # noqa: PLW0603
     if options.command == "doctor":
         return _show_doctor(doctor(HERE, options.cache), options.json)
-    THREADS = options.threads
     bundle = open_bundle(HERE)
     if np is None:
         raise Problem("numpy is missing: sudo apt install python3-numpy, or pip install numpy.")
-    choice = choose(bundle, options.runtime)
+    choice = choose(bundle, options.runtime, options.threads)
     backend = choice.backend
     about = {
         "command": options.command,
@@ -1377,8 +1423,13 @@ def run(options: argparse.Namespace) -> int:
         "version": backend.version,
         "gpu": backend.gpu,
         "model": choice.model["file"],
-        "passed_over": choice.passed_over,
+        "passed_over": choice.reasons(),
     }
+    if not options.json:
+        # Not to standard output, where the answer is.
+        unexpected = surprises(bundle, choice)
+        if unexpected:
+            say(f"passed over: {'; '.join(unexpected)}.")
     where = f"{choice.model['file']} in {_PRODUCTS[backend.name]} {backend.version}"
     where += "" if backend.gpu is None else f" on {backend.gpu}"
     if options.command == "build":
@@ -1398,9 +1449,6 @@ def run(options: argparse.Namespace) -> int:
     found = classify(bundle, choice, options.cache, options.images)
     _show({**about, "images": found}, options.json, lambda: _classify_lines(found))
     return 0
-
-
-_PRODUCTS = {"tensorrt": "TensorRT", "trtexec": "TensorRT (trtexec)", "onnxruntime": "ONNX Runtime"}
 
 
 def _build(bundle: Bundle, choice: Choice, options: argparse.Namespace, about: Dict[str, Any], where: str) -> int:

@@ -1,6 +1,7 @@
 """Bundles as they are written; run.py in this process: its rule of comparing, its resizing, TensorRT's stand-ins."""
 
 import ctypes
+import importlib
 import json
 import random
 import shutil
@@ -12,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from intraq_deploy.targets.device import run as device
@@ -401,7 +403,7 @@ def test_without_cuda_python_the_library_gives_memory(call, tensorrt, monkeypatc
     monkeypatch.setattr(device, "CUDA_LIBRARIES", ())  # torch may have loaded a real one
     code, said = call("check", "--runtime", "tensorrt")
     assert code == 1
-    assert "neither cuda-python nor libcudart.so is" in said
+    assert "neither cuda-python nor libcudart.so can be loaded" in said
     library = tmp_path / "usr/local/cuda-12.6/lib64/libcudart.so.12"
     library.parent.mkdir(parents=True)
     (tmp_path / "cudart.c").write_text(CUDA_LIBRARY)
@@ -522,14 +524,18 @@ def trtexec(monkeypatch, tmp_path):
     return make
 
 
+def told(folder):
+    """The names of the options of each call of trtexec."""
+    return [set(json.loads(line)) for line in (folder / "calls").read_text().splitlines()]
+
+
 def test_trtexec_in_place_of_the_bindings(call, trtexec):
     folder = trtexec("100300")
     code, found = call("check")
     assert code == 0, found
     assert (found["runtime"], found["version"]) == ("trtexec", "10.3.0")
     assert found["integers"] > 50_000
-    told = [set(json.loads(line)) for line in (folder / "calls").read_text().splitlines()]
-    built = [options for options in told if "onnx" in options]
+    built = [options for options in told(folder) if "onnx" in options]
     assert len(built) == 2
     assert {"int8", "skipInference", "noTF32", "timingCacheFile"} <= built[0]
     code, found = call("bench", "--runs", "5")
@@ -542,6 +548,168 @@ def test_trtexec_that_fails(call, trtexec):
     code, said = call("check")
     assert code == 1
     assert "refuses the model: memory did not suffice" in said
+
+
+# Runtimes that are here and cannot be used.
+
+
+@pytest.fixture
+def said(bundle, capsys, tmp_path):
+    """run.py's answer to a person: exit code, standard output, standard error."""
+
+    def make(*words):
+        code = device.main([*words, "--cache", str(tmp_path / "cache")])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return make
+
+
+def findings(bundle, tmp_path):
+    return {finding.what: finding for finding in device.doctor(bundle, tmp_path / "cache")}
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("its driver\nis too old"), ImportError("libnvinfer.so.10: cannot open"), AttributeError("x")]
+)
+def test_a_package_that_is_broken(said, bundle, error, monkeypatch, tmp_path):
+    import_module = importlib.import_module
+
+    def imported(name, *rest):
+        if name == "tensorrt":
+            raise error
+        return import_module(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    code, out, err = said("check")
+    assert code == 0
+    assert "in ONNX Runtime" in out
+    reason = f"TensorRT is here and cannot be used ({type(error).__name__}: {' '.join(str(error).split())})"
+    assert err == f"passed over: {reason}.\n"
+    finding = findings(bundle, tmp_path)["TensorRT"]
+    assert (finding.found, finding.remedy) == (reason, "mend what it names, or install it again")
+
+
+@pytest.mark.parametrize("when", ["import", "call"])
+def test_cuda_python_without_a_driver(said, bundle, tensorrt, when, monkeypatch, tmp_path):
+    _, cuda = tensorrt("10.3.0")
+    error = RuntimeError("Failed to dlopen libcuda.so.1")
+    import_module = importlib.import_module
+
+    def fail(*_):
+        raise error
+
+    def imported(name, *rest):
+        return fail() if name == "cuda.bindings.runtime" else import_module(name, *rest)
+
+    if when == "import":
+        monkeypatch.setattr(importlib, "import_module", imported)
+        monkeypatch.setattr(device, "cuda_library", lambda: None)
+    else:
+        cuda.cudaDeviceGetAttribute = fail
+    code, _, err = said("check")
+    assert code == 0
+    why = {"import": "neither cuda-python nor libcudart.so can be loaded", "call": str(error)}[when]
+    assert err.startswith("passed over: TensorRT is here")
+    assert why in err
+    assert why in findings(bundle, tmp_path)["TensorRT"].found
+
+
+def test_a_trtexec_of_another_machine(said, bundle, trtexec, tmp_path):
+    script = trtexec("100300") / "trtexec"
+    script.write_bytes(b"\x7fELF of another architecture")
+    code, _, err = said("check")
+    assert code == 0
+    assert err == f"passed over: {script} cannot be run (Exec format error).\n"
+    assert findings(bundle, tmp_path)["trtexec"].remedy == "install TensorRT again"
+    code, _, err = said("check", "--runtime", "trtexec")
+    assert code == 1
+    assert "Exec format error" in err
+
+
+def test_a_version_that_the_bundle_has_no_file_for_is_said(said, bundle, tensorrt, tmp_path):
+    tensorrt("11.4.1")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["models"] = [model for model in manifest["models"] if model["target"] != "tensorrt-int8"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    reason = "TensorRT 11.4.1 is here, and the bundle's files are for 8.5 to before 10.0"
+    for command in ("build", "check", "bench"):
+        code, out, err = said(command, *(["--runs", "3"] if command == "bench" else []))
+        assert (code, err) == (0, f"passed over: {reason}.\n")
+        assert "ONNX Runtime" in out
+    finding = findings(bundle, tmp_path)["TensorRT"]
+    assert (finding.found, finding.remedy) == (reason, "install a version that the bundle has a file for")
+
+
+def test_what_is_not_installed_is_said_where_a_gpu_stays_idle(said, bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(device, "find_trtexec", lambda: None)
+    monkeypatch.setattr(device, "gpu_name", lambda: None)
+    assert said("check")[::2] == (0, "")
+    monkeypatch.setattr(device, "gpu_name", lambda: "Orin")
+    code, _, err = said("check")
+    assert code == 0
+    assert "TensorRT's Python bindings are not installed" in err
+    assert "trtexec is neither on PATH" in err
+    assert err.count("\n") == 1
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["models"] = [model for model in manifest["models"] if model["runtime"] == "onnxruntime"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert said("check")[::2] == (0, ""), "the bundle has no file for it"
+
+
+def test_trtexec_in_place_of_bindings_is_no_surprise(said, trtexec, monkeypatch):
+    trtexec("100300")
+    monkeypatch.setattr(device, "gpu_name", lambda: "Orin")
+    code, _, err = said("build")
+    assert code == 0
+    assert "passed over" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ("nothing is installed", "on a Jetson: sudo apt install python3-libnvinfer (JetPack brings it)"),
+        ("another version", "install one of those"),
+        ("no GPU", "look at nvidia-smi, or restart the device"),
+        ("no memory", "pip install cuda-python, or add CUDA's lib64 to LD_LIBRARY_PATH"),
+    ],
+)
+def test_the_remedy_is_for_what_is_missing(bundle, tensorrt, change, remedy, monkeypatch, tmp_path):
+    _, cuda = tensorrt("10.3.0", "none" if change == "no memory" else "cuda.bindings.runtime")
+    monkeypatch.setattr(device, "cuda_library", lambda: None)
+    if change == "nothing is installed":
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+    if change == "another version":
+        sys.modules["tensorrt"].__version__ = "12.0.1"
+    cuda.devices = int(change != "no GPU")
+    assert findings(bundle, tmp_path)["TensorRT"].remedy == remedy
+
+
+def test_a_bundles_remedy_is_said_once(bundle, tmp_path):
+    (bundle / "README.md").write_text("changed")
+    finding = findings(bundle, tmp_path)["bundle"]
+    assert finding.found == "README.md is not the file that manifest.json describes"
+    assert (finding.remedy, finding.needed) == ("unpack the bundle again", True)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"] = {"../x": {"sha256": "0", "bytes": 1}}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    finding = findings(bundle, tmp_path)["bundle"]
+    assert finding.found == "manifest.json lists '../x', which is no path inside the bundle"
+    assert finding.remedy == "do not use this bundle"
+
+
+def test_threads_are_those_of_the_call(call, monkeypatch):
+    session, given = onnxruntime.InferenceSession, []
+
+    def opened(data, settings, providers):
+        given.append(settings.intra_op_num_threads)
+        return session(data, settings, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    assert call("check", "--runtime", "onnxruntime", "--threads", "1")[0] == 0
+    assert call("check", "--runtime", "onnxruntime")[0] == 0
+    assert given == [1, 1, 0, 0]
 
 
 # What a Jetson says of itself.

@@ -159,7 +159,9 @@ def render_shipping(report: ShipReport) -> None:
     for host in report.hosts:
         check, bench = host.answers.get("check"), host.answers.get("bench")
         one = None if bench is None else bench["batches"][0]
-        times = ("", "") if one is None else (f"{one['median_ms']:.3f}", f"{one['p99_ms']:.3f}")
+        # Some versions of trtexec say no percentiles.
+        known = (None, None) if one is None else (one["median_ms"], one["p99_ms"])
+        times = ("" if value is None else f"{value:.3f}" for value in known)
         runtime = "" if check is None else f"{check['runtime']} {check['version']}"
         table.add_row(
             escape(host.host), host.device or "", runtime, *times, f"{host.sent_bytes / _MIB:.2f}",

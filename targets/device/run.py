@@ -215,9 +215,8 @@ class OnnxRuntimeSession:
     def run(self, images: Any) -> Dict[str, Any]:
         return dict(zip(self._names, self._session.run(None, {INPUT: images})))
 
-    def times(self, images: Any, runs: int) -> List[float]:
-        """Milliseconds, one a run."""
-        return _timed(lambda: self._session.run([OUTPUT], {INPUT: images}), runs)
+    def measured(self, images: Any, runs: int) -> "Measured":
+        return measured(lambda: self._session.run([OUTPUT], {INPUT: images}), runs)
 
 
 def onnx_bytes(bundle: Bundle, model: Dict[str, Any], with_codes: bool) -> bytes:
@@ -227,17 +226,6 @@ def onnx_bytes(bundle: Bundle, model: Dict[str, Any], with_codes: bool) -> bytes
     """
     data = bundle.path(model["file"]).read_bytes()
     return data + bundle.path(model["outputs"]).read_bytes() if with_codes else data
-
-
-def _timed(work: Callable[[], Any], runs: int) -> List[float]:
-    for _ in range(max(3, runs // 10)):
-        work()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - start))
-    return times
 
 
 # ---- CUDA's memory, which TensorRT's Python bindings leave to others -------------------------------------------------
@@ -469,11 +457,11 @@ class TensorRTSession:
             self._free(addresses)
         return outputs
 
-    def times(self, images: Any, runs: int) -> List[float]:
-        """Milliseconds, one a run, transfers apart."""
+    def measured(self, images: Any, runs: int) -> "Measured":
+        """Transfers apart."""
         _, addresses = self._bound(images)
         try:
-            return _timed(self._execute, runs)
+            return measured(self._execute, runs)
         finally:
             self._free(addresses)
 
@@ -602,15 +590,21 @@ class TrtexecSession:
             outputs = json.loads(found.read_text())
         return {output["name"]: _trtexec_array(output) for output in outputs if output["name"] != INPUT}
 
-    def times(self, images: Any, runs: int) -> Dict[str, float]:
-        """Its own figures: it does not say each run's."""
+    def measured(self, images: Any, runs: int) -> "Measured":
+        """Its own figures: it runs as often as it wants, at least so often, and some versions give no percentiles.
+
+        No watts: it starts and loads the engine in the same time, and what that takes is not what the engine takes.
+        """
         options = ("--noDataTransfers", f"--iterations={runs}", self._shape(images))
-        line = re.search(r"GPU Compute Time:(.*)", self._program.call(f"--loadEngine={self._engine}", *options))
-        found = re.findall(r"(median|percentile\(\d+%\)) = ([\d.]+) ms", line.group(1) if line else "")
-        named = {name.replace("percentile(", "p").replace("%)", ""): float(value) for name, value in found}
-        if "median" not in named:
+        said = self._program.call(f"--loadEngine={self._engine}", *options)
+        line = re.search(r"GPU Compute Time:(.*)", said)
+        found = dict(re.findall(r"(median|percentile\(\d+%\)) = ([\d.]+) ms", line.group(1) if line else ""))
+        if "median" not in found:
             raise Problem("trtexec does not say how long the engine took: run it by hand.")
-        return named
+        names = {"median": "median", "p90": "percentile(90%)", "p99": "percentile(99%)"}
+        milliseconds = {name: float(found[its]) if its in found else None for name, its in names.items()}
+        queries = re.search(r"Timing trace has (\d+) queries", said)
+        return Measured(int(queries.group(1)) if queries else runs, milliseconds, {}, 0)
 
     def _shape(self, images: Any) -> str:
         return f"--shapes={INPUT}:{'x'.join(map(str, images.shape))}"
@@ -888,49 +882,94 @@ def bench(bundle: Bundle, choice: Choice, cache: Path, batch: int, runs: int) ->
     rows = []
     for size in sorted({1, batch}):
         given = np.concatenate([images] * math.ceil(size / len(images)))[:size]
-        with Power() as power:
-            times = session.times(given, runs)
-        found = times if isinstance(times, dict) else quantiles(times)
-        row = {"batch": size, "runs": runs, "images_per_second": round(1000 * size / found["median"], 2)}
-        milliseconds = {f"{name}_ms": round(value, 4) for name, value in found.items()}
-        rows.append({**row, **milliseconds, "watts": power.mean()})
+        found = session.measured(given, runs)
+        row = {
+            "batch": size,
+            "runs": found.runs,
+            "images_per_second": round(1000 * size / found.milliseconds["median"], 2),
+        }
+        milliseconds = {
+            f"{name}_ms": None if value is None else round(value, 4) for name, value in found.milliseconds.items()
+        }
+        rows.append({**row, **milliseconds, "watts": found.watts, "power_samples": found.power_samples})
     return {"batches": rows, "power_mode": power_mode(), "temperatures": temperatures()}
 
 
-def quantiles(times: List[float]) -> Dict[str, float]:
-    found = {"median": 50, "p90": 90, "p99": 99}
-    return {name: float(np.percentile(times, percent)) for name, percent in found.items()}
+class Measured(NamedTuple):
+    """What running one batch takes."""
+
+    runs: int
+    milliseconds: Dict[str, Any]
+    """Median, p90 and p99; a percentile that is not known is None."""
+    watts: Dict[str, float]
+    """By rail; empty without sensors, and from too few samples."""
+    power_samples: int
+
+
+def measured(work: Callable[[], Any], runs: int) -> Measured:
+    """Runs are timed one by one, while power is sampled; where that took too short for power, it goes on untimed."""
+    for _ in range(max(3, runs // 10)):
+        work()
+    times = []
+    with Power() as power:
+        for _ in range(runs):
+            start = time.perf_counter()
+            work()
+            times.append(1000 * (time.perf_counter() - start))
+        while power.wants_more():
+            work()
+    percents = {"median": 50, "p90": 90, "p99": 99}
+    milliseconds = {name: float(np.percentile(times, percent)) for name, percent in percents.items()}
+    return Measured(runs, milliseconds, power.mean(), len(power.samples))
+
+
+SAMPLED = 2.0
+"""Seconds for which power is sampled at least."""
+LEAST_SAMPLES = 5
+"""Fewer are no mean."""
 
 
 class Power:
-    """Samples the rails of a Jetson's INA3221 sensors ten times a second while something runs."""
+    """Samples the rails of a Jetson's INA3221 sensors ten times a second while something runs.
+
+    The first sample is a tenth of a second behind the start, because what the sensors saw before is not the work's.
+    """
 
     def __init__(self) -> None:
-        self._samples: List[Dict[str, float]] = []
+        self.samples: List[Dict[str, float]] = []
+        self._rails = watts().keys()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> "Power":
-        self._thread.start()
+        self._start = time.perf_counter()
+        if self._rails:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._over.set()
-        self._thread.join()
+        if self._rails:
+            self._thread.join()
+
+    def wants_more(self) -> bool:
+        """Never without sensors."""
+        return bool(self._rails) and time.perf_counter() - self._start < SAMPLED
 
     def mean(self) -> Dict[str, float]:
-        """Watts by rail; empty without sensors."""
-        names = self._samples[0] if self._samples else {}
-        return {name: round(sum(sample[name] for sample in self._samples) / len(self._samples), 3) for name in names}
+        """Watts by rail; empty without sensors, and from too few samples."""
+        if len(self.samples) < LEAST_SAMPLES:
+            return {}
+        return {
+            name: round(sum(sample[name] for sample in self.samples) / len(self.samples), 3) for name in self._rails
+        }
 
     def _sample(self) -> None:
-        while True:
+        while not self._over.wait(0.1):
             sample = watts()
-            if not sample or (self._samples and sample.keys() != self._samples[0].keys()):
-                return
-            self._samples.append(sample)
-            if self._over.wait(0.1):
-                return
+            # Reading takes a while: the work can be over by then, or a rail not have answered.
+            if sample.keys() == self._rails and not self._over.is_set():
+                self.samples.append(sample)
 
 
 def watts() -> Dict[str, float]:
@@ -1507,7 +1546,8 @@ def _check_lines(where: str, result: Dict[str, Any]) -> List[str]:
 def _bench_lines(where: str, result: Dict[str, Any]) -> List[str]:
     lines = [where]
     for row in result["batches"]:
-        times = ", ".join(f"{key[:-3]} {value:.3f} ms" for key, value in row.items() if key.endswith("_ms"))
+        known = [key for key, value in row.items() if key.endswith("_ms") and value is not None]
+        times = ", ".join(f"{key[:-3]} {row[key]:.3f} ms" for key in known)
         power = "".join(f", {rail} {value:.2f} W" for rail, value in row["watts"].items())
         lines.append(f"batch {row['batch']}: {times}, {row['images_per_second']:,.1f} images/s{power}")
     if result["power_mode"] is not None:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
 
@@ -514,9 +515,7 @@ def trtexec(monkeypatch, tmp_path):
         folder = tmp_path / "bin"
         folder.mkdir()
         script = folder / "trtexec"
-        script.write_text(
-            SCRIPT.format(python=sys.executable, digits=digits).replace('"useCudaGraph"', '"noDataTransfers"')
-        )
+        script.write_text(SCRIPT.format(python=sys.executable, digits=digits))
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", str(folder), prepend=":")
         return folder
@@ -529,7 +528,7 @@ def told(folder):
     return [set(json.loads(line)) for line in (folder / "calls").read_text().splitlines()]
 
 
-def test_trtexec_in_place_of_the_bindings(call, trtexec):
+def test_trtexec_in_place_of_the_bindings(call, trtexec, monkeypatch):
     folder = trtexec("100300")
     code, found = call("check")
     assert code == 0, found
@@ -538,9 +537,17 @@ def test_trtexec_in_place_of_the_bindings(call, trtexec):
     built = [options for options in told(folder) if "onnx" in options]
     assert len(built) == 2
     assert {"int8", "skipInference", "noTF32", "timingCacheFile"} <= built[0]
+    monkeypatch.setattr(device, "watts", lambda: {"VDD_IN": 6.0})
     code, found = call("bench", "--runs", "5")
     assert code == 0
-    assert [row["median_ms"] for row in found["batches"]] == [0.515, 0.515]
+    row = {"runs": 5021, "median_ms": 0.515, "p90_ms": 0.6, "p99_ms": 0.8, "watts": {}, "power_samples": 0}
+    assert [row.items() <= each.items() for each in found["batches"]] == [True, True]
+    (folder / "no percentiles").touch()
+    code, found = call("bench", "--runs", "5")
+    assert code == 0
+    row |= {"p90_ms": None, "p99_ms": None}
+    assert [row.items() <= each.items() for each in found["batches"]] == [True, True]
+    assert "median 0.515 ms, 1,941.8 images/s" in device._bench_lines("", found)[1]
 
 
 def test_trtexec_that_fails(call, trtexec):
@@ -735,14 +742,67 @@ def test_sensors_and_release_of_a_jetson(tmp_path, monkeypatch, bundle):
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / name).write_text(text)
     monkeypatch.setattr(device, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(device, "SAMPLED", 1.2)
     monkeypatch.setenv("PATH", "")
     assert device.watts() == {"VDD_IN": 6.0}
     assert device.temperatures() == {"cpu-thermal": 48.5}
     assert device.power_mode() == "pmode:0000"
-    with device.Power() as power:
-        pass
-    assert power.mean() == {"VDD_IN": 6.0}
+    assert device.measured(lambda: time.sleep(0.01), 3).watts == {"VDD_IN": 6.0}
     found = {finding.what: finding.found for finding in device.doctor(bundle, tmp_path / "cache")}
     assert found["JetPack"] == "L4T 36.4.3, nvidia-jetpack is not installed"
     assert found["GPU"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert "7.4 GiB" in found["machine"]
+
+
+@pytest.fixture
+def working(monkeypatch):
+    """Work of 20 ms; the sensors show 7 W since it began, and 1 W before."""
+    calls = []
+    monkeypatch.setattr(device, "watts", lambda: {"VDD_IN": 7.0 if calls else 1.0})
+
+    def work():
+        calls.append(0)
+        time.sleep(0.02)
+
+    work.calls = calls
+    return work
+
+
+def test_power_is_sampled_while_work_runs_and_for_long_enough(working, monkeypatch):
+    assert device.SAMPLED == 2
+    monkeypatch.setattr(device, "SAMPLED", 1.2)
+    start = time.perf_counter()
+    found = device.measured(working, 3)
+    assert time.perf_counter() - start > 1.2
+    assert (found.runs, found.watts) == (3, {"VDD_IN": 7.0})
+    assert 5 <= found.power_samples <= 12
+    assert len(working.calls) > 10, "it goes on working, untimed"
+
+
+def test_the_first_sample_is_not_of_what_was_before(monkeypatch):
+    times = []
+    monkeypatch.setattr(device, "watts", lambda: times.append(time.perf_counter()) or {"VDD_IN": 1.0})
+    monkeypatch.setattr(device, "SAMPLED", 0.3)
+    with device.Power() as power:
+        start = time.perf_counter()
+        while power.wants_more():
+            time.sleep(0.01)
+    assert len(power.samples) == len(times) - 1, "one look says whether there are sensors"
+    assert all(each > start + 0.09 for each in times[1:])
+
+
+def test_few_samples_are_no_watts(working, monkeypatch):
+    monkeypatch.setattr(device, "SAMPLED", 0.25)
+    found = device.measured(working, 3)
+    assert found.watts == {}
+    assert found.power_samples < 5
+
+
+def test_without_sensors_nothing_runs_longer(working, call, monkeypatch):
+    monkeypatch.setattr(device, "watts", dict)
+    found = device.measured(working, 3)
+    assert (found.runs, found.watts, found.power_samples) == (3, {}, 0)
+    assert len(working.calls) == 6, "as many to warm up"
+    code, found = call("bench", "--runs", "3", "--threads", "1")
+    assert code == 0
+    assert [(row["watts"], row["power_samples"]) for row in found["batches"]] == [({}, 0)] * 2

@@ -52,8 +52,16 @@ if "loadInputs" in options:
     outputs = [{{"name": o.name, "dimensions": "x".join(map(str, x.shape)),
                 "values": [float(f"{{v:.6g}}") for v in x.ravel()]}} for o, x in zip(session.get_outputs(), found)]
     pathlib.Path(options["exportOutput"]).write_text(json.dumps(outputs[::-1]).replace("NaN", "-nan"))
-if "useCudaGraph" in options:
-    print("[I] GPU Compute Time: min = 0.4 ms, max = 0.9 ms, mean = 0.55 ms, median = 0.515 ms")
+if "noDataTransfers" in options:
+    percentiles = ", percentile(90%) = {{0}} ms, percentile(95%) = {{1}} ms, percentile(99%) = {{2}} ms"
+    if (folder / "no percentiles").exists():
+        percentiles = ""
+    head = "[01/01/2026-00:00:00] [I] "
+    print(head + "Timing trace has 5021 queries over 3.00014 s")
+    for name, shift in (("Latency", 1), ("Enqueue Time", 2), ("GPU Compute Time", 0)):
+        print(head + f"{{name}}: min = {{shift + 0.4}} ms, max = {{shift + 0.9}} ms, mean = {{shift + 0.55}} ms, "
+              f"median = {{shift + 0.515}} ms" + percentiles.format(shift + 0.6, shift + 0.7, shift + 0.8))
+    print(head + "Total GPU Compute Time: 2.58582 s")
 """
 
 

@@ -268,6 +268,13 @@ class Cuda:
         self._by_library("cudaGetDeviceProperties", properties, 0)
         return properties.value.decode(errors="replace")
 
+    def free_memory(self) -> int:
+        if self._module is not None:
+            return int(self._call("cudaMemGetInfo"))
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._by_library("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
+        return int(free.value)
+
     def allocate(self, size: int) -> int:
         if self._module is not None:
             return int(self._call("cudaMalloc", size))
@@ -362,6 +369,14 @@ def switches_of(version: str) -> Switches:
     raise Problem(f"TensorRT {version} is here, and run.py knows 8.5 to 11", "install one of those")
 
 
+def workspace_of(free: int) -> int:
+    """Bytes that kernels may use, of those that are free: half of them, as where intraq-deploy builds.
+
+    TensorRT's own limit is all of the GPU's memory, which on a Jetson is the system's as well.
+    """
+    return free // 2
+
+
 class TensorRT:
     """TensorRT's Python bindings."""
 
@@ -371,7 +386,7 @@ class TensorRT:
         absent, remedy = "TensorRT's Python bindings are not installed", "python3-libnvinfer (JetPack brings it)"
         self._trt = imported("tensorrt", absent, f"on a Jetson: sudo apt install {remedy}")
         self.version = str(self._trt.__version__)
-        self._switches = switches_of(self.version)
+        self.switches = switches_of(self.version)
         self._cuda = Cuda()
         self.gpu: Optional[str] = self._cuda.gpu()
         self._logger = _logger(self._trt)
@@ -384,14 +399,15 @@ class TensorRT:
         trt, logger = self._trt, self._logger
         logger.errors.clear()
         builder = trt.Builder(logger)
-        bits = sum(1 << int(getattr(trt.NetworkDefinitionCreationFlag, name)) for name in self._switches.network)
+        bits = sum(1 << int(getattr(trt.NetworkDefinitionCreationFlag, name)) for name in self.switches.network)
         network = builder.create_network(bits)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse(data):
             raise self.refusal([str(parser.get_error(i).desc()) for i in range(parser.num_errors)] or logger.errors)
         config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_of(self._cuda.free_memory()))
         config.clear_flag(trt.BuilderFlag.TF32)
-        for name in self._switches.builder:
+        for name in self.switches.builder:
             config.set_flag(getattr(trt.BuilderFlag, name))
         before = timing.read_bytes() if timing.is_file() else b""
         kernels = config.create_timing_cache(before) or config.create_timing_cache(b"")
@@ -526,7 +542,7 @@ class Trtexec:
         if not parts:
             raise Problem(f"{path} does not say which TensorRT it is of", "install TensorRT again")
         self.version = ".".join(str(int(part)) for part in parts.groups() if part is not None)
-        self._switches = switches_of(self.version)
+        self.switches = switches_of(self.version)
         self.gpu: Optional[str] = gpu_name()
 
     def prepare(self, bundle: Bundle, model: Dict[str, Any], cache: Path, with_codes: bool) -> Any:
@@ -537,18 +553,32 @@ class Trtexec:
     def make(self, data: bytes, shape: List[int], timing: Path) -> bytes:
         sizes = "x".join(map(str, shape))
         batches = {"min": 1, "opt": 1, "max": LARGEST_BATCH}
+        free = free_memory()
         with tempfile.TemporaryDirectory() as name:
-            model, engine = Path(name) / "model.onnx", Path(name) / "engine.plan"
+            model, engine, kernels = (Path(name) / part for part in ("model.onnx", "engine.plan", "timing.cache"))
             model.write_bytes(data)
+            if timing.is_file():  # a copy: it is written in place, and trtexec may be ended in the middle
+                shutil.copy(str(timing), str(kernels))
             self.call(
                 f"--onnx={model}",
                 f"--saveEngine={engine}",
-                f"--timingCacheFile={timing}",
+                f"--timingCacheFile={kernels}",
                 *(f"--{which}Shapes={INPUT}:{batch}x{sizes}" for which, batch in batches.items()),
+                *([] if free is None else [f"--memPoolSize=workspace:{max(1, workspace_of(free) >> 20)}"]),
                 "--noTF32",
-                *self._switches.trtexec,
+                *self.switches.trtexec,
             )
-            return engine.read_bytes()
+            if kernels.is_file():
+                write_whole(timing, kernels.read_bytes())
+            return self.written(engine)
+
+    def written(self, file: Path) -> bytes:
+        """What it was told to write. Raises Problem where it did not."""
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            found = f"TensorRT {self.version} (trtexec) ended well and wrote no {file.name}"
+            raise Problem(found, "run it by hand") from error
 
     def call(self, *arguments: str) -> str:
         """What it says. Raises Problem, with its errors, where it fails."""
@@ -587,7 +617,9 @@ class TrtexecSession:
                 "--warmUp=0",
                 "--duration=0",
             )
-            outputs = json.loads(found.read_text())
+            text = self._program.written(found).decode()
+        # JSON has no words for what C++ writes of a number that is none, or without end.
+        outputs = json.loads(re.sub(r"(?<=[\[,\s])-?(?:nan|inf)(?=[],\s])", "NaN", text))
         return {output["name"]: _trtexec_array(output) for output in outputs if output["name"] != INPUT}
 
     def measured(self, images: Any, runs: int) -> "Measured":
@@ -624,9 +656,10 @@ def find_trtexec() -> Optional[str]:
 
 
 def engine_path(backend: Any, bundle: Bundle, model: Dict[str, Any], cache: Path, with_codes: bool) -> Path:
-    """An engine is for one ONNX file, one version of TensorRT and one GPU."""
+    """An engine is for one ONNX file, one version of TensorRT and one GPU, and made by one backend's settings."""
     onnx = hashlib.sha256(onnx_bytes(bundle, model, with_codes)).hexdigest()
-    key = hashlib.sha256(f"{onnx} {backend.version} {backend.gpu}".encode()).hexdigest()[:16]
+    settings = (backend.name, LARGEST_BATCH, *backend.switches)
+    key = hashlib.sha256(f"{onnx} {backend.version} {backend.gpu} {settings}".encode()).hexdigest()[:16]
     return cache / f"{'codes' if with_codes else 'model'}-{backend.version}-{key}.plan"
 
 
@@ -803,9 +836,7 @@ def check(bundle: Bundle, choice: Choice, cache: Path) -> Dict[str, Any]:
         zero = tensor.zero_point if model["zero_points"] else 0
         near = expected[f"near{index}"] if own_rounding and f"near{index}" in expected.files else None
         near = np.zeros(0, dtype=np.int64) if own_rounding and near is None else near
-        codes = found[tensor.value]
-        codes = (codes if codes.dtype.kind in "iu" else np.rint(codes)).astype(np.int32) - zero
-        comparison.add(tensor, expected[f"codes{index}"], codes, near)
+        comparison.add(tensor, expected[f"codes{index}"], _integers(found[tensor.value]) - zero, near)
     failures = comparison.failures
     allowed = _allowed(comparison, expected["near_ties"], model)
     logits = _logits(shipped, expected["logits"], allowed, failures)
@@ -826,6 +857,16 @@ def check(bundle: Bundle, choice: Choice, cache: Path) -> Dict[str, Any]:
         "tensors_never_judged": comparison.never_judged,
         **logits,
     }
+
+
+def _integers(codes: Any) -> Any:
+    """As int32. What is no number must not become 0, which arm64 makes of NaN: it is far from every code."""
+    if codes.dtype.kind not in "iu":
+        codes = np.clip(np.rint(np.nan_to_num(codes, nan=_FAR)), -_FAR, _FAR)
+    return codes.astype(np.int32)
+
+
+_FAR = 1 << 20
 
 
 def _allowed(comparison: Comparison, near_ties: Any, model: Dict[str, Any]) -> Any:
@@ -857,7 +898,8 @@ def _logits(found: Any, expected: Any, allowed: Any, failures: List[str]) -> Dic
     clear = (two[:, -1] - two[:, 0]) > 2 * allowed * np.abs(expected).max()
     if (~same & clear).any():
         failures.append(f"{int((~same & clear).sum())} of {len(same)} images have another class.")
-    return {"logits_difference": float(np.max(apart)), "top1_agreement": 100 * float(same.mean())}
+    most = float(np.max(apart))
+    return {"logits_difference": most if math.isfinite(most) else None, "top1_agreement": 100 * float(same.mean())}
 
 
 def _apart(found: Any, expected: Any) -> Any:
@@ -1363,8 +1405,22 @@ def gpu_name() -> Optional[str]:
     said = (output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines()
     if said and "not" not in said[0].lower().split() and "failed" not in said[0]:
         return said[0].strip()
+    return _board()
+
+
+def _board() -> Optional[str]:
+    """A Jetson's name; None of another machine."""
     model = read(ROOT / "proc/device-tree/model").strip("\0 ")
     return model if "NVIDIA" in model or "Jetson" in model else None
+
+
+def free_memory() -> Optional[int]:
+    """Bytes of the GPU's memory, as NVIDIA's driver says; a Jetson's GPU has the system's. None where none is known."""
+    said = (output_of("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits") or "").splitlines()
+    if said and said[0].strip().isdigit():
+        return int(said[0]) << 20
+    available = re.search(r"MemAvailable: *(\d+) kB", read(ROOT / "proc/meminfo"))
+    return int(available.group(1)) << 10 if available and _board() else None
 
 
 # ---- Small things ----------------------------------------------------------------------------------------------------
@@ -1536,9 +1592,10 @@ def _check_lines(where: str, result: Dict[str, Any]) -> List[str]:
     if result["tensors_never_judged"]:
         lines.append(f"Not judged in any image: {', '.join(result['tensors_never_judged'])}.")
     if result["top1_agreement"] is not None:
+        most = result["logits_difference"]
+        by = "are not all numbers" if most is None else f"differ by {most:.1e} of the largest at most"
         lines.append(
-            f"Logits of {result['images']} images differ by {result['logits_difference']:.1e} of the largest at most; "
-            f"{result['top1_agreement']:.2f} % have the expected class."
+            f"Logits of {result['images']} images {by}; {result['top1_agreement']:.2f} % have the expected class."
         )
     return [*lines, *(f"Check failed: {failure}" for failure in result["failures"][:8])]
 

@@ -37,7 +37,7 @@ from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from intraq_deploy.targets.tensorrt.versions import switches_of
 from PIL import Image
 from support import random_images
-from tensorrt_modules import VERSIONS, Seen, module_of
+from tensorrt_modules import FREE, VERSIONS, Seen, module_of
 from test_trtexec import SCRIPT
 
 from intraq_deploy.data.resizing import FILTERS, to_network_size
@@ -325,6 +325,9 @@ class FakeCuda(ModuleType):
     def cudaGetDeviceProperties(self, index):  # noqa: N802
         return 0, SimpleNamespace(name=b"Orin\0")
 
+    def cudaMemGetInfo(self):  # noqa: N802
+        return 0, FREE, 2 * FREE
+
     def cudaMalloc(self, size):  # noqa: N802
         block = ctypes.create_string_buffer(size)
         self.memory[ctypes.addressof(block)] = block
@@ -377,6 +380,7 @@ def test_check_in_tensorrt(call, tensorrt, version, target, name):
     assert found["integers"] > 50_000
     assert [build.builder for build in seen.builds] == [set(switches_of(version).builder)] * 2
     assert seen.builds[0].network <= set(VERSIONS[version][0])
+    assert [build.workspace for build in seen.builds] == [FREE // 2] * 2
     assert not cuda.memory
     assert call("check")[0] == 0
     assert len(seen.builds) == 2, "engines are kept"
@@ -387,6 +391,7 @@ CUDA_LIBRARY = """
 #include <string.h>
 int cudaDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 8 : 7; return device; }
 int cudaGetDeviceProperties(void *properties, int device) { strcpy(properties, "Orin"); return device; }
+int cudaMemGetInfo(size_t *free, size_t *total) { *free = 6ul << 30; *total = 8ul << 30; return 0; }
 int cudaMalloc(void **address, size_t size) { *address = malloc(size); return *address == 0; }
 int cudaFree(void *address) { free(address); return 0; }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) { memcpy(to, from, size); return kind % 3 == 0; }
@@ -399,7 +404,7 @@ def test_without_cuda_python_the_library_gives_memory(call, tensorrt, monkeypatc
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler makes a stand-in for libcudart")
-    tensorrt("10.3.0", "none")
+    seen, _ = tensorrt("10.3.0", "none")
     monkeypatch.setattr(device, "ROOT", tmp_path)
     monkeypatch.setattr(device, "CUDA_LIBRARIES", ())  # torch may have loaded a real one
     code, said = call("check", "--runtime", "tensorrt")
@@ -412,6 +417,7 @@ def test_without_cuda_python_the_library_gives_memory(call, tensorrt, monkeypatc
     code, found = call("check", "--runtime", "tensorrt")
     assert code == 0, found
     assert (found["runtime"], found["gpu"], found["differ"]) == ("tensorrt", "Orin", 0)
+    assert [build.workspace for build in seen.builds] == [3 << 30] * 2
 
 
 def test_a_damaged_engine_is_built_again(call, tensorrt, tmp_path):
@@ -528,15 +534,42 @@ def told(folder):
     return [set(json.loads(line)) for line in (folder / "calls").read_text().splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("digits", "version", "target", "flags"),
+    [
+        ("8502", "8.5.2", "tensorrt8-int8", {"int8", "buildOnly"}),
+        ("8602", "8.6.2", "tensorrt8-int8", {"int8", "skipInference"}),
+        ("100300", "10.3.0", "tensorrt-int8", {"int8", "skipInference"}),
+        ("101302", "10.13.2", "tensorrt-int8", {"stronglyTyped", "skipInference"}),
+        ("110401", "11.4.1", "tensorrt-int8", {"skipInference"}),
+    ],
+)
+def test_each_trtexec_is_told_what_it_knows(call, trtexec, digits, version, target, flags, monkeypatch, tmp_path):
+    folder = trtexec(digits)
+    monkeypatch.setattr(device, "free_memory", lambda: 6 << 30)
+    code, found = call("build")
+    assert code == 0, found
+    assert (found["runtime"], found["version"]) == ("trtexec", version)
+    assert found["model"] == f"targets/{target}/model.onnx"
+    always = {"onnx", "saveEngine", "timingCacheFile", "minShapes", "optShapes", "maxShapes", "noTF32", "memPoolSize"}
+    assert [options for options in told(folder) if "onnx" in options] == [always | flags] * 2
+    (timing,) = (tmp_path / "cache").glob("timing-*.cache")
+    assert timing.read_bytes() == 2 * b"measured "
+    for plan in (tmp_path / "cache").glob("*.plan"):
+        plan.unlink()
+    (folder / "fail").touch()
+    assert call("build")[0] == 1
+    assert timing.read_bytes() == 2 * b"measured ", "trtexec writes it in place, and here it is whole"
+
+
 def test_trtexec_in_place_of_the_bindings(call, trtexec, monkeypatch):
     folder = trtexec("100300")
+    monkeypatch.setattr(device, "free_memory", lambda: None)
     code, found = call("check")
     assert code == 0, found
     assert (found["runtime"], found["version"]) == ("trtexec", "10.3.0")
     assert found["integers"] > 50_000
-    built = [options for options in told(folder) if "onnx" in options]
-    assert len(built) == 2
-    assert {"int8", "skipInference", "noTF32", "timingCacheFile"} <= built[0]
+    assert not any("memPoolSize" in options for options in told(folder))
     monkeypatch.setattr(device, "watts", lambda: {"VDD_IN": 6.0})
     code, found = call("bench", "--runs", "5")
     assert code == 0
@@ -550,11 +583,44 @@ def test_trtexec_in_place_of_the_bindings(call, trtexec, monkeypatch):
     assert "median 0.515 ms, 1,941.8 images/s" in device._bench_lines("", found)[1]
 
 
+def test_numbers_that_are_none_fail_the_check(call, trtexec, capsys, tmp_path):
+    (trtexec("100300") / "nan").touch()
+    code, found = call("check")
+    assert code == 3, found
+    assert len(found["failures"]) > 1
+    assert found["logits_difference"] is None
+    json.dumps(found, allow_nan=False)
+    assert device.main(["check", "--cache", str(tmp_path / "cache")]) == 3
+    assert "Logits of 16 images are not all numbers" in capsys.readouterr().out
+
+
+def test_a_code_that_is_no_number_is_no_code():
+    found = device._integers(np.array([1.0, -3.2, np.nan, np.inf, -np.inf, 1e30], np.float32))
+    assert found.tolist()[:2] == [1, -3]
+    assert (np.abs(found[2:]) > 1000).all()
+
+
 def test_trtexec_that_fails(call, trtexec):
     (trtexec("100300") / "fail").touch()
     code, said = call("check")
     assert code == 1
     assert "refuses the model: memory did not suffice" in said
+
+
+def test_an_engine_of_other_settings_is_another_file(bundle, monkeypatch, tmp_path):
+    opened = device.open_bundle(bundle)
+    model = device.model_for(opened, "tensorrt", "10.3.0")
+
+    def path(name="tensorrt", version="10.3.0"):
+        """With the switches of a version, for an engine of 10.3.0."""
+        backend = SimpleNamespace(name=name, version="10.3.0", gpu="Orin", switches=device.switches_of(version))
+        return device.engine_path(backend, opened, model, tmp_path, with_codes=False)
+
+    paths = [path(), path("trtexec"), path(version="10.12.0")]
+    monkeypatch.setattr(device, "LARGEST_BATCH", 4)
+    paths.append(path())
+    assert len(set(paths)) == 4
+    assert path() == paths[-1]
 
 
 # Runtimes that are here and cannot be used.
@@ -726,7 +792,7 @@ def test_sensors_and_release_of_a_jetson(tmp_path, monkeypatch, bundle):
     files = {
         "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n",
         "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
-        "proc/meminfo": "MemTotal:        7802456 kB\n",
+        "proc/meminfo": "MemTotal:        7802456 kB\nMemAvailable:    6802456 kB\n",
         "var/lib/nvpmodel/status": "pmode:0000\n",
         "sys/class/hwmon/hwmon0/name": "other\n",
         "sys/class/hwmon/hwmon1/name": "ina3221\n",
@@ -748,6 +814,7 @@ def test_sensors_and_release_of_a_jetson(tmp_path, monkeypatch, bundle):
     assert device.temperatures() == {"cpu-thermal": 48.5}
     assert device.power_mode() == "pmode:0000"
     assert device.measured(lambda: time.sleep(0.01), 3).watts == {"VDD_IN": 6.0}
+    assert device.free_memory() == 6802456 << 10
     found = {finding.what: finding.found for finding in device.doctor(bundle, tmp_path / "cache")}
     assert found["JetPack"] == "L4T 36.4.3, nvidia-jetpack is not installed"
     assert found["GPU"] == "NVIDIA Jetson Orin Nano Developer Kit"

@@ -34,6 +34,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
@@ -1096,20 +1097,24 @@ def read_images(path: Path, channels: int) -> List[Any]:
     try:
         if path.suffix.lower() == ".npy":
             return _from_array(path, np.load(str(path), allow_pickle=False), channels)
-        return [_decoded(path, channels)]
-    except (OSError, ValueError, SyntaxError) as error:
-        raise Problem(f"the image {path} cannot be read ({one_line(error)}): give another file.") from error
+        pixels = _decoded(path, channels)
+        if not pixels.size:
+            raise ValueError("it has no pixels")
+        return [pixels]
+    except Problem:
+        raise
+    except Exception as error:  # each decoder has its own
+        raise Problem(f"the image {path} cannot be read ({one_line(error)})", "give another file") from error
 
 
 def _from_array(path: Path, array: Any, channels: int) -> List[Any]:
     if array.dtype == np.uint8 and array.ndim == 2:
         array = array[:, :, None]
-    images = [array] if array.ndim == 3 else list(array)
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] not in (1, 3, channels) or not array.size:
         raise Problem(
             f"{path} holds {array.dtype} {array.shape}: give uint8 [H, W, {channels}], or [N, H, W, {channels}]."
         )
-    return [_with_channels(image, channels) for image in images]
+    return [_with_channels(image, channels) for image in ([array] if array.ndim == 3 else array)]
 
 
 def _decoded(path: Path, channels: int) -> Any:
@@ -1640,8 +1645,15 @@ def main(words: Optional[List[str]] = None) -> int:
     except OSError as error:
         where = "" if error.filename is None else f" ({error.filename})"
         say(f"Error: The system refused{where}: {error.strerror or error}; make room or choose another --cache.")
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        say(f"Error: Unexpected {type(error).__name__} ({one_line(error)}): unpack the bundle again.")
+    except MemoryError:
+        say("Error: Memory did not suffice: end other programs, and run it again.")
+    except Exception as error:  # what no line above foresees; its place is what a report is worth most with
+        steps = traceback.extract_tb(error.__traceback__)
+        line = [step.lineno for step in steps if step.filename == main.__code__.co_filename][-1]
+        say(
+            f"Error: Unexpected {type(error).__name__} ({one_line(error)}) at line {line} of run.py: a fault of run.py "
+            "or of the runtime, report it with what `python3 run.py doctor --json` says."
+        )
     return 1
 
 

@@ -772,6 +772,20 @@ def test_a_bundles_remedy_is_said_once(bundle, tmp_path):
     assert finding.remedy == "do not use this bundle"
 
 
+@pytest.mark.parametrize("error", [ValueError("x\ny"), ZeroDivisionError("x y"), RuntimeError("x y")])
+def test_what_nobody_foresaw_is_one_sentence_that_blames_no_file(said, error, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(device, "_batched", fail)
+    code, _, err = said("check")
+    assert code == 1
+    assert err.startswith(f"Error: Unexpected {type(error).__name__} (x y) at line ")
+    assert "report it with what `python3 run.py doctor --json` says." in err
+    assert "unpack" not in err
+    assert err.count("\n") == 1
+
+
 def test_threads_are_those_of_the_call(call, monkeypatch):
     session, given = onnxruntime.InferenceSession, []
 
@@ -873,3 +887,44 @@ def test_without_sensors_nothing_runs_longer(working, call, monkeypatch):
     code, found = call("bench", "--runs", "3", "--threads", "1")
     assert code == 0
     assert [(row["watts"], row["power_samples"]) for row in found["batches"]] == [({}, 0)] * 2
+
+
+# What is no image.
+
+
+@pytest.mark.parametrize("pil", [True, False])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.ppm", b"P6 0 4 255\n"),
+        ("a.ppm", b"P6 4 0 255\n"),
+        ("a.pgm", b"P5 0 0 255\n"),
+        ("a.ppm", b""),
+        ("a.png", b""),
+        ("a.npy", b""),
+        ("a.npy", np.uint8(3)),
+        ("a.npy", np.zeros((0, 4, 3), np.uint8)),
+        ("a.npy", np.zeros((4, 0), np.uint8)),
+    ],
+)
+def test_an_image_without_pixels_is_one_sentence_with_its_name(said, name, content, pil, monkeypatch, tmp_path):
+    class DecoderError(Exception):
+        pass
+
+    def decode(data, how):
+        raise DecoderError("!buf.empty()")
+
+    if not pil:
+        monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(imdecode=decode, IMREAD_COLOR=1))
+    file = tmp_path / name
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        np.save(file, content)
+    code, _, err = said("classify", str(file), "--runtime", "onnxruntime")
+    assert code == 1
+    assert err.startswith("Error: ")
+    assert str(file) in err
+    assert "Unexpected" not in err
+    assert err.count("\n") == 1

@@ -80,8 +80,7 @@ def examine(host: str, port: int | None, python: str) -> Doctor:
     runner = (resources.files("intraq_deploy.targets.device") / "run.py").read_bytes()
     answer = remote.run(f"{quoted(python)} - doctor --json", given=runner, codes=(0, 1))
     values = values_of(host, python, answer.output, "findings")["findings"]
-    # There is no bundle yet, and so nothing that its files would need.
-    findings = [Finding(**value) for value in values if value["what"] not in ("bundle", "runtime")]
+    findings = [Finding(**value) for value in values if value["what"] != "bundle"]  # there is none yet
     return Doctor(host=host, findings=findings)
 
 

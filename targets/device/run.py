@@ -19,6 +19,9 @@ import sys
 if sys.version_info < (3, 8):  # noqa: UP036
     sys.exit("Error: this is Python %d.%d: run it with Python 3.8 or newer." % sys.version_info[:2])  # noqa: UP031
 
+if __name__ == "__main__" and sys.path and "__file__" in globals():
+    del sys.path[0]  # this folder: nothing in it is a module, and a file that says so is not verified yet
+
 import argparse
 import contextlib
 import ctypes
@@ -35,6 +38,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
@@ -82,8 +86,6 @@ class Bundle(NamedTuple):
 
     def path(self, name: str) -> Path:
         """Of a listed file."""
-        if name not in self.manifest["files"]:
-            raise Problem(f"{MANIFEST} names {name!r} and does not list it", UNPACK)
         return self.folder / name
 
     def json(self, name: str) -> Any:
@@ -98,17 +100,29 @@ def open_bundle(folder: Path) -> Bundle:
         files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest["files"].items()}
         wanted = ("models", "input", "preprocessing", "classes", "check", "network", "device")
         missing = [key for key in wanted if key not in manifest]
+        named = [] if missing else _named(manifest)
     except OSError as error:
         raise Problem(f"{folder / MANIFEST} cannot be read ({error.strerror})", UNPACK) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Problem(f"{folder / MANIFEST} is no manifest ({error})", UNPACK) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Problem(f"{folder / MANIFEST} is no manifest ({one_line(error)})", UNPACK) from error
     if found != FORMAT:
-        raise Problem(f"{MANIFEST} has format {found}, and this run.py reads {FORMAT}", UNPACK)
+        raise Problem(f"{MANIFEST} has format {found!r}, and this run.py reads {FORMAT}", UNPACK)
     if missing:
         raise Problem(f"{MANIFEST} says nothing of {', '.join(missing)}", UNPACK)
     for name, (sha256, size) in sorted(files.items()):
         _verify(folder, name, sha256, size)
+    for name in named:
+        if name not in files:
+            raise Problem(f"{MANIFEST} names {name!r} and does not list it", UNPACK)
     return Bundle(folder, manifest)
+
+
+def _named(manifest: Dict[str, Any]) -> List[str]:
+    """The files that commands read. Raises what Python raises where values are of another kind."""
+    check, classes = manifest["check"], manifest["classes"]
+    names = [model[key] for model in manifest["models"] for key in ("file", "outputs")]
+    manifest["device"].get("machine")
+    return [str(name) for name in (*names, check["images"], check["expected"], *([] if classes is None else [classes]))]
 
 
 def _verify(folder: Path, name: str, sha256: str, size: int) -> None:
@@ -1056,9 +1070,14 @@ def classify(bundle: Bundle, choice: Choice, cache: Path, names: List[str]) -> L
     session = choice.backend.prepare(bundle, choice.model, cache, False)
     listed = bundle.manifest["classes"]
     classes = None if listed is None else bundle.json(listed)
-    found = []
+    found: List[Dict[str, Any]] = []
     for name in names:
-        for index, pixels in enumerate(read_images(Path(name), bundle.manifest["input"]["shape"][0])):
+        try:
+            images = read_images(Path(name), bundle.manifest["input"]["shape"][0])
+        except Problem as problem:  # the others are answered all the same
+            found.append({"image": name, "error": str(problem)})
+            continue
+        for index, pixels in enumerate(images):
             logits = session.run(network_input(pixels, bundle.manifest))[OUTPUT][0].astype(np.float64)
             likely = np.exp(logits - logits.max())
             likely /= likely.sum()
@@ -1126,7 +1145,8 @@ def _decoded(path: Path, channels: int) -> Any:
     except ImportError:
         return _decoded_without_pil(path, channels)
     try:
-        with Image.open(str(path)) as file:
+        with warnings.catch_warnings(), Image.open(str(path)) as file:
+            warnings.simplefilter("ignore")
             if file.mode in ("F", "I") or file.mode.startswith("I;16"):
                 raise Problem(f"the image {path} has more than 8 bits per channel: convert it to 8 bits.")
             image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
@@ -1190,10 +1210,13 @@ def to_network_size(pixels: Any, preprocessing: Dict[str, Any]) -> Any:
     """Resized and centre-cropped; what lies outside the image is black."""
     height, width = preprocessing["input_size"]
     target = _target_size(pixels.shape[0], pixels.shape[1], preprocessing)
-    pixels = resized(pixels, target[0], target[1], preprocessing["interpolation"])
     top, left = round((target[0] - height) / 2), round((target[1] - width) / 2)
+    rows, columns = (
+        range(max(0, first), min(size, first + wanted))
+        for first, size, wanted in ((top, target[0], height), (left, target[1], width))
+    )
+    part = resized(pixels, target[0], target[1], preprocessing["interpolation"], rows, columns)
     crop = np.zeros((height, width, pixels.shape[2]), dtype=np.uint8)
-    part = pixels[max(0, top) : top + height, max(0, left) : left + width]
     crop[max(0, -top) : max(0, -top) + part.shape[0], max(0, -left) : max(0, -left) + part.shape[1]] = part
     return crop
 
@@ -1218,14 +1241,16 @@ _BITS = 22
 """Of the fraction of a resizing filter's weights, so that sums of 8-bit pixels stay in 32 bits: as PIL has it."""
 
 
-def resized(pixels: Any, height: int, width: int, interpolation: str) -> Any:
-    """uint8 [H, W, C], pixel for pixel as Pillow 13 resizes: one axis, then the other, each rounded to 8 bits.
+def resized(pixels: Any, height: int, width: int, interpolation: str, rows: range, columns: range) -> Any:
+    """uint8 [H, W, C], pixel for pixel as Pillow 13 resizes: one axis, then the other, each rounded to 8 bits. Of the
+    result only `rows` and `columns` are computed: an elongated image becomes many times as long before it is cut.
 
     Which comes first changes a few pixels. Older ones always begin with the width, 13 with the height where that
     loses more than twice as much (observed).
     """
     if interpolation == "nearest":
-        return pixels[_nearest(pixels.shape[0], height)][:, _nearest(pixels.shape[1], width)]
+        down, across = _nearest(pixels.shape[0], height), _nearest(pixels.shape[1], width)
+        return pixels[down[_slice(rows)]][:, across[_slice(columns)]]
     if interpolation not in FILTERS:
         raise Problem(
             f"the interpolation {interpolation!r} is not known here: known are nearest, {', '.join(FILTERS)}."
@@ -1233,11 +1258,17 @@ def resized(pixels: Any, height: int, width: int, interpolation: str) -> Any:
     fewer_rows, fewer_columns = pixels.shape[0] - height, pixels.shape[1] - width
     height_first = fewer_rows > 0 and fewer_rows > 2 * fewer_columns
     for vertical in (height_first, not height_first):
-        if vertical and fewer_rows:
-            pixels = _filtered(pixels, height, interpolation)
-        elif not vertical and fewer_columns:
-            pixels = _filtered(pixels.transpose(1, 0, 2), width, interpolation).transpose(1, 0, 2)
+        if vertical:
+            pixels = _filtered(pixels, height, interpolation, rows) if fewer_rows else pixels[_slice(rows)]
+        else:
+            across = pixels.transpose(1, 0, 2)
+            across = _filtered(across, width, interpolation, columns) if fewer_columns else across[_slice(columns)]
+            pixels = across.transpose(1, 0, 2)
     return pixels
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)
 
 
 def _nearest(size: int, wanted: int) -> List[int]:
@@ -1249,23 +1280,23 @@ def _nearest(size: int, wanted: int) -> List[int]:
     return found
 
 
-def _filtered(pixels: Any, wanted: int, interpolation: str) -> Any:
-    """The first axis resized to `wanted`."""
+def _filtered(pixels: Any, wanted: int, interpolation: str, part: range) -> Any:
+    """Those of `part` of the first axis resized to `wanted`."""
     function, support = FILTERS[interpolation]
     size = pixels.shape[0]
     scale = size / wanted
     stretch = max(scale, 1.0)
-    out = np.empty((wanted, *pixels.shape[1:]), dtype=np.uint8)
-    for index in range(wanted):
+    out = np.empty((len(part), *pixels.shape[1:]), dtype=np.uint8)
+    for place, index in enumerate(part):
         centre = (index + 0.5) * scale
         first = max(int(centre - support * stretch + 0.5), 0)
         last = min(int(centre + support * stretch + 0.5), size)
-        weights = [function((place - centre + 0.5) * (1.0 / stretch)) for place in range(first, last)]
+        weights = [function((x - centre + 0.5) * (1.0 / stretch)) for x in range(first, last)]
         total = sum(weights)
         fixed = [int(math.copysign(0.5, w) + w / total * (1 << _BITS)) if w else 0 for w in weights]
         # Products and sums stay far below 2^53.
         sums = np.tensordot(np.array(fixed, dtype=np.float64), pixels[first:last].astype(np.float64), axes=1)
-        out[index] = np.clip((sums.astype(np.int64) + (1 << (_BITS - 1))) >> _BITS, 0, 255)
+        out[place] = np.clip((sums.astype(np.int64) + (1 << (_BITS - 1))) >> _BITS, 0, 255)
     return out
 
 
@@ -1322,10 +1353,7 @@ def doctor(folder: Path, cache: Path) -> List[Finding]:
     findings += _jetson()
     findings.append(_gpu(bundle))
     runtimes, usable = _runtimes(bundle)
-    findings += runtimes
-    if bundle is not None:
-        findings.append(usable)
-    findings.append(_disk(cache))
+    findings += [*runtimes, usable, _disk(cache)]
     return findings
 
 
@@ -1383,13 +1411,15 @@ def _runtimes(bundle: Optional[Bundle]) -> Tuple[List[Finding], Finding]:
             backend = backend_of(runtime)
             model = None if bundle is None else model_for(bundle, backend.kind, backend.version)
         except Problem as problem:
-            wanted = BACKENDS[runtime].kind in kinds
+            # Without a bundle, whatever this machine could use.
+            wanted = BACKENDS[runtime].kind in kinds if bundle else runtime == "onnxruntime" or gpu_name() is not None
             findings.append(Finding(name, problem.found, problem.remedy if wanted else None))
             continue
         findings.append(Finding(name, backend.version + (f", runs {model['file']}" if model else "")))
         taken = taken or name
     if taken is None:
-        return findings, Finding("runtime", "none that can run this bundle", "install one of those above", needed=True)
+        which = "this bundle" if bundle else "a bundle"
+        return findings, Finding("runtime", f"none that can run {which}", "install one of those above", needed=True)
     return findings, Finding("runtime", f"{taken} would be taken")
 
 
@@ -1402,7 +1432,7 @@ def _disk(cache: Path) -> Finding:
     writable = os.access(str(place), os.W_OK)
     if not writable:
         remedy = "engines are kept there: choose another folder with --cache"
-    return Finding("disk", f"{free / GIB:.1f} GiB free for {cache}" + ("" if writable else ", not writable"), remedy)
+    return Finding("disk", f"{free / GIB:.1f} GiB free in {place}" + ("" if writable else ", not writable"), remedy)
 
 
 def gpu_name() -> Optional[str]:
@@ -1495,7 +1525,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
     return value
@@ -1548,7 +1581,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     found = classify(bundle, choice, options.cache, options.images)
     _show({**about, "images": found}, options.json, lambda: _classify_lines(found))
-    return 0
+    errors = [image["error"] for image in found if "error" in image]
+    for error in errors:
+        say(f"Error: {error}")
+    return 1 if errors else 0
 
 
 def _build(bundle: Bundle, choice: Choice, options: argparse.Namespace, about: Dict[str, Any], where: str) -> int:
@@ -1564,7 +1600,8 @@ def _build(bundle: Bundle, choice: Choice, options: argparse.Namespace, about: D
 
 
 def _show(values: Any, as_json: bool, lines: Callable[[], List[str]]) -> None:
-    print(json.dumps(values, indent=1) if as_json else "\n".join(lines()))
+    for line in [json.dumps(values, indent=1)] if as_json else lines():
+        print(line)
 
 
 def _show_doctor(findings: List[Finding], as_json: bool) -> int:
@@ -1624,34 +1661,43 @@ def _bench_lines(where: str, result: Dict[str, Any]) -> List[str]:
 def _classify_lines(found: List[Dict[str, Any]]) -> List[str]:
     lines = []
     for each in found:
-        lines.append(each["image"])
-        lines += [f"  {100 * one['share']:6.2f} %  {one['name']}" for one in each["top"]]
+        if "top" in each:
+            lines.append(each["image"])
+            lines += [f"  {100 * one['share']:6.2f} %  {one['name']}" for one in each["top"]]
     return lines
 
 
 def main(words: Optional[List[str]] = None) -> int:
+    streams: Tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        with contextlib.suppress(AttributeError):  # names of files and classes may be in another script than it takes
+            stream.reconfigure(errors="backslashreplace")
     parser = arguments()
     options = parser.parse_args(words)
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2
     try:
-        return run(options)
+        code = run(options)
+        sys.stdout.flush()
+        return code
     except Problem as problem:
-        say(f"Error: {str(problem)[:1].upper()}{str(problem)[1:]}")
+        say(f"Error: {problem}")
+    except BrokenPipeError:  # whoever reads has enough; else Python would say so once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         say("Interrupted.")
         return 130
     except OSError as error:
         where = "" if error.filename is None else f" ({error.filename})"
-        say(f"Error: The system refused{where}: {error.strerror or error}; make room or choose another --cache.")
+        say(f"Error: the system refused{where}: {error.strerror or error}; make room, or choose another place.")
     except MemoryError:
-        say("Error: Memory did not suffice: end other programs, and run it again.")
+        say("Error: memory did not suffice: end other programs, and run it again.")
     except Exception as error:  # what no line above foresees; its place is what a report is worth most with
         steps = traceback.extract_tb(error.__traceback__)
         line = [step.lineno for step in steps if step.filename == main.__code__.co_filename][-1]
         say(
-            f"Error: Unexpected {type(error).__name__} ({one_line(error)}) at line {line} of run.py: a fault of run.py "
+            f"Error: unexpected {type(error).__name__} ({one_line(error)}) at line {line} of run.py: a fault of run.py "
             "or of the runtime, report it with what `python3 run.py doctor --json` says."
         )
     return 1

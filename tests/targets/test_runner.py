@@ -122,7 +122,7 @@ def test_the_same_inputs_give_the_same_bytes(bundle, program, artifacts, images,
 
 
 def test_appended_outputs_are_the_instrumented_model(program, artifacts):
-    for artifact in artifacts.values():
+    for _, artifact in artifacts:
         model = ir.load(artifact.path)
         joined = ir.from_proto(ir.serde.onnx.ModelProto.FromString(
             artifact.path.read_bytes() + further_outputs(model, program)
@@ -780,7 +780,7 @@ def test_what_nobody_foresaw_is_one_sentence_that_blames_no_file(said, error, mo
     monkeypatch.setattr(device, "_batched", fail)
     code, _, err = said("check")
     assert code == 1
-    assert err.startswith(f"Error: Unexpected {type(error).__name__} (x y) at line ")
+    assert err.startswith(f"Error: unexpected {type(error).__name__} (x y) at line ")
     assert "report it with what `python3 run.py doctor --json` says." in err
     assert "unpack" not in err
     assert err.count("\n") == 1

@@ -19,7 +19,7 @@ import sys
 if sys.version_info < (3, 8):  # noqa: UP036
     sys.exit("Error: this is Python %d.%d: run it with Python 3.8 or newer." % sys.version_info[:2])  # noqa: UP031
 
-if __name__ == "__main__" and sys.path and "__file__" in globals():
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]  # this folder: nothing in it is a module, and a file that says so is not verified yet
 
 import argparse
@@ -1411,9 +1411,13 @@ def _runtimes(bundle: Optional[Bundle]) -> Tuple[List[Finding], Finding]:
             backend = backend_of(runtime)
             model = None if bundle is None else model_for(bundle, backend.kind, backend.version)
         except Problem as problem:
-            # Without a bundle, whatever this machine could use.
-            wanted = BACKENDS[runtime].kind in kinds if bundle else runtime == "onnxruntime" or gpu_name() is not None
-            findings.append(Finding(name, problem.found, problem.remedy if wanted else None))
+            if bundle is not None and BACKENDS[runtime].kind not in kinds:
+                remedy: Optional[str] = "none is needed: the bundle has no file for it"
+            elif bundle is None and runtime != "onnxruntime" and gpu_name() is None:
+                remedy = "none is needed: there is no GPU"
+            else:
+                remedy = problem.remedy
+            findings.append(Finding(name, problem.found, remedy))
             continue
         findings.append(Finding(name, backend.version + (f", runs {model['file']}" if model else "")))
         taken = taken or name

@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/intraq-deploy quantize builtin:resnet20-cifar10 --bits 4 --eval builtin:cifar10-sample --out $(RUN_DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(IN_PARALLEL)
+	$(BIN)/python -m pytest $(IN_PARALLEL) --durations 20
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(IN_PARALLEL)

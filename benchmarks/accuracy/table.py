@@ -89,10 +89,13 @@ def lines(heading: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 
 
 def conditions(found: list[dict[str, str]]) -> str:
-    """Where the rows of a table were measured."""
+    """Where the rows of a table were measured, and in which precision images and gradients were computed."""
     seen = sorted({f"{row['hardware']}; {row['versions']}" for row in found})
-    seeds = sorted({row["seed"] for row in found}, key=int)
-    return f"\n\nSeeds {', '.join(seeds)}. {'. '.join(seen)}." if found else ""
+    how = [
+        f"{', '.join(sorted({row['seed'] for row in found if row['precision'] == precision}, key=int))} in {precision}"
+        for precision in sorted({row["precision"] for row in found})
+    ]
+    return f"\n\nSeeds {'; '.join(how)}. {'. '.join(seen)}." if found else ""
 
 
 def mean(found: list[dict[str, str]], column: str, digits: int = 3) -> str:

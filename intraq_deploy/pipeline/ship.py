@@ -107,7 +107,7 @@ def ship_run(
 
     evaluate: labelled images, as --eval takes them, which are prepared here and answered there. A host that fails does
     not stop the others: its report says why. Reports are kept in the run directory. Raises UsageError, RunError and
-    DataError for what is wrong before any host is asked.
+    DataError for what is wrong with what was given.
     """
     shipment.check(path)
     labelled = None if evaluate is None else _labelled(path, evaluate, trust_pickle, progress)

@@ -113,7 +113,7 @@ def check_fits(host: str, device: DeviceProfile, facts: Facts) -> None:
         wrong = f"it is {facts.machine}, and {device.name} is {device.machine}"
     elif device.name == "nvidia-gpu" and not _has_gpu(facts):
         wrong = f"no NVIDIA GPU answers there ({facts.gpu or 'no nvidia-smi'}), and {device.name} needs one"
-    elif device.name in {name for _, name in _JETSONS} - {found} and found is not None:
+    elif found is not None and device.name != found and device.name in dict(_JETSONS).values():
         wrong = f"it is a {facts.model}, which is no {device.name}"
     if wrong:
         raise TargetError(f"{host}: {wrong}: give --target {device_of(host, facts)}, or none, to let it be found.")

@@ -1351,8 +1351,9 @@ def doctor(folder: Path, cache: Path) -> List[Finding]:
     findings.append(_numpy())
     findings.append(_machine(bundle))
     findings += _jetson()
-    findings.append(_gpu(bundle))
-    runtimes, usable = _runtimes(bundle)
+    gpu = gpu_name()
+    findings.append(_gpu(bundle, gpu))
+    runtimes, usable = _runtimes(bundle, gpu)
     findings += [*runtimes, usable, _disk(cache)]
     return findings
 
@@ -1392,16 +1393,15 @@ def _jetson() -> List[Finding]:
     return findings + ([] if mode is None else [Finding("power mode", mode)])
 
 
-def _gpu(bundle: Optional[Bundle]) -> Finding:
+def _gpu(bundle: Optional[Bundle], name: Optional[str]) -> Finding:
     wanted = bundle is not None and any(model["runtime"] == "tensorrt" for model in bundle.manifest["models"])
-    name = gpu_name()
     if name is not None:
         return Finding("GPU", name)
     remedy = "install NVIDIA's driver; without one only ONNX Runtime's CPU provider runs" if wanted else None
     return Finding("GPU", "none found", remedy)
 
 
-def _runtimes(bundle: Optional[Bundle]) -> Tuple[List[Finding], Finding]:
+def _runtimes(bundle: Optional[Bundle], gpu: Optional[str]) -> Tuple[List[Finding], Finding]:
     """One finding for each, and which one would be taken."""
     names = {"tensorrt": "TensorRT", "trtexec": "trtexec", "onnxruntime": "ONNX Runtime"}
     findings, taken = [], None
@@ -1413,7 +1413,7 @@ def _runtimes(bundle: Optional[Bundle]) -> Tuple[List[Finding], Finding]:
         except Problem as problem:
             if bundle is not None and BACKENDS[runtime].kind not in kinds:
                 remedy: Optional[str] = "none is needed: the bundle has no file for it"
-            elif bundle is None and runtime != "onnxruntime" and gpu_name() is None:
+            elif bundle is None and runtime != "onnxruntime" and gpu is None:
                 remedy = "none is needed: there is no GPU"
             else:
                 remedy = problem.remedy

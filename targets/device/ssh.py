@@ -255,9 +255,10 @@ def send(
         command = f"mkdir -p {quoted(place.parent)} && cat {'>>' if begun else '>'} {quoted(f'{place}{_PART}')}"
         if begun < (source / name).stat().st_size or not begun:
             total = _append(remote, source / name, begun, command, total, sent)
-    arrived, _ = _look(remote, python, folder, files)
-    for name in absent:
-        if arrived.get(f"{name}{_PART}", ("",))[0] != files[name]:
+    expected = {name: files[name] for name in absent}
+    arrived, _ = _look(remote, python, folder, expected)
+    for name, sha256 in expected.items():
+        if arrived.get(f"{name}{_PART}", ("",))[0] != sha256:
             raise TargetError(f"{remote.host}: {name} arrived otherwise than it was sent: run it again.")
     _run(remote, python, folder, _PLACE, list(absent))
     return total

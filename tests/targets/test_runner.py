@@ -5,11 +5,11 @@ import importlib
 import json
 import random
 import shutil
-import stat
 import subprocess
 import sys
 import time
 from enum import IntEnum
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -38,7 +38,7 @@ from intraq_deploy.targets.tensorrt.versions import switches_of
 from PIL import Image
 from support import random_images
 from tensorrt_modules import FREE, VERSIONS, Seen, module_of
-from test_trtexec import SCRIPT
+from test_trtexec import install_trtexec
 
 from intraq_deploy.data.resizing import FILTERS, to_network_size
 from intraq_deploy.errors import TargetError
@@ -516,17 +516,7 @@ def test_without_a_gpu_the_next_runtime_is_taken(call, tensorrt):
 
 @pytest.fixture
 def trtexec(monkeypatch, tmp_path):
-    def make(digits):
-        monkeypatch.setitem(sys.modules, "tensorrt", None)
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        script = folder / "trtexec"
-        script.write_text(SCRIPT.format(python=sys.executable, digits=digits))
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", str(folder), prepend=":")
-        return folder
-
-    return make
+    return partial(install_trtexec, monkeypatch, tmp_path)
 
 
 def told(folder):

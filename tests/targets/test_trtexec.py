@@ -68,20 +68,25 @@ if "noDataTransfers" in options:
 """
 
 
+def install_trtexec(monkeypatch, tmp_path, digits):
+    """The command on PATH, and no Python bindings. Gives its folder."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "trtexec"
+    script.write_text(SCRIPT.format(python=sys.executable, digits=digits))
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A machine with trtexec of a version on its PATH and no Python bindings. Gives the script's folder."""
+    """A machine with trtexec of a version and no Python bindings. Gives the script's folder."""
 
     def make(digits, gpu=True):
         install(monkeypatch, "10.3.0", gpu)
-        monkeypatch.setitem(sys.modules, "tensorrt", None)
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        script = folder / "trtexec"
-        script.write_text(SCRIPT.format(python=sys.executable, digits=digits))
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", str(folder), prepend=":")
-        return folder
+        return install_trtexec(monkeypatch, tmp_path, digits)
 
     return make
 

@@ -32,6 +32,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.training.correction import correct
 from intraq_deploy.training.loop import Trainer
 from intraq_deploy.training.reconstruction import reconstruct as reconstruct_blocks
 from intraq_deploy.training.teacher import Teacher
@@ -126,6 +127,8 @@ def quantize(
     teacher = Teacher(graph).to(where)
     if chosen.reconstruction.enabled:
         reconstruct_blocks(student, teacher, images, chosen.reconstruction, seed, where)
+    if chosen.quantization.correct:
+        correct(student, teacher, images, seed, where)
     if chosen.training.steps:
         Trainer(student, teacher, images, chosen.training, seed, where).run(chosen.training.steps)
     student = student.cpu()

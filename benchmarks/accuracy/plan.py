@@ -41,7 +41,7 @@ STATIC = ("ranges", "static")
 """8 bits without training: ours, and ONNX Runtime's quantize_static with the same images."""
 TRIALS = ("best-float32", "best-bounded-120")
 """What `best` could be, and the same `best` beside it in one precision."""
-IMAGENET_RECIPES = ("imagenet-best",)
+IMAGENET_RECIPES = ("imagenet-correct", "imagenet-best")
 
 
 def before_image(recipe: str) -> str | None:

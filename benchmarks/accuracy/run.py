@@ -44,7 +44,7 @@ from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import BUILTIN
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
-from intraq_deploy.training import Trainer, reconstruct
+from intraq_deploy.training import Trainer, correct, reconstruct
 from intraq_deploy.training.losses import distillation
 from intraq_deploy.training.teacher import Teacher
 
@@ -154,6 +154,8 @@ def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, d
     teacher = Teacher(graph).to(choose_device())
     if recipe.reconstruction.enabled:
         reconstruct(student, teacher, images, recipe.reconstruction, key.seed, choose_device())
+    if recipe.quantization.correct:
+        correct(student, teacher, images, key.seed, choose_device())
     if recipe.training.steps:
         Trainer(student, teacher, images, recipe.training, key.seed, choose_device()).run(recipe.training.steps)
     seconds = time.perf_counter() - start

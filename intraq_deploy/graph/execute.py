@@ -107,7 +107,9 @@ def clamp(x: Tensor, activation: Clamp | None, ceiling: Tensor | None = None) ->
         return torch.minimum(x.clamp(min=activation.low), ceiling.reshape(-1, *[1] * (x.dim() - 2)))
     if activation.low == 0 and activation.high == float("inf"):
         return torch.relu(x)
-    return torch.clamp(x, activation.low, activation.high)
+    # As torch.clamp, whose gradient takes three times as long on a CPU, and passes at the bounds: relu's does not.
+    clamped: Tensor = torch.ops.aten.hardtanh(x, activation.low, activation.high)
+    return clamped
 
 
 Evaluate = Callable[[Node, Sequence[Tensor]], Tensor]

@@ -32,6 +32,7 @@ from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.tensorrt.implicit import add_cache
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
+from intraq_deploy.training.correction import correct
 from intraq_deploy.training.loop import Trainer
 from intraq_deploy.training.reconstruction import reconstruct
 
@@ -178,8 +179,11 @@ def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[st
         student = build_network(run.graph, run.scheme, images.images, run.options.seed)
         if recipe.reconstruction.enabled:
             _reconstruct(run, student, images, stage.folder / _RECONSTRUCTED, note)
+        checkpoint = stage.folder / _CHECKPOINT
+        if recipe.quantization.correct and not checkpoint.exists():
+            correct(student, run.teacher, images, run.options.seed, run.device)
         if recipe.training.steps:
-            _train(run, student, images, stage.folder / _CHECKPOINT, note)
+            _train(run, student, images, checkpoint, note)
         student = student.cpu()
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in settle(student)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)

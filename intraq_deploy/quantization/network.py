@@ -136,14 +136,19 @@ class FakeQuantNetwork(nn.Module):
         assert isinstance(module, ActivationQuantizer)
         return module
 
+    def evaluate_layer(self, node: Node, x: Tensor) -> Tensor:
+        """A convolution or linear layer with its batch norm, in front of its activation."""
+        integer = self.placement.layers[node.name].integer
+        source = self.quantizer(node.inputs[0]) if integer else None
+        y: Tensor = self.layer(node.name)(x, None if source is None else source.scale)
+        return y
+
     def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
         """One node with its activation and its quantizer: inputs and result are values on their grids, or floats."""
         if isinstance(node.op, Input):
             y = inputs[0]
         elif isinstance(node.op, Conv2d | Linear):
-            integer = self.placement.layers[node.name].integer
-            source = self.quantizer(node.inputs[0]) if integer else None
-            y = self.layer(node.name)(inputs[0], None if source is None else source.scale)
+            y = self.evaluate_layer(node, inputs[0])
         else:
             y = apply(node.op, *inputs)
         y = clamp(y, node.activation)

@@ -13,3 +13,5 @@ class QuantizationRecipe:
     symmetric. "min-max": weights from their live minimum and maximum, activations from averaged ones, then fixed."""
     equalize: bool = False
     """Move ranges between channels of consecutive layers first; the float network stays the same function."""
+    correct: bool = False
+    """Then move every channel's mean and gain to the float network's (training.correction)."""

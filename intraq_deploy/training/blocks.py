@@ -1,8 +1,9 @@
 """A network's blocks: student and teacher are compared at their ends, and one block at a time is reconstructed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from intraq_deploy.graph.execute import Evaluate
@@ -43,6 +44,18 @@ class Block:
             values[node.name] = evaluate(node, [values[name] for name in _read(node)])
         return {name: values[name] for name in self.outputs}
 
+    @torch.no_grad()
+    def run_all(
+        self, tensors: Mapping[str, Tensor], evaluate: Evaluate, batch: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """As `run`, for tensors of all images in CPU memory, `batch` at a time on `device`: outputs in CPU memory."""
+        made: dict[str, list[Tensor]] = {name: [] for name in self.outputs}
+        for part in torch.arange(len(tensors[self.inputs[0]])).split(batch):
+            inputs = {name: moved(tensors[name][part], device) for name in self.inputs}
+            for name, tensor in self.run(inputs, evaluate).items():
+                made[name].append(tensor.cpu())
+        return {name: torch.cat(parts) for name, parts in made.items()}
+
 
 def blocks(graph: Graph) -> list[Block]:
     """The stretches that end at `block_outputs`, and the rest up to the logits: every node is in one of them."""
@@ -53,6 +66,22 @@ def blocks(graph: Graph) -> list[Block]:
         if node.name in ends:
             stretches.append([])
     return [_block(graph, stretch) for stretch in stretches if stretch]
+
+
+def single_nodes(graph: Graph) -> list[Block]:
+    """Every node as a block of its own, in execution order."""
+    return [_block(graph, [node]) for node in graph.nodes]
+
+
+def read_later(parts: Sequence[Block]) -> set[str]:
+    """The tensors that these blocks read."""
+    return {name for block in parts for name in block.inputs}
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On `device`, channels last where there are channels."""
+    tensor = tensor.to(device)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def _block(graph: Graph, nodes: list[Node]) -> Block:

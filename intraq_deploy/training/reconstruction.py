@@ -25,14 +25,13 @@ from torch import Tensor, nn
 
 from intraq_deploy import seeds
 from intraq_deploy.errors import DivergedError, UsageError
-from intraq_deploy.graph.execute import Evaluate
 from intraq_deploy.graph.ops import HAS_WEIGHT
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.quantizer import SMALLEST_SCALE, ActivationQuantizer, MinMaxWeightQuantizer
 from intraq_deploy.quantization.scheme import Ranges
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training import losses
-from intraq_deploy.training.blocks import Block, blocks
+from intraq_deploy.training.blocks import Block, blocks, moved, read_later
 from intraq_deploy.training.recipe import ReconstructionRecipe
 from intraq_deploy.training.rounding import SoftWeightQuantizer, commit, soften, undecided
 from intraq_deploy.training.teacher import Teacher
@@ -76,7 +75,7 @@ def reconstruct(
     parts = blocks(student.graph)
     ours = theirs = {student.graph.input.name: images.images}
     for index, block in enumerate(parts):
-        expected = _outputs(block, theirs, teacher.evaluate, recipe.batch, device)
+        expected = block.run_all(theirs, teacher.evaluate, recipe.batch, device)
         reconstruction = _Reconstruction(student, block, _Tensors(ours, theirs, expected), recipe, device)
         for step in range(recipe.steps if reconstruction.rounded else 0):
             reconstruction.take_step(step, seeds.generator(seed, "reconstruction", index, step))
@@ -85,23 +84,10 @@ def reconstruct(
                 if report is not None:
                     report(index, step + 1, error)
         reconstruction.commit()
-        found = _outputs(block, ours, student.evaluate, recipe.batch, device)
-        later = {name for following in parts[index + 1 :] for name in following.inputs}
+        found = block.run_all(ours, student.evaluate, recipe.batch, device)
+        later = read_later(parts[index + 1 :])
         ours = {name: tensor for name, tensor in (ours | found).items() if name in later}
         theirs = {name: tensor for name, tensor in (theirs | expected).items() if name in later}
-
-
-@torch.no_grad()
-def _outputs(
-    block: Block, inputs: Mapping[str, Tensor], evaluate: Evaluate, batch: int, device: torch.device
-) -> dict[str, Tensor]:
-    """The block's outputs for all images, in CPU memory."""
-    made: dict[str, list[Tensor]] = {name: [] for name in block.outputs}
-    for part in torch.arange(len(inputs[block.inputs[0]])).split(batch):
-        tensors = {name: _on(inputs[name][part], device) for name in block.inputs}
-        for name, tensor in block.run(tensors, evaluate).items():
-            made[name].append(tensor.cpu())
-    return {name: torch.cat(tensors) for name, tensors in made.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +165,8 @@ class _Reconstruction:
         for name in self._block.inputs:
             ours, theirs = tensors.ours[name][index], tensors.theirs[name][index]
             dropped = torch.rand(ours.shape, generator=generator) < self._recipe.drop
-            inputs[name] = _on(torch.where(dropped, theirs, ours), self._device)
-        return inputs, {name: _on(tensor[index], self._device) for name, tensor in tensors.expected.items()}
+            inputs[name] = moved(torch.where(dropped, theirs, ours), self._device)
+        return inputs, {name: moved(tensor[index], self._device) for name, tensor in tensors.expected.items()}
 
 
 def _quantizers(student: FakeQuantNetwork, block: Block) -> list[ActivationQuantizer]:
@@ -204,8 +190,3 @@ def _beta(progress: float) -> float | None:
         return None
     left = (1 - progress) / (1 - _FREE)
     return _LAST_BETA + (_FIRST_BETA - _LAST_BETA) * left
-
-
-def _on(tensor: Tensor, device: torch.device) -> Tensor:
-    moved = tensor.to(device)
-    return moved.contiguous(memory_format=torch.channels_last) if moved.dim() == 4 else moved

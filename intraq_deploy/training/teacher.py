@@ -37,8 +37,12 @@ class Teacher(nn.Module):
         if isinstance(node.op, Input):
             return inputs[0]
         if isinstance(node.op, Conv2d | Linear):
-            weight, bias, ceiling = (
-                getattr(self, f"{part}{self._index[node.name]}") for part in ("weight", "bias", "ceiling")
-            )
-            return clamp(apply_layer(node.op, inputs[0], weight, bias), node.activation, ceiling)
+            ceiling = getattr(self, f"ceiling{self._index[node.name]}")
+            return clamp(self.evaluate_layer(node, inputs[0]), node.activation, ceiling)
         return clamp(apply(node.op, *inputs), node.activation)
+
+    def evaluate_layer(self, node: Node, x: Tensor) -> Tensor:
+        """A convolution or linear layer with its batch norm, in front of its activation."""
+        assert isinstance(node.op, Conv2d | Linear)
+        index = self._index[node.name]
+        return apply_layer(node.op, x, getattr(self, f"weight{index}"), getattr(self, f"bias{index}"))

@@ -73,9 +73,10 @@ def single_nodes(graph: Graph) -> list[Block]:
     return [_block(graph, [node]) for node in graph.nodes]
 
 
-def read_later(parts: Sequence[Block]) -> set[str]:
-    """The tensors that these blocks read."""
-    return {name for block in parts for name in block.inputs}
+def carried(tensors: Mapping[str, Tensor], following: Sequence[Block]) -> dict[str, Tensor]:
+    """The tensors that blocks still read."""
+    read = {name for block in following for name in block.inputs}
+    return {name: tensor for name, tensor in tensors.items() if name in read}
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

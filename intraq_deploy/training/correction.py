@@ -30,7 +30,7 @@ from intraq_deploy import seeds
 from intraq_deploy.graph.ops import HAS_WEIGHT
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
-from intraq_deploy.training.blocks import moved, read_later, single_nodes
+from intraq_deploy.training.blocks import carried, moved, single_nodes
 from intraq_deploy.training.teacher import Teacher
 
 _IMAGES, _BATCH = 128, 32
@@ -53,21 +53,17 @@ def correct(student: FakeQuantNetwork, teacher: Teacher, images: SyntheticSet, s
     for index, block in enumerate(parts):
         (node,) = block.nodes
         if isinstance(node.op, HAS_WEIGHT):
-            pairs = _Pairs()
-            for x, reference in zip(
-                ours[node.inputs[0]].split(_BATCH), theirs[node.inputs[0]].split(_BATCH), strict=True
-            ):
+            (name,) = node.inputs
+            layer, pairs = student.layer(node.name), _Pairs()
+            for x, reference in zip(ours[name].split(_BATCH), theirs[name].split(_BATCH), strict=True):
                 y = student.evaluate_layer(node, moved(x, device))
                 pairs.see(y, teacher.evaluate_layer(node, moved(reference, device)))
-            layer = student.layer(node.name)
             gain, offset = pairs.line()
             layer.gamma.mul_(gain)
             layer.beta.mul_(gain).add_(offset)
-        later = read_later(parts[index + 1 :])
         expected = block.run_all(theirs, teacher.evaluate, _BATCH, device)
         found = block.run_all(ours, student.evaluate, _BATCH, device)
-        ours = {name: tensor for name, tensor in (ours | found).items() if name in later}
-        theirs = {name: tensor for name, tensor in (theirs | expected).items() if name in later}
+        ours, theirs = carried(ours | found, parts[index + 1 :]), carried(theirs | expected, parts[index + 1 :])
 
 
 class _Pairs:

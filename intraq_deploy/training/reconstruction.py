@@ -31,7 +31,7 @@ from intraq_deploy.quantization.quantizer import SMALLEST_SCALE, ActivationQuant
 from intraq_deploy.quantization.scheme import Ranges
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training import losses
-from intraq_deploy.training.blocks import Block, blocks, moved, read_later
+from intraq_deploy.training.blocks import Block, blocks, carried, moved
 from intraq_deploy.training.recipe import ReconstructionRecipe
 from intraq_deploy.training.rounding import SoftWeightQuantizer, commit, soften, undecided
 from intraq_deploy.training.teacher import Teacher
@@ -85,9 +85,7 @@ def reconstruct(
                     report(index, step + 1, error)
         reconstruction.commit()
         found = block.run_all(ours, student.evaluate, recipe.batch, device)
-        later = read_later(parts[index + 1 :])
-        ours = {name: tensor for name, tensor in (ours | found).items() if name in later}
-        theirs = {name: tensor for name, tensor in (theirs | expected).items() if name in later}
+        ours, theirs = carried(ours | found, parts[index + 1 :]), carried(theirs | expected, parts[index + 1 :])
 
 
 @dataclass(frozen=True, slots=True)

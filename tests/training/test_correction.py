@@ -24,7 +24,7 @@ def teacher(network="resnet"):
     return Teacher(trace(small_network(network), SMALL_SHAPE))
 
 
-def outputs(network):
+def outputs(network, graph):
     """Of every layer in front of its activation, float64 [values, channels], and how many values an image has."""
     found = {}
 
@@ -35,7 +35,7 @@ def outputs(network):
         return network.evaluate(node, inputs)
 
     with torch.no_grad():
-        walk(network.graph if hasattr(network, "graph") else network._graph, IMAGES.images, evaluate)
+        walk(graph, IMAGES.images, evaluate)
     return found
 
 
@@ -51,9 +51,9 @@ def bias_step(student, name):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_channel_has_the_float_networks_mean_and_no_gain_is_left(student, network, scheme):
     made, expected = student(network, scheme), teacher(network)
-    before = outputs(made)
+    before = outputs(made, made.graph)
     correct(made, expected, IMAGES, 0, CPU)
-    after, floats = outputs(made), outputs(expected)
+    after, floats = outputs(made, made.graph), outputs(expected, made.graph)
     moved = False
     for name, (t, positions) in floats.items():
         y, b = after[name][0], before[name][0]
@@ -122,7 +122,7 @@ def test_the_seed_draws_the_images(student, monkeypatch):
 
 
 def test_a_recipe_switches_it_on(tmp_path):
-    """In front of training, and without any."""
+    """Also where nothing is trained."""
     model = model_of(small_network("mobilenet"), SMALL_SHAPE, 10)
     answers = teacher("mobilenet")(IMAGES.images)
     found = {}

@@ -90,7 +90,7 @@ Iterations = Annotated[
 Steps = Annotated[
     int | None,
     typer.Option(
-        help="Fine-tuning steps; 0: ranges only. Default: the recipe's.",
+        help="Fine-tuning steps; 0: none. Default: the recipe's.",
         show_default=False,
     ),
 ]
@@ -114,7 +114,7 @@ Recipe = Annotated[
 ]
 Method = Annotated[
     str,
-    typer.Option(help="qat: ranges, then fine-tuning; ptq: ranges only, no fine-tuning, which is for 8 bits."),
+    typer.Option(help="qat: ranges, then fine-tuning; ptq: ranges, no fine-tuning, which is for 8 bits."),
 ]
 Reconstruct = Annotated[
     bool,

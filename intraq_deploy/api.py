@@ -104,7 +104,7 @@ def quantize(
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
-    """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the recipe; 0: ranges only.
+    """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the recipe; 0: no training.
 
     reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
     says; a recipe that does so by itself does not with steps=0. targets: what it will be exported for: names of

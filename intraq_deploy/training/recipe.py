@@ -37,7 +37,7 @@ class TrainingRecipe:
     """Steps, optimiser, loss weights and what is kept."""
 
     steps: Annotated[int, Interval(ge=0, le=MOST_STEPS)]
-    """0: ranges only, no fine-tuning."""
+    """0: no fine-tuning."""
     batch: Batch
     learning_rate: Positive
     precision: Literal["float32", "bfloat16"] = "float32"

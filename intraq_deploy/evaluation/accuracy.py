@@ -1,7 +1,7 @@
 """Top-1 and top-5 on labelled images. They measure; they never quantize, calibrate or select."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,17 +19,20 @@ class Accuracy:
     """Percent."""
     top5: float
     """Percent; 100 for networks of at most five classes."""
+    right: Tensor = field(compare=False, repr=False)
+    """Whether the first answer is the label, bool [images]."""
 
 
 def evaluate(predict: Predict, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
     """Accuracy of `predict` over batches of (images, labels int64 [N])."""
-    images = first = among_five = 0
+    right: list[Tensor] = []
+    among_five = 0
     with torch.no_grad():
         for batch, labels in batches:
             logits = predict(batch).cpu()
             top = logits.topk(min(5, logits.shape[1]), dim=1).indices
             hits = top == labels[:, None]
-            images += len(labels)
-            first += int(hits[:, 0].sum())
+            right.append(hits[:, 0])
             among_five += int(hits.any(1).sum())
-    return Accuracy(images, 100 * first / images, 100 * among_five / images)
+    first = torch.cat(right)
+    return Accuracy(len(first), 100 * int(first.sum()) / len(first), 100 * among_five / len(first), first)

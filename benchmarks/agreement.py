@@ -37,9 +37,10 @@ def main() -> None:
         for batch, _ in load_labelled(args.images, run.model).batches(BATCH):
             codes: dict[str, Tensor] = {}
             answers = reference.run(batch, codes.__setitem__).argmax(1)
-            logits, tensors = student.features(batch, [node.name for node in nodes])
+            looked_at = nodes if images < args.codes else []
+            logits, tensors = student.features(batch, [node.name for node in looked_at])
             same += int((logits.argmax(1) == answers).sum())
-            for node in nodes if images < args.codes else ():
+            for node in looked_at:
                 grid, expected = program.grids[node.name], codes[node.name]
                 values = [arithmetic.dequantize(codes[name], program.grids[name]) for name in node.inputs]
                 found = arithmetic.quantize(student.evaluate(node, values), grid)

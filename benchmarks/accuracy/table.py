@@ -17,6 +17,8 @@ import rows
 from intraq_deploy.recipes import read as read_recipe
 
 ROOT = Path(__file__).parents[2]
+SEEDS = 3
+"""What a cell has where it does not say otherwise."""
 PAGES = (ROOT / "docs" / "accuracy.md", ROOT / "README.md")
 
 
@@ -37,7 +39,8 @@ class Cell:
     def __str__(self) -> str:
         if len(self.drops) == 1:
             return f"{self.mean:.2f} (1 seed)"
-        return f"{self.mean:.2f} ({min(self.drops):.2f} to {max(self.drops):.2f})"
+        few = f"{len(self.drops)} seeds, " if len(self.drops) < SEEDS else ""
+        return f"{self.mean:.2f} ({few}{min(self.drops):.2f} to {max(self.drops):.2f})"
 
 
 class Measured:

@@ -109,14 +109,14 @@ class PlainProgress:
     def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None:
         name, now = stage or self._current, time.monotonic()
         running = self._stages[name]
-        if running.first is None:
+        if running.first in (None, done):  # what comes before the first image, as a correction does, is no speed
             running.first, running.began = done, now
         if now - running.last < _PLAIN_SECONDS:
             return
         running.last = now
         speed = (done - running.first) / max(now - running.began, 1e-9)
-        left = f", {(running.total - done) / speed:.0f} s left" if speed > 0 else ""
-        rate = f", {speed:,.0f} {running.unit}/s{left}" if done < running.total else ""
+        left = f"{(running.total - done) / speed:.0f} s left" if speed > 0 else ""
+        rate = f", {speed:,.0f} {running.unit}/s, {left}" if left and done < running.total else ""
         shown = "" if loss is None else f", loss {loss:.4g}"
         self._line(f"{name}: {detail}{shown}{rate}")
 

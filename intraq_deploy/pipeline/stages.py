@@ -181,7 +181,7 @@ def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[st
             _reconstruct(run, student, images, stage.folder / _RECONSTRUCTED, note)
         checkpoint = stage.folder / _CHECKPOINT
         if recipe.quantization.correct and not checkpoint.exists():
-            correct(student, run.teacher, images, run.options.seed, run.device)
+            _correct(run, student, images)
         if recipe.training.steps:
             _train(run, student, images, checkpoint, note)
         student = student.cpu()
@@ -228,6 +228,13 @@ def _reconstruct(
     reconstruct(student, run.teacher, images, recipe, run.options.seed, run.device, report)
     save_student(done, student)
     note()
+
+
+def _correct(run: Run, student: FakeQuantNetwork, images: SyntheticSet) -> None:
+    def report(layer: int, count: int) -> None:
+        run.progress.advance(_reconstruction_images(run.recipe), f"correcting layer {layer}/{count}")
+
+    correct(student, run.teacher, images, run.options.seed, run.device, report)
 
 
 def _train(

@@ -23,6 +23,8 @@ network and two of the student. Held in CPU memory are what layers read later, o
 four tensors at once in most networks, 2.5 GB for MobileNetV2 at 224 pixels.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,18 +43,30 @@ _FLAT = 1e-9
 
 
 @torch.no_grad()
-def correct(student: FakeQuantNetwork, teacher: Teacher, images: SyntheticSet, seed: int, device: torch.device) -> None:
+def correct(
+    student: FakeQuantNetwork,
+    teacher: Teacher,
+    images: SyntheticSet,
+    seed: int,
+    device: torch.device,
+    report: Callable[[int, int], None] | None = None,
+) -> None:
     """Corrects the student in place and on `device`, where the teacher is already (equations above).
 
-    Of more than 128 images, so many are drawn with `seed`.
+    Of more than 128 images, so many are drawn with `seed`. report: called before each layer with its number, from 1,
+    and how many there are.
     """
     student.to(device)
     drawn = torch.randperm(len(images), generator=seeds.generator(seed, "correction"))[:_IMAGES]
     ours = theirs = {student.graph.input.name: images.images[drawn]}
     parts = single_nodes(student.graph)
+    count, corrected = sum(isinstance(block.nodes[0].op, HAS_WEIGHT) for block in parts), 0
     for index, block in enumerate(parts):
         (node,) = block.nodes
         if isinstance(node.op, HAS_WEIGHT):
+            corrected += 1
+            if report is not None:
+                report(corrected, count)
             (name,) = node.inputs
             layer, pairs = student.layer(node.name), _Pairs()
             for x, reference in zip(ours[name].split(_BATCH), theirs[name].split(_BATCH), strict=True):

@@ -121,6 +121,13 @@ def test_the_seed_draws_the_images(student, monkeypatch):
     assert not torch.equal(betas[0], betas[2])
 
 
+def test_it_tells_of_every_layer_with_weights(student):
+    made, told = student(), []
+    correct(made, teacher(), IMAGES, 0, CPU, lambda *at: told.append(at))
+    count = sum(isinstance(node.op, HAS_WEIGHT) for node in made.graph.nodes)
+    assert told == [(layer, count) for layer in range(1, count + 1)]
+
+
 def test_a_recipe_switches_it_on(tmp_path):
     """Also where nothing is trained."""
     model = model_of(small_network("mobilenet"), SMALL_SHAPE, 10)

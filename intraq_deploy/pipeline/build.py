@@ -11,7 +11,7 @@ from intraq_deploy.pipeline import records, stages
 from intraq_deploy.pipeline.engines import FOLDER
 from intraq_deploy.pipeline.gate import float_layers, parity_failures, parity_images
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import add_targets, finished_run, keep, keep_targets, kept_images
+from intraq_deploy.pipeline.quantize import add_targets, keep, keep_targets, kept_images, opened_run
 from intraq_deploy.pipeline.report import EngineRecord, RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
@@ -80,10 +80,9 @@ def build_run(
     model.
     """
     makers = [_maker(load_profile(target, own)) for target in targets]
-    run, report = finished_run(path, trust_pickle, progress)
-    add_targets(run, own)
-    program = load_program(path / stages.FREEZING)
-    with run.directory.opened():
+    with opened_run(path, trust_pickle, progress) as (run, report):
+        add_targets(run, own)
+        program = load_program(path / stages.FREEZING)
         keep_targets(run)
         for maker in makers:
             name = maker.profile.name

@@ -17,7 +17,7 @@ from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import records, stages
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import add_targets, finished_run, keep, keep_targets, kept_images
+from intraq_deploy.pipeline.quantize import add_targets, keep, keep_targets, kept_images, opened_run
 from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.validation import program_input
@@ -74,14 +74,13 @@ def bundle_run(
     """
     device = target if isinstance(target, DeviceProfile) else None
     profiles = (target,) if isinstance(target, TargetProfile) else tuple(map(load_profile, target.targets))
-    run, report = finished_run(path, trust_pickle, progress)
-    add_targets(run, tuple(profile for profile in profiles if profile.name not in profile_names()))
-    if report.status == "failed":
-        raise RunError(f"{path} failed its gate ({report.failures[0].rstrip('.')}): a bundle would ship that.")
-    program = load_program(path / stages.FREEZING)
     folder = path / FOLDER / target.name if out is None else out.resolve()
     packed = folder.with_name(f"{folder.name}.tar.gz")
-    with run.directory.opened():
+    with opened_run(path, trust_pickle, progress) as (run, report):
+        add_targets(run, tuple(profile for profile in profiles if profile.name not in profile_names()))
+        if report.status == "failed":
+            raise RunError(f"{path} failed its gate ({report.failures[0].rstrip('.')}): a bundle would ship that.")
+        program = load_program(path / stages.FREEZING)
         keep_targets(run)
         artifacts, left_out = _exported(run, report, program, profiles)
         keep(run, report)

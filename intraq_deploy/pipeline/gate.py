@@ -2,7 +2,8 @@
 not be shipped."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def check(
     machine's GPU, in place of a rehearsal.
     """
     report.machine = machine()
-    report.failures, report.warnings = [], []
+    report.failures, report.warnings = _of_others(report.failures, artifacts), _of_others(report.warnings, artifacts)
     report.versions["onnxruntime"] = onnxruntime().__version__
     inputs, trained = parity_images(student, program, images)
     for target, artifact in artifacts.items():
@@ -58,13 +59,21 @@ def check(
         report.failures += parity_failures(target, validation)
         if target in engines:
             report.failures += float_layers(artifact, program, engines[target].engine)
+        elif target in report.engines:  # what was found of its engine still holds where it cannot run
+            found = report.engines[target].failures
+            report.failures += [failure for failure in found if failure not in report.failures]
         report.warnings += _warnings(artifact, validation)
     if labelled is not None:
         _check_accuracy(run, report, student, program, artifacts, labelled, compared, engines)
-    report.warnings += _size_warnings(report)
+    report.warnings += _size_warnings(report, artifacts)
     report.status = "failed" if report.failures else "passed"
     for warning in report.warnings:
         run.progress.warn(warning)
+
+
+def _of_others(sentences: list[str], artifacts: Mapping[str, Artifact]) -> list[str]:
+    """What was found of targets that are not checked now: it still holds."""
+    return [sentence for sentence in sentences if re.split("[: ]", sentence)[0] not in artifacts]
 
 
 def parity_images(student: FakeQuantNetwork, program: Program, images: SyntheticSet) -> tuple[Tensor, Tensor]:
@@ -153,7 +162,7 @@ def accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> list[str
     ]
 
 
-def _size_warnings(report: RunReport) -> list[str]:
+def _size_warnings(report: RunReport, targets: Iterable[str]) -> list[str]:
     """Files that are larger than what was asked for: the budget is of codes, scales and biases alone."""
     limit = None if report.mixed is None else report.mixed.asked.max_size
     if report.mixed is None or limit is None:
@@ -161,8 +170,8 @@ def _size_warnings(report: RunReport) -> list[str]:
     return [
         f"{target}: its file has {artifact.bytes / _MIB:.2f} MiB; --max-size {limit:g} counts codes, scales and biases "
         f"({report.mixed.stored_bytes / _MIB:.2f} MiB), and the file also holds a graph and may store codes wider."
-        for target, artifact in report.artifacts.items()
-        if artifact.bytes > limit * _MIB
+        for target in targets
+        if (artifact := report.artifacts[target]).bytes > limit * _MIB
     ]
 
 

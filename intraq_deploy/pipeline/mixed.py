@@ -84,7 +84,9 @@ def choose_bits(run: Run, images: SyntheticSet) -> MixedRecord:
 
 
 def _key(run: Run, mixed: MixedOptions) -> str:
-    return key_of(sensitivity=sensitivity_key(run, mixed.widths), asked=mixed.model_dump())
+    """Of the choice: the table, the budget, and the activations that it is checked with."""
+    sensitivity, activations = sensitivity_key(run, mixed.widths), run.options.activation_bits
+    return key_of(sensitivity=sensitivity, asked=mixed.model_dump(), activations=activations)
 
 
 def _kept_choice(folder: Path) -> MixedRecord:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from intraq_deploy.data import LabelledImages, load_labelled
+from intraq_deploy.data import LabelledImages, UnlabelledImages, load_labelled
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
@@ -128,12 +130,11 @@ def export_run(
     own: tuple[TargetProfile, ...] = (),
 ) -> RunReport:
     """Writes a finished run's program for `targets`. own: the person's own among them; the run keeps them."""
-    run, report = finished_run(path, trust_pickle, progress)
-    add_targets(run, own)
-    for target in targets:
-        run.profile(target)
-    program = load_program(path / stages.FREEZING)
-    with run.directory.opened():
+    with opened_run(path, trust_pickle, progress) as (run, report):
+        add_targets(run, own)
+        for target in targets:
+            run.profile(target)
+        program = load_program(path / stages.FREEZING)
         keep_targets(run)
         for target in targets:
             artifact = stages.export(run, target, program)
@@ -170,15 +171,14 @@ def validate_run(
 ) -> RunReport:
     """Runs the gate again, on the files as they are. targets: empty for all that the run has."""
     onnxruntime()
-    run, report = finished_run(path, trust_pickle, progress)
-    artifacts = kept_artifacts(path, report, targets)
-    evaluate = evaluate or run.options.eval
-    check_apart(run.options.calibration, evaluate)
-    labelled = None if evaluate is None else load_labelled(evaluate, run.model)
-    images = kept_images(run)
-    student, _ = stages.kept_student(run, path / stages.FINE_TUNING)
-    program = load_program(path / stages.FREEZING)
-    with run.directory.opened():
+    with opened_run(path, trust_pickle, progress) as (run, report):
+        artifacts = kept_artifacts(path, report, targets)
+        evaluate = evaluate or run.options.eval
+        check_apart(run.options.calibration, evaluate)
+        labelled = None if evaluate is None else load_labelled(evaluate, run.model)
+        images = kept_images(run)
+        student, _ = stages.kept_student(run, path / stages.FINE_TUNING)
+        program = load_program(path / stages.FREEZING)
         compared = {} if labelled is None else baselines(run, images)
         engines = engines_here(run, artifacts)
         gate.check(run, report, student, program, artifacts, images, labelled, compared, engines)
@@ -205,6 +205,8 @@ def sensitivity_run(
     run, _ = kept_run(path, trust_pickle, progress)
     run.options = make_options(**dict(run.options) | {"device": device})
     images = kept_images(run)
+    if run.options.calibration is not None:  # the table is of these, whatever is in the folder by now
+        run.calibration = UnlabelledImages(run.options.calibration, images.images, len(images))
     with run.directory.opened():
         return measure_sensitivity(run, images, widths)
 
@@ -218,6 +220,17 @@ def _prepare(options: QuantizeOptions, directory: RunDirectory, progress: Progre
     if options.calibration is None:
         _ = run.probe
     return run
+
+
+@contextmanager
+def opened_run(path: Path, trust_pickle: bool, progress: Progress) -> Iterator[tuple[Run, RunReport]]:
+    """A finished run that no other process changes until the block ends: what is read here is what is written on.
+
+    Raises RunError for what is none, where nothing is made then, and for one that is in use.
+    """
+    read_config(path / CONFIG)
+    with RunDirectory(path).opened():
+        yield finished_run(path, trust_pickle, progress)
 
 
 def finished_run(path: Path, trust_pickle: bool, progress: Progress) -> tuple[Run, RunReport]:

@@ -123,9 +123,10 @@ def byte_network(run: Run, widths: tuple[int, ...], images: SyntheticSet, activa
 
 
 def sensitivity_key(run: Run, widths: tuple[int, ...]) -> str:
-    """Of the table: the images, what prepares the network, the scheme, the widths."""
+    """Of the table: the images and the half of them, what prepares the network, the scheme, the widths."""
     prepared, scheme = asdict(run.recipe.quantization), asdict(scheme_at(run, widths, MAX_BITS, MAX_BITS))
-    return key_of(images=images_key(run), prepared=prepared, scheme=scheme, widths=widths, most=_MOST_IMAGES)
+    drawn = {"seed": run.options.seed, "most": _MOST_IMAGES}
+    return key_of(images=images_key(run), drawn=drawn, prepared=prepared, scheme=scheme, widths=widths)
 
 
 def measure_sensitivity(run: Run, images: SyntheticSet, widths: tuple[int, ...]) -> SensitivityReport:

@@ -28,7 +28,7 @@ from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.quality import Quality, measure
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact, read_manifest
-from intraq_deploy.targets.onnxruntime.target import export as export_program
+from intraq_deploy.targets.onnxruntime.target import lowered, write
 from intraq_deploy.targets.tensorrt.implicit import add_cache
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
@@ -55,10 +55,11 @@ def running(run: Run, name: str, key: str, total: int, unit: str) -> Iterator[tu
 
 
 def kept(run: Run, name: str, key: str, load: Callable[[Path], T]) -> T | None:
-    """What a finished stage left, as `load` reads it from its folder; None if it has to run (again)."""
-    stage = run.directory.stage(name, key)
-    if not stage.done:
+    """What a finished stage left, as `load` reads it from its folder; None if it has to run (again). Until it
+    does, what another key left stays."""
+    if not run.directory.finished(name, key):
         return None
+    stage = run.directory.stage(name, key)
     try:
         value = load(stage.folder)
     except (RunError, DataError) as damage:
@@ -102,9 +103,16 @@ def kept_calibration(folder: Path) -> SyntheticSet:
 
 
 def synthesis_key(run: Run) -> str:
-    """Of the images: the network, the recipe, the seed, the kind of device."""
-    recipe, shape = asdict(run.recipe.synthesis), run.model.input_shape
-    return key_of(network=run.network_sha256, shape=shape, recipe=recipe, seed=run.options.seed, device=run.device.type)
+    """Of the images: the network, what their values mean in pixels, the recipe, the seed, the kind of device."""
+    preprocessing = run.model.preprocessing
+    return key_of(
+        network=run.network_sha256,
+        shape=run.model.input_shape,
+        pixels=[preprocessing.mean, preprocessing.std],
+        recipe=asdict(run.recipe.synthesis),
+        seed=run.options.seed,
+        device=run.device.type,
+    )
 
 
 def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
@@ -160,12 +168,12 @@ def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
 
 
 def student_key(run: Run) -> str:
-    """Of the student: the images, the scheme, the recipe."""
+    """Of the student: the images, the scheme, the recipe, the seed, on which a person's own images do not depend."""
     recipe = run.recipe
     how = {"quantization": asdict(recipe.quantization), "training": asdict(recipe.training)}
     if recipe.reconstruction.enabled:
         how["reconstruction"] = asdict(recipe.reconstruction)
-    return key_of(images=images_key(run), scheme=asdict(run.scheme), recipe=how)
+    return key_of(images=images_key(run), scheme=asdict(run.scheme), recipe=how, seed=run.options.seed)
 
 
 def fine_tune(run: Run, images: SyntheticSet) -> tuple[FakeQuantNetwork, list[str]]:
@@ -284,8 +292,9 @@ def export(run: Run, target: str, program: Program) -> Artifact:
     before = kept(run, name, key, whole_artifact)
     if before is not None:
         return before
+    model = lowered(program, profile, metadata)  # what is refused leaves the file that is there
     with running(run, name, key, 1, "") as (stage, _):
-        artifact = export_program(program, profile, stage.folder, metadata)
+        artifact = write(model, program, profile, stage.folder)
         return add_cache(artifact, program, profile, metadata) if cached else artifact
 
 

@@ -150,18 +150,33 @@ def _read_own(path: Path) -> TargetProfile | DeviceProfile:
 
 
 def _check_own(path: Path, profile: TargetProfile) -> None:
-    """What the schema cannot know: passes and opsets, which come with onnx."""
+    """What the schema cannot know: passes and opsets, which come with onnx, and what a runtime asks for."""
     import onnx  # noqa: PLC0415
 
     from intraq_deploy.targets.onnx import lower  # noqa: F401, PLC0415  registers the passes
-    from intraq_deploy.targets.onnx.passes import PASSES  # noqa: PLC0415
+    from intraq_deploy.targets.onnx.passes import AFTER, PASSES  # noqa: PLC0415
 
-    for name in profile.passes:
+    for index, name in enumerate(profile.passes):
         if name not in PASSES:
             raise UsageError(f"The target {path} has the unknown pass {name!r}: {nearest(name, sorted(PASSES))}")
+        if AFTER.get(name, name) not in profile.passes[: index + 1]:
+            raise UsageError(
+                f"The target {path} has the pass {name!r}, which needs {AFTER[name]!r} before it: add that."
+            )
     newest = onnx.defs.onnx_opset_version()
     if not _FIRST_OPSET <= profile.opset <= newest:
         raise UsageError(
             f"The target {path} has opset = {profile.opset}: give {_FIRST_OPSET}, the first with which layers are "
             f"quantized per channel, to {newest}, the newest of onnx {onnx.__version__}."
+        )
+    if profile.runtime == "tensorrt-rtx" and profile.compute_capability is None:
+        raise UsageError(
+            f"The target {path} is compiled ahead of time, and has no compute_capability: give that of its GPU, as in "
+            '"8.6".'
+        )
+    cache = profile.calibration_cache
+    if cache is not None and cache.count(".") != 2:
+        raise UsageError(
+            f'The target {path} has calibration_cache = "{cache}": give three numbers, as in "8.6.2", which the first '
+            "line of a cache names."
         )

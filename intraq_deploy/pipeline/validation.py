@@ -70,7 +70,7 @@ def validate(artifact: Artifact, program: Program, images: Tensor, engine: Engin
         return _on_gpu(provider.name, program, shipped, instrumented, images, batch)
     program = rehearsed(artifact, program) if rehearsal else program
     shipped, instrumented = open_shipped(artifact), open_instrumented(artifact, program)
-    zero_points = dict.fromkeys(program.grids, 0) if rehearsal else stored_zero_points(program)
+    zero_points = stored_zero_points(program)
     parity = compare(program, lambda part: instrumented.run_instrumented(part, zero_points), images, batch)
     logits = torch.cat([shipped.run(part) for part in images.split(batch)])
     layers = sum(not isinstance(weights, IntegerWeights) for weights in program.layers.values())

@@ -200,7 +200,7 @@ def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, 
         "file": model,
         "outputs": outputs,
         "own_rounding": own_rounding,
-        "zero_points": not own_rounding,
+        "zero_points": _unsigned(files[outputs]),
         "logits_share": None if logits is None else logits.bound,
     }
 
@@ -210,6 +210,12 @@ def further_outputs(model: ir.Model, program: Program) -> bytes:
     one message whose lists are joined."""
     seen = ir.to_proto(instrument(model, program))
     return bytes(onnx.ModelProto(graph=onnx.GraphProto(output=seen.graph.output[1:])).SerializeToString())
+
+
+def _unsigned(outputs: bytes) -> bool:
+    """Whether codes are stored as UINT8, as the passes of ONNX Runtime's targets store all of them."""
+    values = onnx.ModelProto.FromString(outputs).graph.output
+    return any(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in values)
 
 
 def tensors_of(program: Program) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ _CHANNELS, _KERNEL, _WORD = 3, (3, 3), 4
 _BYTE = 255
 
 
-@register("tables-of-hard-sigmoids")
+@register("tables-of-hard-sigmoids", after="unsigned-activations")
 def tables_of_hard_sigmoids(model: ir.Model) -> bool:
     """HardSigmoids become changes of scale: QuantizeLinear with six times the scale, and 1/2 in its zero-point.
 
@@ -81,7 +81,7 @@ def _is_shift(grid_x: Grid, grid_y: Grid, middle: int) -> bool:
     return all(torch.equal(codes.float(), table) for codes in near)
 
 
-@register("four-channel-images")
+@register("four-channel-images", after="unsigned-activations")
 def four_channel_images(model: ir.Model) -> bool:
     """The three channels that a 3x3 convolution reads become four, the last of zeros with weights of zero.
 

@@ -16,17 +16,21 @@ from intraq_deploy.program.program import Grid
 Pass = Callable[[ir.Model], bool]
 """Changes a model in place; returns whether it changed anything."""
 PASSES: dict[str, Pass] = {}
+AFTER: dict[str, str] = {}
+"""The pass that another one requires before it."""
 _INT16_MAX = 32_767
 _MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Concat", "Slice", "Pad")
 
 
-def register(name: str) -> Callable[[Pass], Pass]:
-    """Makes a pass known to profiles under `name`, which must be new."""
+def register(name: str, after: str | None = None) -> Callable[[Pass], Pass]:
+    """Makes a pass known to profiles under `name`, which must be new. after: the one that it requires before it."""
 
     def add(function: Pass) -> Pass:
         if name in PASSES:
             raise ValueError(f"two passes named {name}")
         PASSES[name] = function
+        if after is not None:
+            AFTER[name] = after
         return function
 
     return add
@@ -121,7 +125,7 @@ def _convolve(graph: ir.Graph, pool: ir.Node) -> bool:
     return True
 
 
-@register("unsigned-weights")
+@register("unsigned-weights", after="unsigned-activations")
 def unsigned_weights(model: ir.Model) -> bool:
     """Weights that could overflow on CPUs without VNNI are stored as UINT8 with zero-point 128.
 

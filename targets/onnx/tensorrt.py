@@ -100,15 +100,15 @@ def _quantize_in_graph(graph: ir.Graph, dequantize: ir.Node, codes: ir.Value) ->
     quantize.outputs[0].name = name
 
 
-@register("int4-gemms")
+@register("int4-gemms", after="float-biases")
 def int4_gemms(model: ir.Model) -> bool:
     """Linear layers with weight codes within [-7, 7] get them as INT4, in blocks along their inputs.
 
     TensorRT's INT4 is weight-only: such a layer multiplies fp16 activations by weights that it unpacks to fp16, so it
     is outside integer parity. Its compiler refuses INT4 weights behind quantized activations, so the layer reads what
-    was to be quantized. Requires: opset 21, weights behind a per-channel DequantizeLinear. Ensures: INT4 weights in
-    blocks of 128, 64, 32 or 16 inputs, whichever divides them first, the channel's scale in each; layers whose inputs
-    none divides stay INT8.
+    was to be quantized. Requires: opset 21, weights behind a per-channel DequantizeLinear, biases in float. Ensures:
+    INT4 weights in blocks of 128, 64, 32 or 16 inputs, whichever divides them first, the channel's scale in each;
+    layers whose inputs none divides stay INT8.
     """
     changed = False
     for node in list(model.graph):

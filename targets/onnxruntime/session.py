@@ -54,14 +54,14 @@ class Session:
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the codes of every tensor (int16 [N, ...]), on an instrumented model.
 
-        zero_points: of the stored bytes, by tensor.
+        zero_points: by tensor, of those that the model stores as UINT8.
         """
-        logits, *stored = self._run(self._outputs, images)
-        by_name = dict(zip(self._outputs[1:], stored, strict=True))
-        codes = {
-            name: torch.from_numpy(by_name[codes_name(name)]).to(torch.int16) - zero_point
-            for name, zero_point in zero_points.items()
-        }
+        logits, *found = self._run(self._outputs, images)
+        by_name = dict(zip(self._outputs[1:], found, strict=True))
+        codes = {}
+        for name, zero_point in zero_points.items():
+            stored = torch.from_numpy(by_name[codes_name(name)])
+            codes[name] = stored.to(torch.int16) - (zero_point if stored.dtype == torch.uint8 else 0)
         return torch.from_numpy(logits), codes
 
     def _run(self, outputs: list[str], images: Tensor) -> list[np.ndarray[Any, Any]]:

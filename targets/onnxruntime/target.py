@@ -27,9 +27,20 @@ MODEL, CACHE = "model.onnx", "engines"
 
 
 def export(program: Program, profile: TargetProfile, folder: Path, metadata: Mapping[str, str]) -> Artifact:
-    """Writes `folder`/model.onnx and its manifest; `folder` exists. metadata: goes into the model's properties."""
-    sha256 = program_sha256(program)
-    model = lower(program, profile, properties(program, sha256, metadata))
+    """Writes `folder`/model.onnx and its manifest; `folder` exists. metadata: goes into the model's properties.
+
+    Raises TargetError for a program that the target would refuse or compute wrongly.
+    """
+    return write(lowered(program, profile, metadata), program, profile, folder)
+
+
+def lowered(program: Program, profile: TargetProfile, metadata: Mapping[str, str]) -> ir.Model:
+    """The model that `export` writes, and what it raises."""
+    return lower(program, profile, properties(program, program_sha256(program), metadata))
+
+
+def write(model: ir.Model, program: Program, profile: TargetProfile, folder: Path) -> Artifact:
+    """`folder`/model.onnx and its manifest, of a lowered program."""
     path = folder / MODEL
     data = serialize(model)
     write_atomically(path, data)
@@ -40,7 +51,7 @@ def export(program: Program, profile: TargetProfile, folder: Path, metadata: Map
         bytes=len(data),
         items=itemise(model, len(data)),
         sha256=sha256_of(path),
-        program_sha256=sha256,
+        program_sha256=program_sha256(program),
     )
     write_manifest(artifact)
     return artifact
@@ -95,5 +106,5 @@ def _open(artifact: Artifact, model: bytes | Path, threads: int = 0) -> Session:
 
 
 def stored_zero_points(program: Program) -> dict[str, int]:
-    """With which zero-point each quantized tensor's codes are stored."""
+    """With which zero-point each quantized tensor's codes are stored where they are stored as UINT8."""
     return {name: grid.unsigned_zero_point for name, grid in program.grids.items()}

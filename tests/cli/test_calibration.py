@@ -169,6 +169,10 @@ def test_a_finished_run_needs_the_folder_no_more(run, home, tmp_path):
     assert report["images"] == before["images"]
     assert report["artifacts"] == before["artifacts"]
     assert report["accuracy"]["images"] == 10
+    for _ in range(2):
+        result = run("sensitivity", home / "run", "--bits", "4")
+        assert result.exit_code == 0, result.output
+    assert "sensitivity: kept from before" in result.stderr
 
 
 def test_a_network_with_batch_norms_takes_them_too(run, checkpoint, home):
@@ -188,6 +192,9 @@ def test_arrays_and_fewer_images_than_asked_for(run, plain, tmp_path):
     assert "5 of 5 images" in result.stdout
     assert "--images is 8, and" in result.stderr
     assert "photos.npz has 5: all of them are taken" in result.stderr
+    other = run(*command, "--out", tmp_path / "run", "--seed", "1")
+    assert "calibration: kept from before" in other.stderr, "all images were taken, whatever draws"
+    assert "fine-tuning: done" in other.stderr, "but the steps draw from them"
 
 
 # --- refusals ------------------------------------------------------------------------------------------

@@ -123,6 +123,9 @@ def test_max_drop(quantize, directory):
         sizes.append(mixed["stored_bytes"])
     assert sizes == sorted(sizes, reverse=True)
     assert set(mixed["layers"].values()) == {4}, "a drop of 100 points allows everything"
+    other = quantize("--max-drop", "100", "--activation-bits", "4")
+    assert "sensitivity: kept from before" in other.stderr, "it is measured with activations of 8 bits"
+    assert "mixed-precision: done" in other.stderr, "but the choice is checked with those of the run"
 
 
 def test_the_same_command_finds_the_same_choice(run, quantize, directory, tmp_path):

@@ -59,7 +59,9 @@ def test_another_mean_is_another_program_for_pixels(again, directory):
 
     assert again("--input", "uint8").exit_code == 0
     before = shift()
-    assert again("--input", "uint8", "--mean", "0.1,0.2,0.3").exit_code == 0
+    result = again("--input", "uint8", "--mean", "0.1,0.2,0.3")
+    assert result.exit_code == 0
+    assert "synthesis: done" in result.stderr, "bounds of pixels, and the sheet, are others"
     assert shift() == pytest.approx([25.5, 51, 76.5])
     assert shift() != before
 
@@ -88,6 +90,17 @@ def test_a_damaged_stage_is_made_again(again, finished, directory, file, stage, 
     whole, mended = report_of(finished), report_of(directory)
     assert mended["artifacts"] == whole["artifacts"]
     assert mended["parity"] == whole["parity"]
+
+
+def test_checking_one_target_leaves_what_was_found_of_others(run, directory):
+    found = {"status": "failed", "failures": ["tensorrt-int8: wrong.", "onnxruntime: wrong."]}
+    (directory / "run.json").write_text(json.dumps(report_of(directory) | found))
+    result = run("validate", directory, "--target", "onnxruntime")
+    assert result.exit_code == 3
+    report = report_of(directory)
+    assert report["parity"]["onnxruntime"]["integers_mismatched"] == 0
+    assert (report["status"], report["failures"]) == ("failed", ["tensorrt-int8: wrong."])
+    assert run("bundle", directory, "--target", "onnxruntime").exit_code == 1
 
 
 def test_export_mends_what_validate_misses(run, directory):

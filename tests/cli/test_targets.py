@@ -197,6 +197,33 @@ def test_export_adds_one_and_takes_its_changes(run, made, tmp_path):
     assert run("export", made, "--target", "later").exit_code == 0
 
 
+def test_a_refused_export_leaves_the_file_that_is_there(run, made, tmp_path):
+    file = tmp_path / "later.toml"
+    file.write_text(TARGET.replace("mine", "later"))
+    assert run("export", made, "--target", file).exit_code == 0
+    file.write_text(TARGET.replace("mine", "later").replace('moves"', 'moves", "packed-weights"').replace("21", "19"))
+    result = run("export", made, "--target", file)
+    refused(result, 1, "The ONNX model for later is not valid")
+    assert run("validate", made, "--target", "later").exit_code == 0
+
+
+def test_one_whose_activations_stay_signed(run, made, tmp_path):
+    """As ONNX has them; ONNX Runtime then computes some layers in float, and the same integers come out."""
+    file = tmp_path / "signed.toml"
+    file.write_text('name = "signed"\nopset = 21\npasses = ["integer-moves"]')
+    assert run("export", made, "--target", file).exit_code == 0
+    result = run("validate", made, "--target", "signed", "--json")
+    assert result.exit_code == 0, result.output
+    parity = json.loads(result.stdout)["parity"]["signed"]
+    assert parity["integers_mismatched"] == 0
+    assert parity["integers_compared"] > 100_000
+    assert run("bundle", made, "--target", "signed", "--out", tmp_path / "bundle").exit_code == 0
+    check = [sys.executable, tmp_path / "bundle" / "run.py", "check", "--json"]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["differ"] == 0
+
+
 def test_one_for_tensorrt_is_rehearsed(run, made, tmp_path):
     text = 'name = "trt"\nruntime = "tensorrt"\nopset = 17\npasses = ["float-clips", "float-biases"]'
     (tmp_path / "trt.toml").write_text(text)
@@ -223,6 +250,10 @@ def test_one_for_tensorrt_is_rehearsed(run, made, tmp_path):
         (('"mine"', '"../mine"'), 'has name = "../mine": give small letters, digits, dots and dashes.'),
         (("21", '21\nversions = ["ten", "12.0"]'), 'has versions.0 = "ten": give numbers with dots, as in "10.3".'),
         (("21", '21\nruntime = "openvino"'), 'has runtime = "openvino": '),
+        (("21", '21\nruntime = "tensorrt-rtx"'), "is compiled ahead of time, and has no compute_capability: give that"),
+        (("21", '21\ncalibration_cache = "8.6"'), 'has calibration_cache = "8.6": give three numbers'),
+        (('"unsigned-activations", ', '"four-channel-images", '), "has the pass 'four-channel-images', which needs"),
+        (('"unsigned-activations", ', '"int4-gemms", '), "has the pass 'int4-gemms', which needs 'float-biases'"),
     ],
     ids=lambda value: value[1][:20] if isinstance(value, tuple) else "",
 )

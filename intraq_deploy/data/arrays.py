@@ -68,7 +68,10 @@ def read_arrays(path: Path, model: Model) -> ArrayImages:
 def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     call = f"numpy.savez(path, {', '.join(f'{name}=...' for name in names)})"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise DataError(f"{path} is one array, as in an .npy, and no .npz; save it with {call}.")
+        with content as file:
             missing = [name for name in names if name not in file]
             if missing:
                 raise DataError(
@@ -76,7 +79,7 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
                     f"{call}."
                 )
             return {name: file[name] for name in names}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, AttributeError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({reason(error)}); save it again with {call}.") from error
 
 

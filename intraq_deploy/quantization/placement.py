@@ -81,12 +81,12 @@ def place(graph: Graph, scheme: Scheme) -> Placement:
         node.name: _place_tensor(node, scheme, roles.get(node.name), grids, specs, logits) for node in graph.nodes
     }
     first, last = layers[0].name, layers[-1].name
-    weights = {node.name: weight_spec(MAX_BITS) if _is_scale(graph, node) else scheme.weight for node in layers}
+    byte = weight_spec(MAX_BITS, limit=scheme.largest_weight)
+    weights = {node.name: byte if _is_scale(graph, node) else scheme.weight for node in layers}
     weights |= {first: scheme.first_weight, last: scheme.last_weight}
     symmetric = scheme.weight.symmetric
     for name, bits in scheme.layer_bits.items():
-        limit = scheme.largest_weight if bits == MAX_BITS else None
-        weights[name] = weight_spec(bits, symmetric=symmetric, limit=limit)
+        weights[name] = weight_spec(bits, symmetric=symmetric, limit=scheme.largest_weight)
     return Placement(tensors, {node.name: _place_layer(graph, node, weights[node.name], tensors) for node in layers})
 
 

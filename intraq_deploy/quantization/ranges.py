@@ -64,6 +64,8 @@ def calibrate(graph: Graph, placement: Placement, images: Tensor, method: Ranges
     with torch.no_grad():
         for batch in images.split(_BATCH):
             walk(graph, batch, evaluate)
+            for observer in observers.values():
+                observer.end_batch()
     return {name: _range(observer, placement, name) for name, observer in observers.items()}
 
 
@@ -93,22 +95,29 @@ class _Samples:
             flat = torch.cat((flat[index], torch.stack(torch.aminmax(flat))))
         self._kept.append(flat)
 
+    def end_batch(self) -> None: ...
+
     def values(self) -> Tensor:
         return torch.cat(self._kept)
 
 
 class _Extremes:
-    """The averaged minimum and maximum."""
+    """The averaged minimum and maximum. Parts of a concatenation share them, so that a batch may bring several."""
 
     def __init__(self) -> None:
         self._low = self._high = 0.0
         self._batches = 0
+        self._seen: list[Tensor] = []
 
     def see(self, value: Tensor) -> None:
-        low, high = torch.aminmax(value)
+        self._seen.append(torch.stack(torch.aminmax(value)))
+
+    def end_batch(self) -> None:
+        low, high = torch.aminmax(torch.stack(self._seen))
         self._low = _AVERAGE * self._low + (1 - _AVERAGE) * float(low)
         self._high = _AVERAGE * self._high + (1 - _AVERAGE) * float(high)
         self._batches += 1
+        self._seen.clear()
 
     def bounds(self) -> tuple[float, float]:
         correction = 1 - _AVERAGE**self._batches

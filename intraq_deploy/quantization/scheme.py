@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from intraq_deploy.errors import UsageError
-from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec, activation_spec, largest_code, weight_spec
+from intraq_deploy.quantization.spec import QuantSpec, activation_spec, largest_code, weight_spec
 
 Ranges = Literal["learned", "min-max"]
 INT16_MAX = 32_767
@@ -80,7 +80,7 @@ def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme
     (at 8 bits symmetric, so that one program serves runtimes without zero-points, unless all targets take unsigned
     bytes); everything else 8 bits signed symmetric.
     """
-    weight = weight_spec(weight_bits, limit=freedom.largest_weight if weight_bits == MAX_BITS else None)
+    weight = weight_spec(weight_bits, limit=freedom.largest_weight)
     byte = activation_spec(8, symmetric=True)
     # Two products of unsigned inputs must fit 16 bits on some CPUs: not with 8-bit weights at their full range.
     unsigned = freedom.unsigned_activations and largest_code(weight) * 2 * 255 <= INT16_MAX
@@ -100,10 +100,10 @@ def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme
     )
 
 
-def _paper(weight_bits: int, activation_bits: int, _: Freedom) -> Scheme:
+def _paper(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
     """IntraQ's own quantizer (Zhong et al., CVPR 2022): weights asymmetric min-max per output channel, first and last
     included; activations behind ReLU-like functions only. What reads an unquantized tensor runs in float."""
-    weight = weight_spec(weight_bits, symmetric=False)
+    weight = weight_spec(weight_bits, symmetric=False, limit=freedom.largest_weight)
     return Scheme(
         name="paper",
         weight=weight,
@@ -119,15 +119,15 @@ def _paper(weight_bits: int, activation_bits: int, _: Freedom) -> Scheme:
     )
 
 
-def _ends8(weight_bits: int, activation_bits: int, _: Freedom) -> Scheme:
+def _ends8(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
     """The convention of BRECQ, QDrop and GENIE: the first and last layer at 8 bits, every layer's input quantized,
     residual sums in float."""
-    byte = activation_spec(8, symmetric=True)
+    byte, ends = activation_spec(8, symmetric=True), weight_spec(8, limit=freedom.largest_weight)
     return Scheme(
         name="ends8",
-        weight=weight_spec(weight_bits),
-        first_weight=weight_spec(8),
-        last_weight=weight_spec(8),
+        weight=weight_spec(weight_bits, limit=freedom.largest_weight),
+        first_weight=ends,
+        last_weight=ends,
         activation=activation_spec(activation_bits),
         image=byte,
         linear=activation_spec(activation_bits),

@@ -4,8 +4,8 @@
 
 Sums of such losses over layers are what bits are chosen by (as in HAWQ-V2, Dong et al., NeurIPS 2020, and its
 successors). The rest is W8A8 rather than float, so that biases lie on grids as they will, and rather than at the
-activations' own few bits, whose rounding drowns what 4 to 8 bits of one layer's weights change: docs/mixed-precision.md
-has how well each predicts. No label is read.
+activations' own few bits, whose rounding drowns what 4 to 8 bits of one layer's weights change. No label is
+read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -59,8 +59,10 @@ def code_bounds(spec: QuantSpec, zero_point: int) -> tuple[int, int]:
 
 
 def weight_spec(bits: int, *, symmetric: bool = True, limit: int | None = None) -> QuantSpec:
-    """Per output channel. 8-bit weights are symmetric: asymmetric codes would not fit a signed byte."""
-    return QuantSpec(bits, symmetric or bits == MAX_BITS, per_channel=True, limit=limit)
+    """Per output channel. 8-bit weights are symmetric, as asymmetric codes would not fit a signed byte, and within
+    `limit`, which narrower ones always are."""
+    widest = bits == MAX_BITS
+    return QuantSpec(bits, symmetric or widest, per_channel=True, limit=limit if widest else None)
 
 
 def largest_code(spec: QuantSpec) -> int:

@@ -74,3 +74,8 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         if not any((self.distillation, self.centred_logits, self.features, self.cross_entropy)):
             raise UsageError("The recipe's training has no loss: give distillation or another one a weight above 0.")
+        if self.cross_entropy and self.mixup and not self.least_confidence:
+            raise UsageError(
+                "The recipe's cross-entropy wants one class per image, and mixed images have two: set mixup = false, "
+                "or least_confidence, below which an image does not count."
+            )

@@ -151,6 +151,16 @@ def test_a_broken_npz(tmp_path, make_model, content):
     assert "save it again with numpy.savez(path, images=..., labels=...)" in message
 
 
+def test_one_array_named_npz(tmp_path, make_model):
+    path = tmp_path / "images.npz"
+    with path.open("wb") as file:
+        np.save(file, IMAGES)
+    message = refusal(path, make_model())
+    assert message == (
+        f"{path} is one array, as in an .npy, and no .npz; save it with numpy.savez(path, images=..., labels=...)."
+    )
+
+
 def test_paths_that_are_nothing(tmp_path, make_model):
     assert f"{tmp_path}/nowhere does not exist; give a folder" in refusal(tmp_path / "nowhere", make_model())
     (tmp_path / "images.zip").touch()

@@ -10,6 +10,7 @@ from intraq_deploy.errors import UnsupportedModelError, UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.quantization import make_scheme, place
 from intraq_deploy.quantization.layers_report import layer_rows
+from intraq_deploy.quantization.scheme import Freedom
 from intraq_deploy.quantization.spec import activation_spec, weight_spec
 
 BYTE = activation_spec(8, symmetric=True)
@@ -100,6 +101,20 @@ def test_a_network_without_layers_is_refused():
 def test_unknown_schemes_are_refused():
     with pytest.raises(UsageError, match="'intger' is unknown: choose one of integer, paper, ends8"):
         make_scheme("intger", 4, 4)
+
+
+@pytest.mark.parametrize("network", ["resnet", "scales"])
+def test_8_bit_weights_stay_within_what_the_targets_ask_for(graphs, network):
+    """Those of the first and last layer of ends8, and of batch norms alone, too; narrower ones are within it anyway."""
+    scaled = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    graph = graphs["resnet"] if network == "resnet" else trace(scaled.eval(), (3, 8, 8))
+    for name in ("integer", "paper", "ends8"):
+        for bits in (4, 8):
+            placement = place(graph, make_scheme(name, bits, bits, Freedom(largest_weight=64)))
+            limits = {layer.weight.limit for layer in placement.layers.values() if layer.weight.bits == 8}
+            assert limits <= {64}, name
+            assert limits or (bits, name) in ((4, "integer"), (4, "paper")), name
+            assert all(layer.weight.limit is None for layer in placement.layers.values() if layer.weight.bits < 8)
 
 
 def test_single_layers_have_bits_of_their_own(graphs):

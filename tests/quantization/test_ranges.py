@@ -52,7 +52,20 @@ def test_averaged_extremes_are_corrected_from_the_first_batch_on():
     observer = _Extremes()
     for _ in range(3):
         observer.see(torch.tensor([-1.0, 4.0]))
+        observer.end_batch()
         assert observer.bounds() == pytest.approx((-1.0, 4.0))
+
+
+def test_parts_of_a_concatenation_are_one_batch():
+    """In any order."""
+    parts = torch.tensor([-1.0, 1.0]), torch.tensor([0.0, 40.0])
+    for order in (parts, parts[::-1]):
+        observer = _Extremes()
+        for _ in range(3):
+            for part in order:
+                observer.see(part)
+            observer.end_batch()
+        assert observer.bounds() == pytest.approx((-1.0, 40.0))
 
 
 @pytest.mark.parametrize("scheme", ["integer", "paper"])

@@ -170,6 +170,13 @@ def test_a_recipe_without_a_loss_is_refused():
         replace(RECIPE, distillation=0.0, centred_logits=0.0)
 
 
+def test_mixed_images_have_no_single_label():
+    with pytest.raises(UsageError, match="set mixup = false, or least_confidence"):
+        replace(RECIPE, mixup=True, cross_entropy=1.0)
+    for given in ({"mixup": False}, {"mixup": True, "least_confidence": 0.9}):
+        assert replace(RECIPE, cross_entropy=1.0, **given).cross_entropy == 1.0
+
+
 def test_rates_in_steps_move_all_layers_codes_alike(student):
     module = student()
     recipe = replace(RECIPE, rate_unit="step", learning_rate=0.01)

@@ -33,7 +33,7 @@ class Intervals:
                 self._known[value] = _within(interval, _of_type(value))
 
     def __getitem__(self, value: ir.Value) -> Interval:
-        if value.const_value is not None and value.const_value.size:
+        if value.const_value is not None and value.const_value.size and value.dtype != ir.DataType.STRING:
             array = value.const_value.numpy()
             return float(array.min()), float(array.max())
         return self._known.get(value, _of_type(value))
@@ -72,7 +72,7 @@ class Intervals:
 
     def _grid(self, node: ir.Node, x: Interval) -> Interval:
         scale, zero_point = constant(node.inputs[1]), self._input(node, 2, (0, 0))
-        if scale is None or scale.size != 1 or zero_point[0] != zero_point[1]:
+        if scale is None or scale.size != 1 or not (scale > 0).all() or zero_point[0] != zero_point[1]:
             return _ANYWHERE
         step, zero = float(scale.reshape(())), zero_point[0]
         if node.op_type == "DequantizeLinear":

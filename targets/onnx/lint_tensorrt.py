@@ -21,7 +21,8 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 """ONNX Runtime's quantizer writes QuantizeLinear of the last one too."""
-_INTEGER = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+_INTEGER = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "QLinear")
+"""How their names begin: ONNX Runtime has many more of the last kind than ONNX."""
 _INT4 = (ir.DataType.INT4, ir.DataType.UINT4)
 _KNOWN = (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN)
 """What TensorRT quantizes to, of the types that ONNX has here."""
@@ -115,7 +116,7 @@ def _scales(node: ir.Node) -> Iterator[Finding]:
 
 
 def _operators(node: ir.Node) -> Iterator[Finding]:
-    if node.op_type in _INTEGER:
+    if node.op_type.startswith(_INTEGER):
         what = f"{name_of(node)} is a {node.op_type}, which TensorRT does not read: write QuantizeLinear and "
         what += "DequantizeLinear around a float operator"
         yield Finding("quantizers, not integer operators", name_of(node), what, "measured: the parser refuses it")
@@ -133,7 +134,7 @@ def _int4(node: ir.Node) -> Iterator[Finding]:
         )
         return
     block, inputs = weight.attributes.get_int("block_size", 0), _blocked(weight)
-    if block not in (0, *BLOCKS) or (block and inputs % block):
+    if inputs is not None and (block not in (0, *BLOCKS) or (block and inputs % block)):
         sizes = ", ".join(map(str, sorted(BLOCKS)))
         what = f"{name} has INT4 weights in blocks of {block} along {inputs} inputs: TensorRT has blocks of {sizes}"
         yield Finding("INT4 blocks", name, f"{what}, which divide the inputs", "documented: block quantization")
@@ -153,8 +154,11 @@ def _biases(node: ir.Node) -> Iterator[Finding]:
     scale_x, scale_w = constant(x.inputs[1]), constant(weight.inputs[1])
     if scale_x is None or scale_w is None or scale_x.size > 1 or scale_w.ndim > 1 or not _by_output(node, weight):
         return
+    if scale_w.size > 1 and (scale_w.size != bias.size or _producer(node, 1) is not weight):
+        return  # by group, or along what a Transpose turns: which output has which is not followed
+    steps = scale_x.reshape(-1).astype(np.float64) * scale_w.reshape(-1)
     with np.errstate(all="ignore"):  # a scale of 0 is another rule's
-        largest = float(np.abs(bias.astype(np.float64) / (scale_x.astype(np.float64) * scale_w)).max(initial=0))
+        largest = float(np.abs(bias.reshape(-1).astype(np.float64) / steps).max(initial=0))
     if largest >= LARGEST_BIAS:
         what = (
             f"{name_of(node)} has a bias of {largest:.3g} steps of its accumulator, above 2^24, where float32 is not "
@@ -257,13 +261,12 @@ def _stored_in_int4(node: ir.Node) -> bool:
     return weight is not None and weight.inputs[0] is not None and weight.inputs[0].dtype in _INT4
 
 
-def _blocked(weight: ir.Node) -> int:
-    """How many weights there are along the axis of a DequantizeLinear."""
+def _blocked(weight: ir.Node) -> int | None:
+    """How many weights there are along the axis of a DequantizeLinear, where the model says so."""
     codes = weight.inputs[0]
-    assert codes is not None
-    assert codes.shape is not None
     axis: int = weight.attributes.get_int("axis", 1)
-    return int(codes.shape[axis])  # type: ignore[arg-type]
+    size = None if codes is None or codes.shape is None else codes.shape[axis]
+    return size if isinstance(size, int) else None
 
 
 def _by_output(node: ir.Node, weight: ir.Node) -> bool:

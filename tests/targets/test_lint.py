@@ -47,6 +47,18 @@ def test_products_of_whole_bytes(weight, found):
     assert not findings([Q, DQ, WEIGHT, CONV], weight=weight, profile=ARM64)
 
 
+@pytest.mark.parametrize("scale", [0, -1, np.nan])
+def test_scales_that_are_none_say_nothing_of_a_range(scale):
+    """All that a byte can hold may occur."""
+    assert findings([Q, DQ, "w_r = DequantizeLinear(w, ws)", CONV], weight=65, s=np.float32(scale), ws=np.float32(1))
+
+
+def test_words_have_no_range():
+    built = model(["e = Equal(t, t)", "y = Relu(x)"], t=np.array(["a"], dtype=object))
+    (word, _), words = built.graph[0].inputs, Intervals(built)
+    assert words[word] == (-np.inf, np.inf)
+
+
 def test_a_finding_names_the_layer_the_values_and_the_remedy():
     (finding,) = findings([Q, DQ, WEIGHT, CONV], weight=127)
     assert (finding.rule, finding.layer) == (PRODUCTS, "y")

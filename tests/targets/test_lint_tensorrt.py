@@ -77,6 +77,42 @@ def test_biases_of_scales_per_channel():
     assert findings(lines, ws=scales, b=np.array([9, 9, 9, 9], np.float32)) == [("biases below 2^24", True)]
 
 
+@pytest.mark.parametrize(
+    ("layer", "scales", "shape"),
+    [
+        ("wd = DequantizeLinear<axis = 1>(w, ws)\ny = ConvTranspose<group = 3>(d, wd, b)", 2, (3, 2, 1, 1)),
+        ("wd = DequantizeLinear<axis = 0>(w, ws)\ny = ConvTranspose(d, wd, b)", 3, (3, 4, 1, 1)),
+        ("wr = DequantizeLinear<axis = 0>(w, ws)\nwd = Transpose(wr)\ny = Gemm(d, wd, b)", 6, (6, 3)),
+    ],
+    ids=["groups", "inputs", "turned"],
+)
+def test_biases_of_scales_that_are_not_one_for_each(layer, scales, shape):
+    """Nothing is said of what cannot be told apart."""
+    lines = [Q, DQ, *layer.split("\n")]
+    outputs = {"groups": 6, "inputs": 4, "turned": 6}["groups" if "group" in layer else "inputs"]
+    constants = {"w": np.ones(shape, np.int8), "ws": np.full(scales, 0.25, np.float32)}
+    for bias in (np.ones(outputs, np.float32), np.full(outputs, 2.0**24, np.float32)):
+        assert "biases below 2^24" not in [rule for rule, _ in findings(lines, b=bias, **constants)]
+
+
+@pytest.mark.parametrize("op", ["QLinearConv", "ConvInteger", "com.microsoft.QGemm", "com.microsoft.QLinearAdd"])
+def test_integer_operators_of_all_kinds(op):
+    """Whatever their inputs are."""
+    text = (
+        f'<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]> g (int8[N] x) => (int8[N] y) {{ y = {op}(x, x) }}'
+    )
+    found = lint(ir.from_proto(onnx.parser.parse_model(text)), PROFILE)
+    assert ("quantizers, not integer operators", True) in [(finding.rule, finding.refused) for finding in found]
+
+
+def test_4_bit_weights_of_an_unknown_size():
+    text = """<ir_version: 10, opset_import: ["": 21]> g (float[1, 32] x, int4[N, K] w) => (float[1, N] y)
+    <float s = {0.5}, int8 z = {0}, float ws = {0.25}>
+    { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) wd = DequantizeLinear(w, ws)
+      y = Gemm<transB = 1>(d, wd) }"""
+    lint(ir.from_proto(onnx.parser.parse_model(text)), load_profile("tensorrt-int4"))
+
+
 def test_weights_quantized_in_the_graph_are_fine():
     assert findings([Q, DQ, *IN_GRAPH, "y = Conv(d, wd)"]) == []
 

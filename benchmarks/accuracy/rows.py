@@ -74,7 +74,6 @@ def commit() -> str:
     git = ["git", "-C", str(HERE)]
     head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no", "--", ":!*.csv"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [*git, "status", "--porcelain", "--", ":!*.csv"], capture_output=True, text=True, check=False
+    )
     return head.stdout.strip() + "+" * bool(changed.stdout.strip())

@@ -14,6 +14,7 @@ import networks
 import torch
 
 from intraq_deploy.data.labelled import normalise
+from intraq_deploy.files import write_atomically
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.recipes import Recipe, builtin
@@ -62,7 +63,7 @@ def image_set(network: str, model: Model, name: str, recipe: SynthesisRecipe, se
             seconds = time.perf_counter() - start
             made.save(path)
             about = {"network": network, "recipe": name, "seed": seed, "seconds": seconds}
-            notes.write_text(json.dumps(about | {"quality": asdict(measure(probe, made))}))
+            write_atomically(notes, json.dumps(about | {"quality": asdict(measure(probe, made))}))
     about = json.loads(notes.read_text())
     return SyntheticSet.load(path), Quality(**about["quality"]), about["seconds"]
 

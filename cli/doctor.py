@@ -4,12 +4,16 @@ import typer
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
 
+from intraq_deploy.errors import UsageError
+
+PYTHON = "python3"
+
 
 @reports_errors
 def doctor(
     on: o.OnHost = None,
     port: o.Port = None,
-    python: o.RemotePython = "python3",
+    python: o.RemotePython = PYTHON,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -21,6 +25,8 @@ def doctor(
 
     from intraq_deploy.pipeline.doctor import examine, examine_here
 
+    if on is None and (port is not None or python != PYTHON):
+        raise UsageError(f"{'--python' if port is None else '--port'} is for another machine: name it with --on.")
     found = examine_here() if on is None else examine(on, port, python)
     if json:
         print_json(found.to_json())

@@ -37,7 +37,7 @@ def ship(
         raise UsageError("Give hosts, with --to user@host or with --fleet hosts.toml: one of the two.")
     hosts = tuple(to or ()) if fleet is None else tuple(shipping.fleet(fleet))
     asked = None if target is None else find_for(run, target)
-    shipment = shipping.Shipment(hosts, port, asked, folder, python)
+    shipment = shipping.Shipment(hosts, port, asked, target, folder, python)
     if dry_run and json:
         raise UsageError("--dry-run prints commands, and --json has none: give one of the two.")
     if dry_run:

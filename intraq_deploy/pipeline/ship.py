@@ -81,6 +81,8 @@ class Shipment:
     port: int | None = None
     target: TargetProfile | DeviceProfile | None = None
     """None: the device that each host is found to be."""
+    asked: str | None = None
+    """How it was named: a person's own is a file."""
     folder: str | None = None
     """On the hosts; None: one in the home directory, named after the run."""
     python: str = "python3"
@@ -135,11 +137,11 @@ def ship_run(
         report, (target, _) = reports[remote.host], found[remote.host]
         report.folder = shipment.folder_on(path, target.name)
         _caught(report, lambda: _ship(remote, shipment, bundles[target.name], labelled, report, progress))
-        _keep(path, report)
+        _keep(path, remote, report)
 
     for remote in remotes:
         if remote.host not in found:
-            _keep(path, reports[remote.host])
+            _keep(path, remote, reports[remote.host])
     shipped = [remote for remote in remotes if remote.host in found]
     with ThreadPoolExecutor(max(1, len(shipped))) as pool:
         list(pool.map(ship, shipped))
@@ -167,8 +169,9 @@ def _caught(report: HostReport, work: Callable[[], Any]) -> Any:
     return None
 
 
-def _keep(path: Path, report: HostReport) -> None:
-    name = re.sub(r"[^\w.@-]", "_", report.host)
+def _keep(path: Path, remote: Remote, report: HostReport) -> None:
+    """A host is told by its port too: localhost may be several, through tunnels."""
+    name = re.sub(r"[^\w.@-]", "_", remote.host if remote.port is None else f"{remote.host}-{remote.port}")
     (path / RESULTS).mkdir(exist_ok=True)
     write_atomically(path / RESULTS / f"{name}.json", report.to_json())
 
@@ -278,7 +281,7 @@ def dry_run(path: Path, shipment: Shipment, evaluate: str | None) -> Iterator[st
     for host in shipment.hosts:
         remote, folder = Remote(host, shipment.port), shipment.folder_on(path, device)
         yield f"# {host}: asked what it is; then every file of the bundle that is not there, to {folder}"
-        yield shlex.join(["intraq-deploy", "bundle", str(path), "--target", device])
+        yield shlex.join(["intraq-deploy", "bundle", str(path), "--target", shipment.asked or device])
         yield shlex.join(remote.command(f"cat > {quoted(PurePosixPath(folder) / 'FILE.part')}"))
         for step in (*_STEPS, *(["predict"] if evaluate else [])):
             yield shlex.join(remote.command(command_of(shipment, folder, step)))

@@ -41,6 +41,7 @@ _THERE = (
     ("No space left on device|Disk quota exceeded", "its disk is full: free some space, or give --dir"),
     ("Permission denied|Read-only file system", "you may not write there ({last}): give --dir"),
     ("^mkdir: ", "the folder cannot be made ({last}): give --dir"),
+    ("FileNotFoundError.*part", "another command ships into the same folder: run it again when that one has ended"),
 )
 """What commands on a host fail with."""
 _LOOK = """

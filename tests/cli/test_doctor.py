@@ -3,6 +3,7 @@
 import json
 import sys
 
+import pytest
 from intraq_deploy.targets.device.profile import Release, device_names, load_device
 
 from intraq_deploy.pipeline.doctor import _problems, _usable
@@ -19,6 +20,13 @@ def test_this_machine(run):
     text = run("doctor").stdout
     assert "ok  ONNX Runtime" in text
     assert "jetson-orin-nano, JetPack 6.2" in text
+
+
+@pytest.mark.parametrize("option", [("--port", "22"), ("--python", "python3.9")])
+def test_options_of_another_machine(run, option):
+    result = run("doctor", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} is for another machine: name it with --on." in " ".join(result.stderr.split())
 
 
 def test_what_is_missing_has_a_remedy(run, monkeypatch):

@@ -250,7 +250,7 @@ def test_a_connection_that_breaks_during_the_build(run, device, server, python, 
     assert run(*arguments).exit_code == 0
 
 
-def test_dry_run_asks_no_host(run, directory, monkeypatch):
+def test_dry_run_asks_no_host(run, directory, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     result = run("ship", directory, "--to", "me@far away".replace(" ", "-"), "--port", "2222", "--dry-run")
     assert result.exit_code == 0, result.stderr
@@ -259,6 +259,10 @@ def test_dry_run_asks_no_host(run, directory, monkeypatch):
     assert "/run.py" in result.stdout
     assert "check --json" in result.stdout
     assert "StrictHostKeyChecking" not in result.stdout
+    (tmp_path / "mine.toml").write_text('name = "mine"\nopset = 21\npasses = ["unsigned-activations"]')
+    own = run("ship", directory, "--to", "a", "--target", tmp_path / "mine.toml", "--dry-run")
+    assert own.exit_code == 0, own.stderr
+    assert f"--target {tmp_path / 'mine.toml'}\n" in own.stdout
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,20 @@ def test_a_part_goes_on_where_it_ends(device, source, tmp_path):
     assert hashes(there) == files
 
 
+def test_two_that_ship_into_one_folder(device, source, tmp_path, monkeypatch):
+    """The first to end takes what both wrote."""
+    place = ssh._run
+
+    def late(remote, python, folder, script, given):
+        if script is ssh._PLACE:
+            place(remote, python, folder, script, given)
+        return place(remote, python, folder, script, given)
+
+    monkeypatch.setattr(ssh, "_run", late)
+    with pytest.raises(TargetError, match="another command ships into the same folder: run it again"):
+        send(device, PYTHON, str(tmp_path / "there"), source, hashes(source), nothing)
+
+
 def test_what_arrives_otherwise_is_not_kept(device, source, tmp_path):
     there, files = tmp_path / "there", hashes(source)
     with pytest.raises(TargetError, match="one arrived otherwise than it was sent: run it again"):

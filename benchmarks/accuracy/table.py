@@ -3,8 +3,8 @@
     python benchmarks/accuracy/table.py
 
 Text outside the markers is left as it is. A gain is the mean over seeds of row minus row; it is called not separated
-where it is no greater than the spread (maximum minus minimum over seeds) of either row. With one
-seed there is no spread to tell by.
+where it is no greater than the spread (maximum minus minimum over seeds) of either row. With one seed there is none to
+tell by.
 """
 
 import re

@@ -231,8 +231,23 @@ def headline(measured: Measured) -> str:
     return lines(heading, body) + conditions(used)
 
 
+def integers(measured: Measured) -> str:
+    """A student with two test sets has two rows, of one comparison."""
+    body = []
+    for protocol in ("P1", "P3"):
+        students = {
+            tuple(row[column] for column in ("network", "bits", "recipe", "seed")): row
+            for row in measured.rows
+            if row["protocol"] == protocol and row["integers_compared"]
+        }.values()
+        sums = (sum(int(row[f"integers_{what}"]) for row in students) for what in ("compared", "differing"))
+        body.append((protocol, str(len(students)), *(f"{each:,}" for each in sums)))
+    return lines(("protocol", "students", "integers compared", "differ"), body)
+
+
 SECTIONS = {
     "headline": headline,
+    "integers": integers,
     "presets": presets,
     "trials": trials,
     "main": main_table,

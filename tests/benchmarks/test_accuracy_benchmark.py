@@ -1,20 +1,16 @@
 """The accuracy benchmark's command line: what is no row is refused before anything is loaded."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "accuracy"
 ROW = ("resnet20_cifar10", "intraq", "W4A4", "P3", "0")
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run(files_of):
     """The file run.py; it finds files of the latency benchmark by itself."""
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return importlib.import_module("run")
+    return files_of("accuracy")("run")
 
 
 def test_rows(run):

@@ -1,20 +1,15 @@
 """The latency benchmark's arithmetic: pairs, intervals, rows that replace each other, tables."""
 
-import importlib
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "latency"
-
 
 @pytest.fixture
-def module(monkeypatch):
+def module(files_of):
     """Imports a file of the benchmark by its name."""
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module
+    return files_of("latency")
 
 
 def test_a_ratio_is_of_the_same_round(module):

@@ -39,7 +39,7 @@ MAIN_BITS = ("W5A5", "W4A4", "W3A3", "W4A8")
 PRESETS = ("quick", "standard", "best")
 STATIC = ("ranges", "static")
 """8 bits without training: ours, and ONNX Runtime's quantize_static with the same images."""
-TRIALS = ("best-float32", "best-bounded-120", "best-corrected")
+TRIALS = ("best-float32", "best-bounded", "best-bounded-120", "best-corrected")
 """What `best` could be, and the same `best` beside it in one precision."""
 IMAGENET_RECIPES = ("imagenet-correct", "imagenet-best")
 

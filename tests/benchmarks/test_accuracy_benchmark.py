@@ -29,7 +29,7 @@ def test_rows(run):
         (("resnet", *ROW[1:]), "the network 'resnet' is unknown: choose one of efficientnet"),
         (
             (ROW[0], "intraqq", *ROW[2:]),
-            "the recipe 'intraqq' is unknown: choose one of best, best-bounded-120, best-corrected, best-float32",
+            "the recipe 'intraqq' is unknown: choose one of best, best-bounded, best-bounded-120, best-corrected",
         ),
         ((*ROW[:2], "W1A4", *ROW[3:]), "the bits are 'W1A4': give W2A2 to W8A8"),
         ((*ROW[:2], "W4A9", *ROW[3:]), "the bits are 'W4A9'"),

@@ -8,7 +8,8 @@ tell by.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,6 +211,30 @@ def trials(measured: Measured) -> str:
     return lines(heading, body) + conditions(used)
 
 
+def criteria(measured: Measured) -> str:
+    """How far divergences order recipes as test images do, where all of them were measured."""
+    body = []
+    for network, bits in ((plan.CIFAR10, "W4A4"), (plan.CIFAR10, "W3A3"), (plan.CIFAR100, "W4A4")):
+        recipes: dict[str, list[dict[str, str]]] = {}
+        for row in measured.rows:
+            if (row["network"], row["bits"], row["protocol"]) == (network, bits, "P3") and row["held_leaves_kl"]:
+                recipes.setdefault(row["recipe"], []).append(row)
+        lost = [sum(float(row["float"]) - float(row["deployed"]) for row in own) / len(own) for own in recipes.values()]
+        divergences = (
+            [float(mean(own, column, 4)) for own in recipes.values()]
+            for column in ("held_kl", "held_bns_kl", "held_leaves_kl")
+        )
+        body.append(
+            (network, bits, str(len(recipes)), *(f"{rank_correlation(each, lost):.2f}" for each in divergences))
+        )
+    return lines(("network, P3", "bits", "recipes", "held IntraQ", "held BNS", "dead leaves"), body)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's, between -1 and 1."""
+    return statistics.correlation(*([sorted(values).index(value) for value in values] for values in (a, b)))
+
+
 GOALS = (
     ("CIFAR-10", "W4A4", plan.CIFAR10, 1.0, "SynQ 1.1, IntraQ 2.54"),
     ("CIFAR-10", "W3A3", plan.CIFAR10, 4.5, "HAST 5.6, IntraQ 16.96"),
@@ -250,6 +275,7 @@ SECTIONS = {
     "integers": integers,
     "presets": presets,
     "trials": trials,
+    "criteria": criteria,
     "main": main_table,
     "images": images_ablation,
     "training": training_ablation,

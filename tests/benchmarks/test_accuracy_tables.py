@@ -53,3 +53,8 @@ def test_a_cell_says_of_how_many_seeds_it_is(table):
     assert str(table.Cell((1.0, 2.0, 3.0))) == "2.00 (1.00 to 3.00)"
     assert str(table.Cell((1.0, 2.0))) == "1.50 (2 seeds, 1.00 to 2.00)"
     assert str(table.Cell((1.0,))) == "1.00 (1 seed)"
+
+
+def test_ranks_are_what_is_compared(table):
+    assert table.rank_correlation((1.0, 2.0, 30.0), (0.1, 0.2, 0.3)) == pytest.approx(1.0)
+    assert table.rank_correlation((1.0, 2.0, 30.0), (0.3, 0.2, 0.1)) == pytest.approx(-1.0)

@@ -45,6 +45,11 @@ class Cell:
         return f"{self.mean:.2f} ({few}{min(self.drops):.2f} to {max(self.drops):.2f})"
 
 
+def cell(found: Iterable[Mapping[str, str]], column: str) -> Cell:
+    """Of rows, one for each seed."""
+    return Cell(tuple(float(row["float"]) - float(row[column]) for row in found))
+
+
 class Measured:
     """Every row of every CSV file."""
 
@@ -63,7 +68,7 @@ class Measured:
     ) -> Cell | None:
         """None where nothing was measured."""
         found = [row for row in self.of(network, recipe, bits, protocol, test) if row[column]]
-        return Cell(tuple(float(row["float"]) - float(row[column]) for row in found)) if found else None
+        return cell(found, column) if found else None
 
 
 def gain(before: Cell | None, after: Cell | None) -> str:
@@ -215,14 +220,12 @@ def criteria(measured: Measured) -> str:
     """How far divergences order recipes as test images do, where all of them were measured."""
     body = []
     for network, bits in ((plan.CIFAR10, "W4A4"), (plan.CIFAR10, "W3A3"), (plan.CIFAR100, "W4A4")):
-        recipes: dict[str, list[dict[str, str]]] = {}
-        for row in measured.rows:
-            if (row["network"], row["bits"], row["protocol"]) == (network, bits, "P3") and row["held_leaves_kl"]:
-                recipes.setdefault(row["recipe"], []).append(row)
-        lost = [sum(float(row["float"]) - float(row["deployed"]) for row in own) / len(own) for own in recipes.values()]
+        named = dict.fromkeys(row["recipe"] for row in measured.rows)
+        rows_of = (measured.of(network, recipe, bits, "P3") for recipe in named)
+        recipes = [own for each in rows_of if (own := [row for row in each if row["held_leaves_kl"]])]
+        lost = [cell(own, "deployed").mean for own in recipes]
         divergences = (
-            [float(mean(own, column, 4)) for own in recipes.values()]
-            for column in ("held_kl", "held_bns_kl", "held_leaves_kl")
+            [float(mean(own, column, 4)) for own in recipes] for column in ("held_kl", "held_bns_kl", "held_leaves_kl")
         )
         body.append(
             (network, bits, str(len(recipes)), *(f"{rank_correlation(each, lost):.2f}" for each in divergences))

@@ -19,22 +19,23 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import export
-from intraq_deploy.targets.profile import load_profile
 from published import EfficientNetLite0, MobileNetV1, MobileNetV2Same, ResNet20Wide
 from resnet20_option_a import ResNet20
 from torch import nn
 
 from intraq_deploy.graph import trace
 from intraq_deploy.models.architecture import find_architecture
-from intraq_deploy.pipeline.run import freedom_of, machine
+from intraq_deploy.pipeline.run import machine
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.program.bounds import largest_accumulator
 from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnxruntime.static import quantize_static
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
 
 sys.path.append(str(Path(__file__).parent / "latency"))
 from measure import interleaved, onnxruntime_model
@@ -104,7 +105,9 @@ def row(network: str, weights: Path | None) -> dict[str, object]:
     module, shape = network_of(network, weights)
     graph = trace(module, shape)
     images = torch.randn(_CALIBRATED + _COMPARED, *shape, generator=torch.Generator().manual_seed(1))
-    student = build_network(graph, make_scheme("integer", *BITS, freedom_of(("onnxruntime",))), images[:_CALIBRATED], 0)
+    student = build_network(
+        graph, make_scheme("integer", *BITS, constraints_of(("onnxruntime",))), images[:_CALIBRATED], 0
+    )
     settle(student)
     program = freeze(student)
     with tempfile.TemporaryDirectory() as name:

@@ -16,11 +16,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from intraq_deploy.targets.onnxruntime.target import export
-from intraq_deploy.targets.profile import load_profile
-from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
-from intraq_deploy.targets.tensorrt.layers import computed_in
-from intraq_deploy.targets.tensorrt.rtx import compile_model
 from networks import network_of
 
 from intraq_deploy.evaluation.parity import Parity, compare
@@ -29,6 +24,11 @@ from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
+from intraq_deploy.targets.tensorrt.layers import computed_in
+from intraq_deploy.targets.tensorrt.rtx import compile_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "tensorrt.md"
 NETWORKS = ("torchvision:resnet18", "torchvision:resnet50", "timm:mobilenetv1_100", "torchvision:mobilenet_v2")

@@ -21,7 +21,6 @@ def bench(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_bench
-
     from intraq_deploy.pipeline.bench import bench_run
     from intraq_deploy.pipeline.targets import choose_for
 

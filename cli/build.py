@@ -1,9 +1,9 @@
 """intraq-deploy build: engines."""
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
-
 from intraq_deploy.errors import GateError
 
 
@@ -23,7 +23,6 @@ def build(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_engines
-
     from intraq_deploy.pipeline.build import build_run, built_here
     from intraq_deploy.pipeline.targets import choose_for
 

@@ -20,7 +20,6 @@ def bundle(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_bundle
-
     from intraq_deploy.pipeline.bundle import bundle_run
     from intraq_deploy.pipeline.targets import find_for
 

@@ -1,9 +1,9 @@
 """intraq-deploy doctor: what is here, and what is missing."""
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
-
 from intraq_deploy.errors import UsageError
 
 PYTHON = "python3"
@@ -22,7 +22,6 @@ def doctor(
     GPU providers are tried, not only listed. Exits 1 if something is missing that everything needs.
     """
     from intraq_deploy.cli.render import print_json, render_doctor
-
     from intraq_deploy.pipeline.doctor import examine, examine_here
 
     if on is None and (port is not None or python != PYTHON):

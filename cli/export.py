@@ -15,7 +15,6 @@ def export(
     """Write a finished run's integers for a target."""
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_artifacts
-
     from intraq_deploy.pipeline.quantize import export_run
     from intraq_deploy.pipeline.targets import choose_for
 

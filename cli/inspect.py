@@ -28,7 +28,6 @@ def inspect(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_inspection
-
     from intraq_deploy.pipeline.inspection import inspect_model
 
     weight_bits = bits if weight_bits is None else weight_bits

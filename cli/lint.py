@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
-
 from intraq_deploy.errors import GateError
 
 
@@ -31,7 +31,6 @@ def lint(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_findings, render_fit
-
     from intraq_deploy.pipeline.linting import lint_file, list_json
     from intraq_deploy.pipeline.targets import choose
 

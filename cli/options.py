@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from intraq_deploy.cli.errors import set_debug
 
+from intraq_deploy.cli.errors import set_debug
 from intraq_deploy.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
 """intraq-deploy quantize: the main job."""
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
-
 from intraq_deploy.errors import GateError
 
 
@@ -51,7 +51,6 @@ def quantize(
     # Torch is imported when there is work to do, so that --help answers at once.
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_images, render_report
-
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import quantize_run
     from intraq_deploy.pipeline.rundir import default_directory

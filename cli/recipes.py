@@ -4,6 +4,7 @@ import json as to_json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
 

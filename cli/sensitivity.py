@@ -20,7 +20,6 @@ def sensitivity(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_sensitivity
-
     from intraq_deploy.pipeline.quantize import sensitivity_run
 
     with make_progress() as progress:

@@ -1,9 +1,9 @@
 """intraq-deploy ship: to devices, over ssh."""
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
-
 from intraq_deploy.errors import UsageError
 
 
@@ -29,7 +29,6 @@ def ship(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_shipping
-
     from intraq_deploy.pipeline import ship as shipping
     from intraq_deploy.pipeline.targets import find_for
 

@@ -30,7 +30,6 @@ def synthesize(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_images
-
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import synthesize_run
     from intraq_deploy.pipeline.rundir import default_directory

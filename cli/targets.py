@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
 
@@ -26,7 +27,6 @@ def targets(
     everything that is known of it, and where from.
     """
     from intraq_deploy.cli.render_targets import render_catalogue, render_device, render_target
-
     from intraq_deploy.pipeline.targets import catalogue
 
     found = catalogue(name)

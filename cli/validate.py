@@ -1,9 +1,9 @@
 """intraq-deploy validate: the gate, again."""
 
 import typer
+
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.errors import reports_errors
-
 from intraq_deploy.errors import GateError
 
 
@@ -22,7 +22,6 @@ def validate(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_report
-
     from intraq_deploy.pipeline.quantize import validate_run
     from intraq_deploy.pipeline.targets import choose_for
 

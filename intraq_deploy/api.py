@@ -14,10 +14,10 @@ from intraq_deploy.data import load_unlabelled
 from intraq_deploy.errors import DataError, UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model, load_model
-from intraq_deploy.pipeline.answers import answered
 from intraq_deploy.pipeline.devices import choose_device
+from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
 from intraq_deploy.pipeline.recipes import recipe_for
-from intraq_deploy.pipeline.run import freedom_of
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.stages import model_metadata
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
@@ -87,7 +87,7 @@ def calibration_images(
     Raises DataError for images that cannot be used.
     """
     chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, images=count).synthesis
-    return answered(model, load_unlabelled(path, model, chosen.images, seed).images, choose_device(device))
+    return pseudo_labelled(model, load_unlabelled(path, model, chosen.images, seed).images, choose_device(device))
 
 
 def quantize(
@@ -120,7 +120,9 @@ def quantize(
     chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, steps=steps, reconstruct=reconstruct)
     chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
     where = choose_device(device)
-    placed = make_scheme(scheme, weight_bits, activation_bits, freedom_of(chosen_targets.targets, chosen_targets.own))
+    placed = make_scheme(
+        scheme, weight_bits, activation_bits, constraints_of(chosen_targets.targets, chosen_targets.own)
+    )
     placed = placed.with_ranges(chosen.quantization.ranges)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
     student = build_network(graph, placed, images.images, seed)

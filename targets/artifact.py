@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from intraq_deploy.targets.profile import load_profile
-
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.targets.profile import load_profile
 
 MANIFEST = "manifest.json"
 

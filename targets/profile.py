@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Literal
 
-from intraq_deploy.targets.reading import Name, Version, nearest, read
 from pydantic import BaseModel, ConfigDict
 
 from intraq_deploy.errors import UsageError
+from intraq_deploy.targets.reading import Name, Version, nearest, read
 
 
 class TargetProfile(BaseModel):

@@ -14,15 +14,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from torch import Tensor
+
+from intraq_deploy.evaluation.parity import Parity, compare
+from intraq_deploy.program import Program
 from intraq_deploy.targets.onnx.canonical import OUTPUT, codes_name
 from intraq_deploy.targets.onnx.lower import instrument, lower
 from intraq_deploy.targets.onnxruntime.session import INTEGER_KERNELS
 from intraq_deploy.targets.onnxruntime.target import stored_zero_points
 from intraq_deploy.targets.profile import TargetProfile
-from torch import Tensor
-
-from intraq_deploy.evaluation.parity import Parity, compare
-from intraq_deploy.program import Program
 
 RUN_MODELS = Path(__file__).with_name("run_models.py")
 

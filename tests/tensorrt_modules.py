@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+
 from intraq_deploy.targets.tensorrt import host, runtime
 
 # version: (NetworkDefinitionCreationFlag, BuilderFlag)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from intraq_deploy.cli.main import app
 
 from intraq_deploy import api
+from intraq_deploy.cli.main import app
 from intraq_deploy.recipes import parse
 
 ROOT = Path(__file__).parents[1]

@@ -25,9 +25,6 @@ import onnxruntime
 import plan
 import rows
 import torch
-from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
-from intraq_deploy.targets.profile import load_profile
 from leaves import dead_leaves
 from rows import Key
 from sets import REAL, RECIPES, image_set, recipe_of
@@ -36,7 +33,8 @@ from torch import Tensor
 from intraq_deploy.data.labelled import normalise
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model
-from intraq_deploy.pipeline.run import freedom_of, machine
+from intraq_deploy.pipeline.run import machine
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization import make_scheme
@@ -44,6 +42,9 @@ from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import BUILTIN
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.targets.onnxruntime.static import quantize_static
+from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training import Trainer, correct, reconstruct
 from intraq_deploy.training.losses import distillation
 from intraq_deploy.training.teacher import Teacher
@@ -146,7 +147,7 @@ def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, d
     """Quantized, trained, frozen, exported and run in ONNX Runtime."""
     start = time.perf_counter()
     scheme = make_scheme(
-        rows.PROTOCOLS[key.protocol], key.weight_bits, key.activation_bits, freedom_of(("onnxruntime",))
+        rows.PROTOCOLS[key.protocol], key.weight_bits, key.activation_bits, constraints_of(("onnxruntime",))
     ).with_ranges(recipe.quantization.ranges)
     graph = prepare(trace(bench.model.module, bench.model.input_shape), recipe.quantization)
     student = build_network(graph, scheme, images.images, key.seed)

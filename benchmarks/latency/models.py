@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import export
-from intraq_deploy.targets.profile import load_profile
 from measure import BATCH_DIMENSION
 from torch import nn
 
 from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.models.wording import reason
-from intraq_deploy.pipeline.run import freedom_of
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnxruntime.static import quantize_static
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
 
 BITS = ((4, 4), (4, 8), (8, 8))
 TORCH, OURS, STATIC = "float32 (torch.onnx)", "float32 (ours)", "quantize_static"
@@ -111,7 +111,7 @@ def _ours(graph: Graph, images: torch.Tensor, profiles: Sequence[str], folder: P
     yield File(OURS, "", export(float_program(graph), load_profile("onnxruntime"), target, {}).path)
     for weight_bits, activation_bits in BITS:
         for profile in profiles:
-            scheme = make_scheme("integer", weight_bits, activation_bits, freedom_of((profile,)))
+            scheme = make_scheme("integer", weight_bits, activation_bits, constraints_of((profile,)))
             student = build_network(graph, scheme, images, 0)
             settle(student)
             program = freeze(student)

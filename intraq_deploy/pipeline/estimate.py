@@ -13,7 +13,7 @@ from intraq_deploy.pipeline.mixed import recall
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.sensitivity import SENSITIVITY, passes, sensitivity_key
 from intraq_deploy.quantization.build import empty_network
-from intraq_deploy.quantization.sensitivity import answers
+from intraq_deploy.quantization.sensitivity import logits_of
 from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.loop import Trainer
@@ -73,8 +73,8 @@ def _forward_rate(run: Run, images: int) -> float:
     """Images per second through the fake-quant module."""
     network = empty_network(run.graph, run.scheme).to(run.device).to(memory_format=torch.channels_last)
     noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
-    answers(network, noise, run.device)
-    return images * _TIMED / _seconds(lambda: [answers(network, noise, run.device) for _ in range(_TIMED)])
+    logits_of(network, noise, run.device)
+    return images * _TIMED / _seconds(lambda: [logits_of(network, noise, run.device) for _ in range(_TIMED)])
 
 
 def _training_rate(run: Run, images: int) -> float:

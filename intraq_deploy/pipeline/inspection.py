@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model
-from intraq_deploy.pipeline.run import freedom_of
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.quantization.layers_report import LayerRow, layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.quantization.scheme import make_scheme
@@ -37,7 +37,7 @@ class Inspection:
 
 def inspect_model(model: Model, scheme: str, weight_bits: int, activation_bits: int) -> Inspection:
     """Raises UsageError for an unknown scheme or bits that are not supported."""
-    chosen = make_scheme(scheme, weight_bits, activation_bits, freedom_of(("onnxruntime",)))
+    chosen = make_scheme(scheme, weight_bits, activation_bits, constraints_of(("onnxruntime",)))
     problems: list[str] = []
     rows: list[LayerRow] = []
     batch_norms = 0

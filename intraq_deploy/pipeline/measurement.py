@@ -12,8 +12,9 @@ from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
 from intraq_deploy.evaluation.latency import interleaved, medians
 from intraq_deploy.pipeline.report import ComparisonRow
-from intraq_deploy.pipeline.run import Run, freedom_of
+from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.stages import kept, normalization_of, running, whole_artifact
 from intraq_deploy.program import Program, Reference, float_program, freeze, settle
 from intraq_deploy.quantization.build import build_network
@@ -73,11 +74,11 @@ def baselines(run: Run, images: SyntheticSet) -> dict[str, Artifact]:
 
 def _schemes(run: Run) -> dict[str, Scheme]:
     """Of the quantized baselines."""
-    o, freedom = run.options, freedom_of(("onnxruntime",))
-    schemes = {W8A8: make_scheme("integer", MAX_BITS, MAX_BITS, freedom)}
+    o, constraints = run.options, constraints_of(("onnxruntime",))
+    schemes = {W8A8: make_scheme("integer", MAX_BITS, MAX_BITS, constraints)}
     if o.activation_bits < MAX_BITS:
         schemes[A8] = replace(
-            make_scheme("integer", o.weight_bits, MAX_BITS, freedom), layer_bits=run.scheme.layer_bits
+            make_scheme("integer", o.weight_bits, MAX_BITS, constraints), layer_bits=run.scheme.layer_bits
         )
     return schemes
 

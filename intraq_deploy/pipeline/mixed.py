@@ -32,7 +32,7 @@ from intraq_deploy.pipeline.stages import kept, running
 from intraq_deploy.quantization.allocation import Allocations, Choice, stored_bytes
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.quantization.scheme import make_scheme
-from intraq_deploy.quantization.sensitivity import answers, compare, requantize
+from intraq_deploy.quantization.sensitivity import compare, logits_of, requantize
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
@@ -126,7 +126,7 @@ class _Held:
         _, self._images = halves(run, images.images)
         self._network = byte_network(run, mixed.widths, images, run.options.activation_bits)
         self._device = run.device
-        self._teacher = answers(run.model.module_on(run.device), self._images, run.device)
+        self._teacher = logits_of(run.model.module_on(run.device), self._images, run.device)
         self._specs = {bits: specs_at(run, mixed.widths, bits) for bits in range(MIN_BITS, MAX_BITS + 1)}
 
     @property
@@ -136,7 +136,7 @@ class _Held:
     def agreement(self, layers: dict[str, int]) -> float:
         """Percent. layers: bits by layer."""
         requantize(self._network, {name: self._specs[bits][name] for name, bits in layers.items()})
-        return compare(self._teacher, answers(self._network, self._images, self._device)).agreement
+        return compare(self._teacher, logits_of(self._network, self._images, self._device)).agreement
 
 
 def _smallest(

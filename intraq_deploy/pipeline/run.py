@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +20,11 @@ from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.recipes import recipe_for
 from intraq_deploy.pipeline.report import MixedRecord, bits_label
 from intraq_deploy.pipeline.rundir import RunDirectory
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import float_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import prepare
-from intraq_deploy.quantization.scheme import Freedom, Scheme, make_scheme
+from intraq_deploy.quantization.scheme import Scheme, make_scheme
 from intraq_deploy.recipes import Recipe, builtin, check
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
@@ -66,7 +66,7 @@ class Run:
     @property
     def scheme(self) -> Scheme:
         o = self.options
-        scheme = make_scheme(o.scheme, o.weight_bits, o.activation_bits, freedom_of(o.targets, o.own_targets))
+        scheme = make_scheme(o.scheme, o.weight_bits, o.activation_bits, constraints_of(o.targets, o.own_targets))
         scheme = scheme.with_ranges(self.recipe.quantization.ranges)
         return scheme if self.mixed is None else replace(scheme, layer_bits=self.mixed.layers)
 
@@ -126,14 +126,6 @@ class Run:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
         return digest.hexdigest()
-
-
-def freedom_of(targets: tuple[str, ...], own: Iterable[TargetProfile] = ()) -> Freedom:
-    """What all of the targets allow, and the strictest that one of them asks for. own: a person's own among them."""
-    profiles = [load_profile(target, own) for target in targets]
-    limits = [profile.largest_weight for profile in profiles if profile.largest_weight is not None]
-    unsigned = all(profile.unsigned_activations for profile in profiles)
-    return Freedom(unsigned_activations=unsigned, largest_weight=min(limits, default=None))
 
 
 def machine() -> str:

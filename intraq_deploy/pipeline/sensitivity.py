@@ -21,7 +21,7 @@ from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.quantization.scheme import Scheme, make_scheme
-from intraq_deploy.quantization.sensitivity import Loss, answers, compare, measure
+from intraq_deploy.quantization.sensitivity import Loss, compare, logits_of, measure
 from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
@@ -139,8 +139,8 @@ def measure_sensitivity(run: Run, images: SyntheticSet, widths: tuple[int, ...])
     narrow = [bits for bits in widths if bits < MAX_BITS]
     with running(run, SENSITIVITY, key, len(narrow) * len(measured), "images") as (stage, note):
         network = byte_network(run, widths, images, MAX_BITS)
-        teacher = answers(run.model.module_on(run.device), measured, run.device)
-        reference = compare(teacher, answers(network, measured, run.device))
+        teacher = logits_of(run.model.module_on(run.device), measured, run.device)
+        reference = compare(teacher, logits_of(network, measured, run.device))
         losses = {}
         for index, bits in enumerate(narrow):
             file = stage.folder / f"weights-{bits}-bits.json"

@@ -14,7 +14,7 @@ from intraq_deploy.errors import DataError, RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.models import Model
 from intraq_deploy.models.wording import reason
-from intraq_deploy.pipeline.answers import answered
+from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import Stage, key_of, tensor_sha256
 from intraq_deploy.program import Normalization, Program, freeze, load_program, save_program, settle
@@ -90,7 +90,7 @@ def calibrate(run: Run, own: UnlabelledImages) -> SyntheticSet:
     if before is not None:
         return before
     with running(run, CALIBRATION, key, len(own.images), "images") as (stage, _):
-        images = answered(run.model, own.images, run.device)
+        images = pseudo_labelled(run.model, own.images, run.device)
         preprocessing = run.model.preprocessing
         write_atomically(stage.folder / "sheet.png", contact_sheet(images, preprocessing.mean, preprocessing.std))
         images.save(stage.folder / "images.safetensors")

@@ -23,7 +23,7 @@ INT16_MAX = 32_767
 
 
 @dataclass(frozen=True, slots=True)
-class Freedom:
+class TargetConstraints:
     """What the runtimes that a network is quantized for allow and ask for."""
 
     unsigned_activations: bool = False
@@ -32,7 +32,7 @@ class Freedom:
     """The greatest |code| of 8-bit weights; None: 127."""
 
 
-ANY_RUNTIME = Freedom()
+NO_CONSTRAINTS = TargetConstraints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,17 @@ class Scheme:
         )
 
 
-def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
+def _integer(weight_bits: int, activation_bits: int, constraints: TargetConstraints) -> Scheme:
     """What a device runs: every convolution, sum and the classifier on integers.
 
     Weights symmetric per output channel; k-bit asymmetric activations behind ReLU-like functions, 8-bit means and gates
     (at 8 bits symmetric, so that one program serves runtimes without zero-points, unless all targets take unsigned
     bytes); everything else 8 bits signed symmetric.
     """
-    weight = weight_spec(weight_bits, limit=freedom.largest_weight)
+    weight = weight_spec(weight_bits, limit=constraints.largest_weight)
     byte = activation_spec(8, symmetric=True)
     # Two products of unsigned inputs must fit 16 bits on some CPUs: not with 8-bit weights at their full range.
-    unsigned = freedom.unsigned_activations and largest_code(weight) * 2 * 255 <= INT16_MAX
+    unsigned = constraints.unsigned_activations and largest_code(weight) * 2 * 255 <= INT16_MAX
     positive = activation_spec(8, symmetric=not unsigned)
     return Scheme(
         name="integer",
@@ -100,10 +100,10 @@ def _integer(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme
     )
 
 
-def _paper(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
+def _paper(weight_bits: int, activation_bits: int, constraints: TargetConstraints) -> Scheme:
     """IntraQ's own quantizer (Zhong et al., CVPR 2022): weights asymmetric min-max per output channel, first and last
     included; activations behind ReLU-like functions only. What reads an unquantized tensor runs in float."""
-    weight = weight_spec(weight_bits, symmetric=False, limit=freedom.largest_weight)
+    weight = weight_spec(weight_bits, symmetric=False, limit=constraints.largest_weight)
     return Scheme(
         name="paper",
         weight=weight,
@@ -119,13 +119,13 @@ def _paper(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
     )
 
 
-def _ends8(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
+def _ends8(weight_bits: int, activation_bits: int, constraints: TargetConstraints) -> Scheme:
     """The convention of BRECQ, QDrop and GENIE: the first and last layer at 8 bits, every layer's input quantized,
     residual sums in float."""
-    byte, ends = activation_spec(8, symmetric=True), weight_spec(8, limit=freedom.largest_weight)
+    byte, ends = activation_spec(8, symmetric=True), weight_spec(8, limit=constraints.largest_weight)
     return Scheme(
         name="ends8",
-        weight=weight_spec(weight_bits, limit=freedom.largest_weight),
+        weight=weight_spec(weight_bits, limit=constraints.largest_weight),
         first_weight=ends,
         last_weight=ends,
         activation=activation_spec(activation_bits),
@@ -138,14 +138,20 @@ def _ends8(weight_bits: int, activation_bits: int, freedom: Freedom) -> Scheme:
     )
 
 
-SCHEMES: dict[str, Callable[[int, int, Freedom], Scheme]] = {"integer": _integer, "paper": _paper, "ends8": _ends8}
+SCHEMES: dict[str, Callable[[int, int, TargetConstraints], Scheme]] = {
+    "integer": _integer,
+    "paper": _paper,
+    "ends8": _ends8,
+}
 
 
-def make_scheme(name: str, weight_bits: int, activation_bits: int, freedom: Freedom = ANY_RUNTIME) -> Scheme:
-    """The scheme `name` at these bits. freedom: what the targets allow and ask for.
+def make_scheme(
+    name: str, weight_bits: int, activation_bits: int, constraints: TargetConstraints = NO_CONSTRAINTS
+) -> Scheme:
+    """The scheme `name` at these bits. constraints: what the targets allow and ask for.
 
     Raises UsageError for an unknown name or bits outside 2..8.
     """
     if name not in SCHEMES:
         raise UsageError(f"The scheme {name!r} is unknown: choose one of {', '.join(SCHEMES)}.")
-    return replace(SCHEMES[name](weight_bits, activation_bits, freedom), largest_weight=freedom.largest_weight)
+    return replace(SCHEMES[name](weight_bits, activation_bits, constraints), largest_weight=constraints.largest_weight)

@@ -61,7 +61,7 @@ def batches(images: Tensor) -> Sequence[Tensor]:
     return torch.split(images, _SMALL_BATCH if small else _LARGE_BATCH)
 
 
-def answers(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
+def logits_of(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
     """The logits of `network`, which is on `device`: float32 [N, classes], on the CPU."""
     with torch.no_grad():
         return torch.cat([network(_on(part, device)).cpu() for part in batches(images)])

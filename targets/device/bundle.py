@@ -23,6 +23,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from torch import Tensor
+
+from intraq_deploy.errors import TargetError
+from intraq_deploy.program.program import Program
+from intraq_deploy.program.ties import TieReference
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.onnx.canonical import codes_name
@@ -30,11 +35,6 @@ from intraq_deploy.targets.onnx.lower import instrument
 from intraq_deploy.targets.onnxruntime.target import stored_zero_points
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
-from torch import Tensor
-
-from intraq_deploy.errors import TargetError
-from intraq_deploy.program.program import Program
-from intraq_deploy.program.ties import TieReference
 
 MANIFEST, FORMAT = "manifest.json", 1
 _RUN, _README, _CLASSES = "run.py", "README.md", "classes.json"

@@ -5,10 +5,9 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from intraq_deploy.errors import TargetError
 from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.device.ssh import Remote, quoted
-
-from intraq_deploy.errors import TargetError
 
 OLDEST = (3, 8)
 """Python that the runner needs."""

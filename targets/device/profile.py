@@ -7,11 +7,11 @@ takes the file that fits what it has.
 from importlib import resources
 from typing import Literal, get_args
 
-from intraq_deploy.targets.profile import profile_names
-from intraq_deploy.targets.reading import Name, Version, nearest, read
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from intraq_deploy.errors import UsageError
+from intraq_deploy.targets.profile import profile_names
+from intraq_deploy.targets.reading import Name, Version, nearest, read
 
 Precision = Literal["int8", "fp4", "fp8", "bf16", "fp16", "tf32", "fp32"]
 Figure = Literal["compute_capability", "memory_gib", "dla", "precisions", "trtexec"]

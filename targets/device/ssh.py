@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from intraq_deploy.targets.artifact import sha256_of
-
 from intraq_deploy.errors import TargetError, UsageError
+from intraq_deploy.targets.artifact import sha256_of
 
 CONNECT_SECONDS = 15
 """Until a host that does not answer is given up; one that stops answering, twice as long."""

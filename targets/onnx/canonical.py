@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from intraq_deploy.targets.onnx.builder import Builder, scalar
 
 from intraq_deploy.graph.graph import INPUT_NAME, OUTPUT_NAME, Node
 from intraq_deploy.graph.ops import (
@@ -39,6 +38,7 @@ from intraq_deploy.graph.ops import (
 from intraq_deploy.program.arithmetic import accumulator_scale
 from intraq_deploy.program.bounds import unclipped_bounds
 from intraq_deploy.program.program import Grid, IntegerWeights, Program, UnquantizedWeights
+from intraq_deploy.targets.onnx.builder import Builder, scalar
 
 INPUT, OUTPUT = INPUT_NAME, OUTPUT_NAME
 GRID = "grid"

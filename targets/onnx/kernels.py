@@ -3,13 +3,13 @@
 import numpy as np
 import onnx_ir as ir
 import torch
-from intraq_deploy.targets.onnx.builder import array, initializer, scalar, set_constant
-from intraq_deploy.targets.onnx.canonical import GRID
-from intraq_deploy.targets.onnx.passes import register, replace_output
 
 from intraq_deploy.graph.ops import Unary
 from intraq_deploy.program.arithmetic import unary_table
 from intraq_deploy.program.program import Grid
+from intraq_deploy.targets.onnx.builder import array, initializer, scalar, set_constant
+from intraq_deploy.targets.onnx.canonical import GRID
+from intraq_deploy.targets.onnx.passes import register, replace_output
 
 _SLOPE = 6.0
 """HardSigmoid is clip(x / 6 + 1/2, 0, 1)."""

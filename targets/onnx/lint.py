@@ -5,11 +5,12 @@ their own, each with where it comes from.
 """
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
 from intraq_deploy.targets.onnx import lint_onnxruntime, lint_tensorrt
 from intraq_deploy.targets.onnx.findings import Finding
 from intraq_deploy.targets.onnx.places import inline, name_places
 from intraq_deploy.targets.profile import TargetProfile
-from onnx_ir.passes.common import ShapeInferencePass
 
 _RULES = {
     "onnxruntime": lint_onnxruntime.findings,

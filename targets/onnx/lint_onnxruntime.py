@@ -12,10 +12,11 @@ far inputs reach, by interval arithmetic), so any Q/DQ file can be checked, not 
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
 from intraq_deploy.targets.onnx.findings import Finding, name_of
 from intraq_deploy.targets.onnx.intervals import Intervals, constant, dequantizer
 from intraq_deploy.targets.profile import TargetProfile
-from numpy.typing import NDArray
 
 PRODUCTS = "products fit 16 bits"
 _LAYERS = ("Conv", "Gemm", "MatMul")

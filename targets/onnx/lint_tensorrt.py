@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
+
+from intraq_deploy.program.settle import LARGEST_BIAS
 from intraq_deploy.targets.onnx.findings import Finding, name_of
 from intraq_deploy.targets.onnx.intervals import constant, dequantizer, is_constant, source
 from intraq_deploy.targets.onnx.places import calls_in
 from intraq_deploy.targets.onnx.tensorrt import BLOCKS
 from intraq_deploy.targets.profile import TargetProfile
-
-from intraq_deploy.program.settle import LARGEST_BIAS
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")

@@ -2,15 +2,15 @@
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
+
+from intraq_deploy.errors import TargetError
+from intraq_deploy.program.program import Program
 from intraq_deploy.targets.onnx import canonical, kernels, older, packing, tensorrt  # noqa: F401  registers its passes
 from intraq_deploy.targets.onnx.findings import Finding
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.passes import PASSES
 from intraq_deploy.targets.profile import TargetProfile
-from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
-
-from intraq_deploy.errors import TargetError
-from intraq_deploy.program.program import Program
 
 
 def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) -> ir.Model:

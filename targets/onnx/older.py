@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from intraq_deploy.targets.onnx.builder import initializer, scalar
 from intraq_deploy.targets.onnx.passes import register, replace_output
 

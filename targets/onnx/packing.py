@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
 from intraq_deploy.targets.onnx.builder import array
 from intraq_deploy.targets.onnx.passes import dequantized_constants, register
-from numpy.typing import NDArray
 
 _LOWEST, _HIGHEST = -8, 7
 """Of INT4."""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
-from intraq_deploy.targets.onnx.builder import initializer, scalar, set_constant
-from intraq_deploy.targets.onnx.canonical import GRID, UNCLIPPED
 
 from intraq_deploy.program.program import Grid
+from intraq_deploy.targets.onnx.builder import initializer, scalar, set_constant
+from intraq_deploy.targets.onnx.canonical import GRID, UNCLIPPED
 
 Pass = Callable[[ir.Model], bool]
 """Changes a model in place; returns whether it changed anything."""

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import onnx_ir as ir
-from intraq_deploy.targets.onnx.findings import name_of
 from onnx_ir.passes.common import InlinePass
+
+from intraq_deploy.targets.onnx.findings import name_of
 
 _NAME = "name"
 """Key of `Node.meta`: a node's name in its function."""

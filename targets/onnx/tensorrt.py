@@ -6,11 +6,11 @@ They start from the canonical form, in which a stored value is the code itself.
 
 import numpy as np
 import onnx_ir as ir
+
+from intraq_deploy.program.program import Grid
 from intraq_deploy.targets.onnx.builder import array, initializer, scalar
 from intraq_deploy.targets.onnx.canonical import GRID, codes_name
 from intraq_deploy.targets.onnx.passes import dequantized_constants, register, replace_output
-
-from intraq_deploy.program.program import Grid
 
 LARGEST_INT4 = 7
 BLOCKS = (128, 64, 32, 16)

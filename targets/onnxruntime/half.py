@@ -1,6 +1,7 @@
 """A float network in float16: what a GPU runs where nothing is quantized, and what INT8 is compared with."""
 
 import onnx
+
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 

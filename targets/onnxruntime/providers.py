@@ -18,10 +18,10 @@ from types import ModuleType
 from typing import Any
 
 import onnx
-from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from onnx import TensorProto, helper
 
 from intraq_deploy.errors import TargetError
+from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 _NOTHING, _WARNINGS = 4, 2
 """Severities of ONNX Runtime's default logger: fatal errors only, and as it comes."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from intraq_deploy.targets.onnx.canonical import INPUT, codes_name
-from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from torch import Tensor
 
 from intraq_deploy.errors import TargetError
+from intraq_deploy.targets.onnx.canonical import INPUT, codes_name
+from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 INTEGER_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")

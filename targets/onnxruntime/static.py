@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from intraq_deploy.targets.onnx.canonical import INPUT
-from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from torch import Tensor
 
 from intraq_deploy.files import write_atomically
+from intraq_deploy.targets.onnx.canonical import INPUT
+from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 
 def quantize_static(source: Path, path: Path, images: Tensor, name: str = INPUT) -> None:

@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
+
+from intraq_deploy.files import write_atomically
+from intraq_deploy.program.program import Program
+from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact, sha256_of, write_manifest
 from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
 from intraq_deploy.targets.onnx.sizes import itemise
@@ -17,10 +21,6 @@ from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import TENSORRT, Provider, why_absent
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.profile import TargetProfile
-
-from intraq_deploy.files import write_atomically
-from intraq_deploy.program.program import Program
-from intraq_deploy.program.storage import program_sha256
 
 MODEL, CACHE = "model.onnx", "engines"
 """CACHE: beside the model, what the TensorRT provider keeps."""

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from intraq_deploy.targets.tensorrt.versions import Switches
-
 from intraq_deploy.errors import TargetError
+from intraq_deploy.targets.tensorrt.versions import Switches
 
 LARGEST_BATCH = 8
 _REJECTIONS = (

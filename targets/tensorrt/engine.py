@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+
+from intraq_deploy.errors import RunError, TargetError
+from intraq_deploy.files import write_atomically
+from intraq_deploy.program.program import Program
 from intraq_deploy.targets.artifact import MANIFEST, Artifact, sha256_of
 from intraq_deploy.targets.onnx.lower import instrument, serialize
 from intraq_deploy.targets.onnxruntime.gpu import TensorRTSession, find_gpu
@@ -17,10 +21,6 @@ from intraq_deploy.targets.tensorrt.host import Host, Session
 from intraq_deploy.targets.tensorrt.layers import computed_in, inspected
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 from intraq_deploy.targets.tensorrt.rtx import compile_model
-
-from intraq_deploy.errors import RunError, TargetError
-from intraq_deploy.files import write_atomically
-from intraq_deploy.program.program import Program
 
 _AHEAD, _HERE, _CONTEXT = "engine.rtx", "engine.plan", "engine.onnx"
 INSTRUMENTED, FLOAT16 = "instrumented.plan", "float16.plan"

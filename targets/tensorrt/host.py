@@ -7,16 +7,16 @@ from types import ModuleType
 from typing import Protocol
 
 import torch
+from torch import Tensor
+
+from intraq_deploy.errors import TargetError
+from intraq_deploy.files import write_atomically
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.builder import build_plan
 from intraq_deploy.targets.tensorrt.imports import tensorrt
 from intraq_deploy.targets.tensorrt.runtime import EngineSession
 from intraq_deploy.targets.tensorrt.trtexec import Trtexec, find_trtexec
 from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
-from torch import Tensor
-
-from intraq_deploy.errors import TargetError
-from intraq_deploy.files import write_atomically
 
 DEVICE = "cuda"
 """Where inputs and outputs of engines lie, as torch calls it."""

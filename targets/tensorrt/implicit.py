@@ -15,17 +15,16 @@ what makes them runs in float.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from intraq_deploy.files import write_atomically
+from intraq_deploy.graph.graph import Node
+from intraq_deploy.program.arithmetic import accumulator_scale
+from intraq_deploy.program.program import FloatWeights, IntegerWeights, Program, UnquantizedWeights
 from intraq_deploy.targets.artifact import Artifact, sha256_of, write_manifest
 from intraq_deploy.targets.onnx.canonical import real_names
 from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime.target import properties
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.calibration import write_cache
-
-from intraq_deploy.files import write_atomically
-from intraq_deploy.graph.graph import Node
-from intraq_deploy.program.arithmetic import accumulator_scale
-from intraq_deploy.program.program import FloatWeights, IntegerWeights, Program, UnquantizedWeights
 
 FLOAT_MODEL, CACHE = "float.onnx", "calibration.cache"
 _BITS, _LOWEST, _HIGHEST = 8, -128, 127

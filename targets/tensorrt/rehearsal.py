@@ -8,13 +8,13 @@ middle between two differ. What an engine itself computes is compared where it r
 from dataclasses import replace
 
 import onnx_ir as ir
-from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnx.canonical import codes_name
-from intraq_deploy.targets.onnx.tensorrt import clipped_name
 
 from intraq_deploy.graph.ops import Clamp
 from intraq_deploy.program.arithmetic import accumulator_scale, f32
 from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights, LayerWeights, Program, Tolerance
+from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.onnx.canonical import codes_name
+from intraq_deploy.targets.onnx.tensorrt import clipped_name
 
 _CODES = Tolerance("ONNX Runtime sums it in float32, in TensorRT's place", 1e-4)
 _LOGITS = Tolerance("ONNX Runtime sums them in float32, in TensorRT's place", 1e-5)

@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from intraq_deploy.targets.onnx.canonical import INPUT, OUTPUT, codes_name
-from intraq_deploy.targets.tensorrt.builder import LARGEST_BATCH, make_logger
 from torch import Tensor
 
 from intraq_deploy.errors import TargetError
+from intraq_deploy.targets.onnx.canonical import INPUT, OUTPUT, codes_name
+from intraq_deploy.targets.tensorrt.builder import LARGEST_BATCH, make_logger
 
 _TYPES = {
     "FLOAT": torch.float32,

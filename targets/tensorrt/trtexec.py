@@ -16,13 +16,13 @@ from pathlib import Path
 
 import onnx
 import torch
-from intraq_deploy.targets.onnx.canonical import INPUT, OUTPUT, codes_name
-from intraq_deploy.targets.tensorrt.builder import LARGEST_BATCH, refusal
-from intraq_deploy.targets.tensorrt.versions import Version, parsed
 from torch import Tensor
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.targets.onnx.canonical import INPUT, OUTPUT, codes_name
+from intraq_deploy.targets.tensorrt.builder import LARGEST_BATCH, refusal
+from intraq_deploy.targets.tensorrt.versions import Version, parsed
 
 _JETPACK = Path("/usr/src/tensorrt/bin/trtexec")
 _BANNER = re.compile(r"\[TensorRT v(\d+)\]")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from intraq_deploy.cli.main import app
 from support import NETWORK, TINY, small_network
 from typer.testing import CliRunner
+
+from intraq_deploy.cli.main import app
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from intraq_deploy.cli.main import app
-from intraq_deploy.targets.onnxruntime.providers import TENSORRT, why_absent
 from support import NETWORK, TINY
 from tensorrt_modules import install
 from typer.testing import CliRunner
+
+from intraq_deploy.cli.main import app
+from intraq_deploy.targets.onnxruntime.providers import TENSORRT, why_absent
 
 NOT_ON_A_GPU = pytest.mark.skipif(why_absent(TENSORRT) is None, reason="the TensorRT provider loads here")
 TARGETS = ("--target", "onnxruntime", "--target", "tensorrt-int8")

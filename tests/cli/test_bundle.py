@@ -19,18 +19,18 @@ import numpy as np
 import pytest
 import torch
 from device_python import ONNX_RUNTIME, linked
-from intraq_deploy.cli.main import app
-from intraq_deploy.targets.device import run as device
 from PIL import Image
 from support import NETWORK, TINY
 from typer.testing import CliRunner
 
+from intraq_deploy.cli.main import app
 from intraq_deploy.data.labelled import normalise
 from intraq_deploy.data.resizing import to_network_size
 from intraq_deploy.models import Preprocessing
 from intraq_deploy.pipeline import stages
 from intraq_deploy.program import load_program
 from intraq_deploy.program.reference import Reference
+from intraq_deploy.targets.device import run as device
 
 JETSON = "jetson-orin-nano"
 PYTHONS = [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.[678].*/bin/python"))]

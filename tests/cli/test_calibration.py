@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from intraq_deploy.cli.main import app
 from PIL import Image
 from support import NETWORK
 from torch import nn
 from typer.testing import CliRunner
 
 from intraq_deploy import calibration_images, export, freeze, load_model, quantize, validate
+from intraq_deploy.cli.main import app
 
 ALL_STAGES = ("calibration", "fine-tuning", "program", "targets/onnxruntime", "validation")
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent
 from support import NETWORK, TINY
+
+from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent
 
 pytestmark = pytest.mark.gpu
 

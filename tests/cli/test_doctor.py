@@ -4,9 +4,9 @@ import json
 import sys
 
 import pytest
-from intraq_deploy.targets.device.profile import Release, device_names, load_device
 
 from intraq_deploy.pipeline.doctor import _problems, _usable
+from intraq_deploy.targets.device.profile import Release, device_names, load_device
 
 
 def test_this_machine(run):

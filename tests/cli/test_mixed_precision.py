@@ -68,8 +68,9 @@ def images(run_once, checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_once():
-    from intraq_deploy.cli.main import app
     from typer.testing import CliRunner
+
+    from intraq_deploy.cli.main import app
 
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 

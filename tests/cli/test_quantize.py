@@ -10,11 +10,11 @@ import time
 
 import onnx
 import pytest
-from intraq_deploy.cli.render import render_artifacts
-from intraq_deploy.targets.onnxruntime.session import Session
 from support import NETWORK, TINY
 
+from intraq_deploy.cli.render import render_artifacts
 from intraq_deploy.pipeline.report import read_report
+from intraq_deploy.targets.onnxruntime.session import Session
 
 
 def report_of(directory):

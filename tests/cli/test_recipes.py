@@ -37,8 +37,9 @@ def report_of(directory):
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """A run with a recipe that is gone, on the built-in network."""
-    from intraq_deploy.cli.main import app
     from typer.testing import CliRunner
+
+    from intraq_deploy.cli.main import app
 
     home = tmp_path_factory.mktemp("own")
     (home / "mine.toml").write_text(MINE)

@@ -1,7 +1,6 @@
 """Tables of reports that no command's test makes."""
 
 from intraq_deploy.cli.render import render_shipping
-
 from intraq_deploy.pipeline.ship import HostReport, ShipReport
 
 

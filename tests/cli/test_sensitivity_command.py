@@ -13,8 +13,9 @@ BITS = ["--bits", "2,4,8"]
 @pytest.fixture(scope="module")
 def measured(finished, tmp_path_factory):
     """A finished run that was measured, and what the command printed."""
-    from intraq_deploy.cli.main import app
     from typer.testing import CliRunner
+
+    from intraq_deploy.cli.main import app
 
     directory = shutil.copytree(finished, tmp_path_factory.mktemp("measured") / "run")
     result = CliRunner().invoke(app, ["sensitivity", str(directory), *BITS])

@@ -9,12 +9,12 @@ import sys
 import device_python
 import pytest
 import sshd
-from intraq_deploy.targets.device import probe, ssh
-from intraq_deploy.targets.device.probe import Facts, check_fits, device_of
-from intraq_deploy.targets.device.profile import load_device
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.pipeline import ship as shipping
+from intraq_deploy.targets.device import probe, ssh
+from intraq_deploy.targets.device.probe import Facts, check_fits, device_of
+from intraq_deploy.targets.device.profile import load_device
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from intraq_deploy.cli.main import app
-from intraq_deploy.targets.device.profile import device_names, load_device
-from intraq_deploy.targets.profile import profile_names
 from support import NETWORK, TINY
 from tensorrt_modules import install
 from typer.testing import CliRunner
+
+from intraq_deploy.cli.main import app
+from intraq_deploy.targets.device.profile import device_names, load_device
+from intraq_deploy.targets.profile import profile_names
 
 TARGET = """
 name = "mine"

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from support import SMALL_SHAPE, random_images
 
 from intraq_deploy.evaluation.parity import compare
@@ -16,6 +15,7 @@ from intraq_deploy.program.arithmetic import f32
 from intraq_deploy.program.program import Grid, Program
 from intraq_deploy.program.reference import Reference
 from intraq_deploy.program.ties import TieReference
+from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 
 FIRST = "conv1"
 

@@ -10,7 +10,7 @@ from intraq_deploy.errors import UnsupportedModelError, UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.quantization import make_scheme, place
 from intraq_deploy.quantization.layers_report import layer_rows
-from intraq_deploy.quantization.scheme import Freedom
+from intraq_deploy.quantization.scheme import TargetConstraints
 from intraq_deploy.quantization.spec import activation_spec, weight_spec
 
 BYTE = activation_spec(8, symmetric=True)
@@ -110,7 +110,7 @@ def test_8_bit_weights_stay_within_what_the_targets_ask_for(graphs, network):
     graph = graphs["resnet"] if network == "resnet" else trace(scaled.eval(), (3, 8, 8))
     for name in ("integer", "paper", "ends8"):
         for bits in (4, 8):
-            placement = place(graph, make_scheme(name, bits, bits, Freedom(largest_weight=64)))
+            placement = place(graph, make_scheme(name, bits, bits, TargetConstraints(largest_weight=64)))
             limits = {layer.weight.limit for layer in placement.layers.values() if layer.weight.bits == 8}
             assert limits <= {64}, name
             assert limits or (bits, name) in ((4, "integer"), (4, "paper")), name

@@ -9,7 +9,7 @@ from support import SMALL_SHAPE, random_images, small_network
 from intraq_deploy.graph import trace
 from intraq_deploy.quantization import make_scheme, place
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.quantization.sensitivity import answers, compare, measure, requantize
+from intraq_deploy.quantization.sensitivity import compare, logits_of, measure, requantize
 from intraq_deploy.quantization.spec import weight_spec
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ IMAGES = random_images(80)
 def network(request):
     """Its graph, and the float network's logits."""
     module = small_network(request.param)
-    return trace(module, SMALL_SHAPE), answers(module, IMAGES, CPU)
+    return trace(module, SMALL_SHAPE), logits_of(module, IMAGES, CPU)
 
 
 def scheme_with(graph, name="integer", **bits):
@@ -38,16 +38,16 @@ def specs(graph, bits, name="integer"):
 def test_it_is_the_loss_of_a_network_built_with_that_layer_otherwise(network, scheme):
     graph, teacher = network
     eight = build_network(graph, scheme_with(graph, scheme), IMAGES, 0)
-    before = answers(eight, IMAGES, CPU)
+    before = logits_of(eight, IMAGES, CPU)
     found = measure(eight, specs(graph, 3, scheme), IMAGES, teacher, CPU)
     assert list(found) == [node.name for node in graph.layers()]
     for name, loss in list(found.items())[::4]:
         built = build_network(graph, scheme_with(graph, scheme, **{name: 3}), IMAGES, 0)
         assert built.layer(name).quantizer.spec.bits == 3
-        expected = compare(teacher, answers(built, IMAGES, CPU))
+        expected = compare(teacher, logits_of(built, IMAGES, CPU))
         assert loss.kl == pytest.approx(expected.kl, rel=1e-4)
         assert loss.agreement == expected.agreement
-    assert torch.equal(answers(eight, IMAGES, CPU), before), "the network is as it was"
+    assert torch.equal(logits_of(eight, IMAGES, CPU), before), "the network is as it was"
 
 
 def test_more_bits_lose_less(network):
@@ -59,7 +59,7 @@ def test_more_bits_lose_less(network):
         assert two[name].kl > 3 * seven[name].kl
     sums = [sum(loss.kl for loss in losses.values()) for losses in (two, four, seven)]
     assert sums[0] > 3 * sums[1] > 3 * sums[2]
-    reference = compare(teacher, answers(eight, IMAGES, CPU))
+    reference = compare(teacher, logits_of(eight, IMAGES, CPU))
     for loss in measure(eight, specs(graph, 8), IMAGES, teacher, CPU).values():
         assert loss.kl == pytest.approx(reference.kl, rel=1e-9)
 
@@ -78,7 +78,7 @@ def test_requantizing_is_building_with_those_bits(network):
     changed = build_network(graph, scheme_with(graph), IMAGES, 0)
     requantize(changed, {name: weight_spec(value) for name, value in bits.items()})
     built = build_network(graph, scheme_with(graph, **bits), IMAGES, 0)
-    assert torch.equal(answers(changed, IMAGES, CPU), answers(built, IMAGES, CPU))
+    assert torch.equal(logits_of(changed, IMAGES, CPU), logits_of(built, IMAGES, CPU))
 
 
 def test_a_perfect_copy_loses_nothing():

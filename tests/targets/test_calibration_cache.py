@@ -10,18 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from intraq_deploy.cli.main import app
-from intraq_deploy.targets.artifact import read_manifest
-from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export
-from intraq_deploy.targets.profile import load_profile, profile_names
-from intraq_deploy.targets.tensorrt.builder import make_logger
-from intraq_deploy.targets.tensorrt.calibration import read_cache, version_digits, write_cache
-from intraq_deploy.targets.tensorrt.implicit import CACHE, FLOAT_MODEL, add_cache, float_network, is_expressible, scales
 from support import NETWORK, SMALL_SHAPE, TINY, random_images, small_network
 from torch import nn
 from typer.testing import CliRunner
 
+from intraq_deploy.cli.main import app
 from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.evaluation.parity import agreement
 from intraq_deploy.graph import trace
@@ -29,6 +22,13 @@ from intraq_deploy.program import Normalization, Reference, freeze, settle
 from intraq_deploy.program.program import FloatWeights
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.targets.artifact import read_manifest
+from intraq_deploy.targets.onnxruntime.session import Session
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile, profile_names
+from intraq_deploy.targets.tensorrt.builder import make_logger
+from intraq_deploy.targets.tensorrt.calibration import read_cache, version_digits, write_cache
+from intraq_deploy.targets.tensorrt.implicit import CACHE, FLOAT_MODEL, add_cache, float_network, is_expressible, scales
 
 NETWORKS = ["resnet", "mobilenet"]
 TARGETS = {"tensorrt8-int8": "8602", "tensorrt-int8": "100300"}

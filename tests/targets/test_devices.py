@@ -5,18 +5,18 @@ from functools import cache
 import numpy as np
 import onnx_ir as ir
 import pytest
-from intraq_deploy.targets.device.profile import device_names, load_device, read_device
-from intraq_deploy.targets.onnxruntime.target import export
-from intraq_deploy.targets.profile import load_profile, profile_names
-from intraq_deploy.targets.tensorrt.versions import parsed
 from support import SMALL_SHAPE, random_images, small_network
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.graph import trace
-from intraq_deploy.pipeline.run import freedom_of
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.targets.device.profile import device_names, load_device, read_device
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile, profile_names
+from intraq_deploy.targets.tensorrt.versions import parsed
 
 JETSONS = [name for name in device_names() if name.startswith("jetson-")]
 DEVICE = """
@@ -78,13 +78,13 @@ def test_every_release_has_a_target_and_every_target_a_release(name):
 @pytest.mark.parametrize("name", ["onnxruntime-arm64", "onnxruntime-avx2"])
 def test_cpus_train_the_same_program(name):
     """So that a machine without VNNI can check what it makes for arm64."""
-    assert freedom_of((name,)) == freedom_of(("onnxruntime",))
+    assert constraints_of((name,)) == constraints_of(("onnxruntime",))
 
 
 @cache
 def program_for(targets, bits):
     graph, images = trace(small_network("resnet"), SMALL_SHAPE), random_images(16)
-    student = build_network(graph, make_scheme("integer", *bits, freedom_of(targets)), images, 0)
+    student = build_network(graph, make_scheme("integer", *bits, constraints_of(targets)), images, 0)
     settle(student)
     return freeze(student)
 

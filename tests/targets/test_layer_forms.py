@@ -3,20 +3,20 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
-from intraq_deploy.targets.profile import load_profile
 from support import random_images, realistic
 from torch import nn
 
 from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import apply
 from intraq_deploy.graph.ops import Unary
-from intraq_deploy.pipeline.run import freedom_of
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import arithmetic, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.quantization.scheme import ANY_RUNTIME
+from intraq_deploy.quantization.scheme import NO_CONSTRAINTS
+from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.profile import load_profile
 
 SHAPE = (4, 15, 15)
 
@@ -131,8 +131,10 @@ FORMS = {
 
 
 def program_of(module, bits, scheme="integer", profile=None):
-    freedom = ANY_RUNTIME if profile is None else freedom_of((profile,))
-    network = build_network(trace(module, SHAPE), make_scheme(scheme, bits, bits, freedom), random_images(32, SHAPE), 0)
+    constraints = NO_CONSTRAINTS if profile is None else constraints_of((profile,))
+    network = build_network(
+        trace(module, SHAPE), make_scheme(scheme, bits, bits, constraints), random_images(32, SHAPE), 0
+    )
     settle(network)
     return freeze(network)
 

@@ -5,15 +5,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
+from support import random_images
+
+from intraq_deploy.errors import TargetError
 from intraq_deploy.targets.onnx.intervals import Intervals
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.lint_onnxruntime import PRODUCTS
 from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.profile import load_profile
-from onnx.reference import ReferenceEvaluator
-from support import random_images
-
-from intraq_deploy.errors import TargetError
 
 AVX2, ARM64 = load_profile("onnxruntime-avx2"), load_profile("onnxruntime-arm64")
 Q = "x_q = QuantizeLinear(x, s, z)"

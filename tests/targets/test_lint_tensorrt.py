@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.profile import load_profile
 

@@ -5,16 +5,16 @@ docs/networks.md.
 """
 
 import pytest
-from intraq_deploy.targets.onnxruntime.target import export
-from intraq_deploy.targets.profile import load_profile
 from support import random_images, whole_network
 
 from intraq_deploy.graph import trace
-from intraq_deploy.pipeline.run import freedom_of
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
 
 FAST = [
     "torchvision:googlenet", "torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small",
@@ -50,7 +50,7 @@ def test_every_integer_of_a_whole_network(name, size, tmp_path):
     shape = (3, size, size)
     graph = trace(whole_network(name, size), shape)
     images = random_images(8, shape)
-    network = build_network(graph, make_scheme("integer", 4, 8, freedom_of(("onnxruntime",))), images, 0)
+    network = build_network(graph, make_scheme("integer", 4, 8, constraints_of(("onnxruntime",))), images, 0)
     settle(network)
     program = freeze(network)
     artifact = export(program, load_profile("onnxruntime"), tmp_path, {})

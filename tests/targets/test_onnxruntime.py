@@ -5,11 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from intraq_deploy.targets.artifact import read_manifest
-from intraq_deploy.targets.onnxruntime import imports
-from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
-from intraq_deploy.targets.profile import load_profile
 from support import random_images, realistic
 from torch import nn
 
@@ -21,6 +16,11 @@ from intraq_deploy.program import Normalization, Reference, float_program, freez
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.synthesis import SyntheticSet
+from intraq_deploy.targets.artifact import read_manifest
+from intraq_deploy.targets.onnxruntime import imports
+from intraq_deploy.targets.onnxruntime.session import Session
+from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.profile import load_profile
 
 PROFILE = load_profile("onnxruntime")
 CASES = [

@@ -7,17 +7,17 @@ import emulation
 import pytest
 import torch
 import torch.nn.functional as F
-from intraq_deploy.targets.onnx.lint import lint
-from intraq_deploy.targets.onnx.lower import lower
-from intraq_deploy.targets.profile import load_profile
 from support import SMALL_SHAPE, random_images, realistic
 from torch import nn
 
 from intraq_deploy.graph import trace
-from intraq_deploy.pipeline.run import freedom_of
+from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import arithmetic, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnx.lint import lint
+from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.profile import load_profile
 
 ANY, AVX2, ARM64 = (load_profile(name) for name in ("onnxruntime", "onnxruntime-avx2", "onnxruntime-arm64"))
 PLAIN = AVX2.model_copy(update={"vnni": True})
@@ -81,7 +81,7 @@ def gated(profile):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = realistic(Gated(), SMALL_SHAPE)
-    scheme = make_scheme("integer", 4, 8, freedom_of((profile.name,)))
+    scheme = make_scheme("integer", 4, 8, constraints_of((profile.name,)))
     built = build_network(trace(network, SMALL_SHAPE), scheme, random_images(32), 0)
     settle(built)
     return freeze(built)

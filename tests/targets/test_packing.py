@@ -7,13 +7,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from intraq_deploy.targets.onnx import canonical
-from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
-from intraq_deploy.targets.onnx.packing import implied_parameters, packed_weights
-from intraq_deploy.targets.onnx.passes import unsigned_activations, unsigned_weights
-from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export, stored_zero_points
-from intraq_deploy.targets.profile import load_profile
 from onnx import TensorProto, numpy_helper
 from support import random_images, realistic
 from torch import nn
@@ -25,6 +18,13 @@ from intraq_deploy.program import Normalization, float_program, freeze, settle
 from intraq_deploy.program.program import Grid, IntegerWeights, Program
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnx import canonical
+from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
+from intraq_deploy.targets.onnx.packing import implied_parameters, packed_weights
+from intraq_deploy.targets.onnx.passes import unsigned_activations, unsigned_weights
+from intraq_deploy.targets.onnxruntime.session import Session
+from intraq_deploy.targets.onnxruntime.target import export, stored_zero_points
+from intraq_deploy.targets.profile import load_profile
 
 PROFILE = load_profile("onnxruntime")
 SMALLER = ("packed-weights", "implied-parameters")

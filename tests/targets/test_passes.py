@@ -5,15 +5,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+
+from intraq_deploy.graph.graph import Graph, Node
+from intraq_deploy.graph.ops import Clamp, Conv2d, Flatten, Input, Linear, MaxPool2d, Pad, Slice
+from intraq_deploy.program.program import Grid, IntegerWeights, Normalization, Program
 from intraq_deploy.targets.onnx import canonical
 from intraq_deploy.targets.onnx.kernels import four_channel_images
 from intraq_deploy.targets.onnx.lower import instrument, lower
 from intraq_deploy.targets.onnx.passes import integer_moves, register, unsigned_activations, unsigned_weights
 from intraq_deploy.targets.profile import load_profile
-
-from intraq_deploy.graph.graph import Graph, Node
-from intraq_deploy.graph.ops import Clamp, Conv2d, Flatten, Input, Linear, MaxPool2d, Pad, Slice
-from intraq_deploy.program.program import Grid, IntegerWeights, Normalization, Program
 
 IMAGE, SIGNED, NIBBLE = Grid(0.5, 8, -128, 127, -128), Grid(0.25, 8, -128, 127, -128), Grid(0.25, 4, 0, 15, 0)
 

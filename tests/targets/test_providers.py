@@ -11,6 +11,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto
+from support import SMALL_SHAPE, random_images, small_network
+
+from intraq_deploy.errors import TargetError, UsageError
+from intraq_deploy.graph import trace
+from intraq_deploy.pipeline.validation import validate
+from intraq_deploy.program import Normalization, float_program
 from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime import imports
 from intraq_deploy.targets.onnxruntime.gpu import CudaSession, TensorRTSession, find_gpu, tensorrt_options
@@ -19,13 +26,6 @@ from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, open_on,
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed
 from intraq_deploy.targets.profile import load_profile
-from onnx import TensorProto
-from support import SMALL_SHAPE, random_images, small_network
-
-from intraq_deploy.errors import TargetError, UsageError
-from intraq_deploy.graph import trace
-from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import Normalization, float_program
 
 PROFILE = load_profile("onnxruntime-tensorrt")
 GPU_PYTHON = os.environ.get("INTRAQ_GPU_PYTHON")

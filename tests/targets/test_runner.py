@@ -17,6 +17,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
+from support import random_images
+from tensorrt_modules import FREE, VERSIONS, Seen, module_of
+from test_trtexec import install_trtexec
+
+from intraq_deploy.data.resizing import FILTERS, to_network_size
+from intraq_deploy.errors import TargetError
+from intraq_deploy.models import Preprocessing
 from intraq_deploy.targets.device import run as device
 from intraq_deploy.targets.device.bundle import (
     Facts,
@@ -35,14 +43,6 @@ from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from intraq_deploy.targets.tensorrt.versions import switches_of
-from PIL import Image
-from support import random_images
-from tensorrt_modules import FREE, VERSIONS, Seen, module_of
-from test_trtexec import install_trtexec
-
-from intraq_deploy.data.resizing import FILTERS, to_network_size
-from intraq_deploy.errors import TargetError
-from intraq_deploy.models import Preprocessing
 
 CLASSES = tuple(f"class {index}" for index in range(10))
 PREPROCESSING = {

@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 
 import pytest
 import sshd
-from intraq_deploy.targets.device import ssh
-from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, missing, quoted, send
 
 from intraq_deploy.errors import TargetError, UsageError
+from intraq_deploy.targets.device import ssh
+from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, missing, quoted, send
 
 PYTHON = sys.executable
 

@@ -10,15 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from intraq_deploy.targets.artifact import sha256_of
-from intraq_deploy.targets.onnx.builder import initializer
-from intraq_deploy.targets.onnx.lint import lint
-from intraq_deploy.targets.onnx.lower import lower
-from intraq_deploy.targets.onnx.older import older_operators
-from intraq_deploy.targets.onnx.tensorrt import LARGEST_INT4
-from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
-from intraq_deploy.targets.profile import load_profile
-from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from support import SMALL_SHAPE, random_images, realistic, small_network
 from torch import nn
 
@@ -29,7 +20,16 @@ from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.program.arithmetic import f32
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.quantization.scheme import Freedom, make_scheme
+from intraq_deploy.quantization.scheme import TargetConstraints, make_scheme
+from intraq_deploy.targets.artifact import sha256_of
+from intraq_deploy.targets.onnx.builder import initializer
+from intraq_deploy.targets.onnx.lint import lint
+from intraq_deploy.targets.onnx.lower import lower
+from intraq_deploy.targets.onnx.older import older_operators
+from intraq_deploy.targets.onnx.tensorrt import LARGEST_INT4
+from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 
 DIALECTS = ["tensorrt-int8", "tensorrt8-int8", "tensorrt-int4", "tensorrt-rtx", "tensorrt-rtx-int4"]
 BITS = [(4, 4), (8, 8), (3, 5)]
@@ -225,7 +225,10 @@ def test_inputs_that_no_block_divides_stay_int8(programs):
 def test_a_program_with_unsigned_bytes_is_refused_by_name():
     graph = trace(small_network("resnet"), SMALL_SHAPE)
     module = build_network(
-        graph, make_scheme("integer", 8, 8, Freedom(unsigned_activations=True, largest_weight=64)), random_images(8), 0
+        graph,
+        make_scheme("integer", 8, 8, TargetConstraints(unsigned_activations=True, largest_weight=64)),
+        random_images(8),
+        0,
     )
     settle(module)
     with pytest.raises(TargetError, match=r"conv1.*stores UINT8.*clips at 127.*\(--target tensorrt-int8\)"):

@@ -7,12 +7,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from intraq_deploy.targets.onnx.builder import initializer, scalar
-from intraq_deploy.targets.onnx.lint import lint
-from intraq_deploy.targets.onnx.lower import lower, serialize
-from intraq_deploy.targets.profile import load_profile
-from intraq_deploy.targets.tensorrt.layers import computed_in
-from intraq_deploy.targets.tensorrt.rtx import compile_model
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from support import FUNCTIONS, SMALL_SHAPE, random_images, small_network, whole_network
 
@@ -21,6 +15,12 @@ from intraq_deploy.graph import trace
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnx.builder import initializer, scalar
+from intraq_deploy.targets.onnx.lint import lint
+from intraq_deploy.targets.onnx.lower import lower, serialize
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.layers import computed_in
+from intraq_deploy.targets.tensorrt.rtx import compile_model
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'intraq-deploy[rtx]'")
 

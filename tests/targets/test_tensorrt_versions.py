@@ -6,13 +6,6 @@ The path through the builder is the one that test_tensorrt_rtx.py takes through 
 import sys
 
 import pytest
-from intraq_deploy.targets.onnx.lower import lower, serialize
-from intraq_deploy.targets.onnxruntime.half import in_float16
-from intraq_deploy.targets.onnxruntime.target import export
-from intraq_deploy.targets.profile import load_profile
-from intraq_deploy.targets.tensorrt.engine import build_here, open_engine, read_engine
-from intraq_deploy.targets.tensorrt.host import find_host
-from intraq_deploy.targets.tensorrt.versions import switches_of
 from support import SMALL_SHAPE, random_images, small_network
 from tensorrt_modules import FREE, GPU, VERSIONS, Graph, install
 
@@ -20,6 +13,13 @@ from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.graph import trace
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import float_program
+from intraq_deploy.targets.onnx.lower import lower, serialize
+from intraq_deploy.targets.onnxruntime.half import in_float16
+from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.engine import build_here, open_engine, read_engine
+from intraq_deploy.targets.tensorrt.host import find_host
+from intraq_deploy.targets.tensorrt.versions import switches_of
 
 TOLD = {
     "8.6.2": ({"EXPLICIT_BATCH"}, {"INT8"}, {"FP16"}),

@@ -9,7 +9,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 _BATCH = 32
 
 
-def answered(model: Model, images: Tensor, device: torch.device) -> SyntheticSet:
+def pseudo_labelled(model: Model, images: Tensor, device: torch.device) -> SyntheticSet:
     """images: float32 [N, C, H, W], normalised, kept as they are. Labels are the classes that the network gives them,
     targets its probabilities."""
     network = model.module_on(device)

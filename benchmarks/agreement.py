@@ -2,7 +2,7 @@
 
     python benchmarks/agreement.py RUN IMAGES.npz
 
-Codes, layer by layer from identical input codes and end to end, on the first images; answers on all of them.
+Codes, layer by layer from identical input codes and end to end, on the first images; predictions on all of them.
 """
 
 import argparse
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.data import load_labelled
-from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline.finished import Opening, finished_run
 from intraq_deploy.pipeline.progress import Silent
-from intraq_deploy.pipeline.quantize import finished_run
-from intraq_deploy.program import Reference, arithmetic, load_program
+from intraq_deploy.program import Reference, arithmetic
 
 BATCH = 25
 
@@ -27,19 +26,18 @@ def main() -> None:
     parser.add_argument("--codes", type=int, default=1000, help="over how many images codes are compared")
     args = parser.parse_args()
 
-    run, _ = finished_run(args.run, False, Silent())
-    student, _ = stages.kept_student(run, args.run / stages.FINE_TUNING)
-    program = load_program(args.run / stages.FREEZING)
+    run = finished_run(Opening(args.run), Silent())
+    student, program = run.student, run.program
     reference = Reference(program)
     nodes = [node for node in program.graph.nodes[1:] if node.name in program.grids]
     images = same = compared = alone = behind = 0
     with torch.no_grad():
-        for batch, _ in load_labelled(args.images, run.model).batches(BATCH):
+        for batch, _ in load_labelled(args.images, run.run.model).batches(BATCH):
             codes: dict[str, Tensor] = {}
-            answers = reference.run(batch, codes.__setitem__).argmax(1)
+            predicted = reference.run(batch, codes.__setitem__).argmax(1)
             looked_at = nodes if images < args.codes else []
             logits, tensors = student.features(batch, [node.name for node in looked_at])
-            same += int((logits.argmax(1) == answers).sum())
+            same += int((logits.argmax(1) == predicted).sum())
             for node in looked_at:
                 grid, expected = program.grids[node.name], codes[node.name]
                 values = [arithmetic.dequantize(codes[name], program.grids[name]) for name in node.inputs]
@@ -50,7 +48,7 @@ def main() -> None:
             images += len(batch)
     print(
         f"{alone:,} of {compared:,} codes differ from identical ones, {behind / compared:.2%} end to end; "
-        f"{same:,} of {images:,} answers are the same"
+        f"{same:,} of {images:,} predictions are the same"
     )
 
 

@@ -16,8 +16,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+from intraq_deploy.cli.wording import failure_sentence
 from intraq_deploy.errors import GateError, IntraqError
 from intraq_deploy.pipeline.build import build_run
+from intraq_deploy.pipeline.finished import Opening
 from intraq_deploy.pipeline.progress import Silent
 from intraq_deploy.pipeline.report import RunReport
 
@@ -49,7 +51,7 @@ def row(report: RunReport, target: str) -> dict[str, object]:
         "float16_milliseconds": engine.float16_milliseconds,
         "onnx_bytes": report.artifacts[target].bytes,
         "engine_bytes": engine.bytes,
-        "failures": " ".join(engine.failures),
+        "failures": " ".join(map(failure_sentence, engine.failures)),
         "torch": report.versions.get("torch"),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     for path in args.runs:
         for target in TARGETS:
             try:
-                report = build_run(path, (target,), False, Silent())
+                report = build_run(Opening(path), (target,), Silent())
             except IntraqError as error:
                 print(f"{path}, {target}: {error}", file=sys.stderr)
                 continue

@@ -21,12 +21,13 @@ def bench(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_bench
-    from intraq_deploy.pipeline.bench import bench_run
+    from intraq_deploy.pipeline.bench import BenchOptions, bench_run
+    from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import choose_for
 
     targets = choose_for(run, target or ()).targets
     with make_progress() as progress:
-        report = bench_run(run, targets, batch, threads, seconds, trust_pickle, progress)
+        report = bench_run(Opening(run, trust_pickle), targets, BenchOptions(batch, threads, seconds), progress)
     if json:
         print_json(report.to_json())
     else:

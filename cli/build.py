@@ -24,12 +24,13 @@ def build(
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_engines
     from intraq_deploy.pipeline.build import build_run, built_here
+    from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import choose_for
 
     chosen = choose_for(run, target or ("tensorrt-rtx",))
     with make_progress() as progress:
         targets = built_here(chosen, progress)
-        report = build_run(run, targets, trust_pickle, progress, chosen.own)
+        report = build_run(Opening(run, trust_pickle, own_targets=chosen.own), targets, progress)
     if json:
         print_json(report.to_json())
     else:

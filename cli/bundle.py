@@ -21,11 +21,12 @@ def bundle(
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_bundle
     from intraq_deploy.pipeline.bundle import bundle_run
+    from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import find_for
 
     asked = find_for(run, target)
     with make_progress() as progress:
-        report = bundle_run(run, asked, out, trust_pickle, progress)
+        report = bundle_run(Opening(run, trust_pickle), asked, out, progress)
     if json:
         print_json(report.to_json())
     else:

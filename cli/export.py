@@ -15,12 +15,13 @@ def export(
     """Write a finished run's integers for a target."""
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_artifacts
-    from intraq_deploy.pipeline.quantize import export_run
+    from intraq_deploy.pipeline.export import export_run
+    from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import choose_for
 
     chosen = choose_for(run, target or ("onnxruntime",))
     with make_progress() as progress:
-        report = export_run(run, chosen.targets, trust_pickle, progress, chosen.own)
+        report = export_run(Opening(run, trust_pickle, own_targets=chosen.own), chosen.targets, progress)
     if json:
         print_json(report.to_json())
     else:

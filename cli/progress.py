@@ -63,8 +63,8 @@ class TerminalProgress:
         text = detail if loss is None else f"{detail}, loss {loss:.4g}"
         self._progress.update(self._tasks[stage or self._current], completed=done, detail=text)
 
-    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
-        detail = "kept from before" if cached else f"{seconds:.1f} s"
+    def finish(self, stage: str, seconds: float, *, kept: bool = False) -> None:
+        detail = "kept from before" if kept else f"{seconds:.1f} s"
         task = self._tasks[stage]
         total = next(known.total for known in self._progress.tasks if known.id == task)
         self._progress.update(task, completed=total, detail=detail, unit="")
@@ -120,8 +120,8 @@ class PlainProgress:
         shown = "" if loss is None else f", loss {loss:.4g}"
         self._line(f"{name}: {detail}{shown}{rate}")
 
-    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
-        self._line(f"{stage}: {'kept from before' if cached else f'done in {seconds:.1f} s'}")
+    def finish(self, stage: str, seconds: float, *, kept: bool = False) -> None:
+        self._line(f"{stage}: {'kept from before' if kept else f'done in {seconds:.1f} s'}")
 
     def _line(self, message: str) -> None:
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)

@@ -51,6 +51,7 @@ def quantize(
     # Torch is imported when there is work to do, so that --help answers at once.
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_images, render_report
+    from intraq_deploy.cli.wording import warning_sentence
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import quantize_run
     from intraq_deploy.pipeline.rundir import default_directory
@@ -84,6 +85,8 @@ def quantize(
     directory = out or default_directory(model, bits_of_both, options.scheme, options.seed)
     with make_progress() as progress:
         report = quantize_run(options, directory, progress)
+        for warning in report.warnings:
+            progress.warn(warning_sentence(warning))
     if json:
         print_json(report.to_json())
     else:

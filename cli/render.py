@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from intraq_deploy.cli.wording import advice_sentence, failure_sentence
 from intraq_deploy.pipeline.bench import BenchReport
 from intraq_deploy.pipeline.bundle import BundleReport
 from intraq_deploy.pipeline.doctor import Doctor
@@ -21,7 +22,7 @@ from intraq_deploy.pipeline.report import (
     ParityRecord,
     RunReport,
 )
-from intraq_deploy.pipeline.sensitivity import LayerSensitivity, SensitivityReport
+from intraq_deploy.pipeline.sensitivity_report import LayerSensitivity, SensitivityReport
 from intraq_deploy.pipeline.ship import ShipReport
 
 _MIB = 1 << 20
@@ -45,10 +46,11 @@ def render_report(report: RunReport, directory: str) -> None:
         console.print(_parity_sentence(target, parity), highlight=False)
     render_artifacts(report, directory)
     if report.advice:
-        console.print(report.advice, highlight=False)
+        weights = report.bits.weights_label(report.mixed)
+        console.print(advice_sentence(report.advice, report.label, weights), highlight=False)
     # In execution order: the first tensor that differs is the cause, those behind it follow.
     for failure in report.failures[:_SHOWN_FAILURES]:
-        console.print(f"Gate failed: {failure}", style="red", highlight=False, markup=False)
+        console.print(f"Gate failed: {failure_sentence(failure)}", style="red", highlight=False, markup=False)
     if len(report.failures) > _SHOWN_FAILURES:
         console.print(
             f"... and {len(report.failures) - _SHOWN_FAILURES} more in run.json.", style="red", highlight=False
@@ -119,7 +121,7 @@ def render_engines(report: RunReport, targets: Iterable[str], directory: str) ->
         if parity is not None and parity.ran_by is not None:
             console.print(f"  {_parity_sentence(target, parity)}", highlight=False, markup=False)
         for failure in engine.failures[:_SHOWN_FAILURES]:
-            console.print(f"  Gate failed: {failure}", style="red", highlight=False, markup=False)
+            console.print(f"  Gate failed: {failure_sentence(failure)}", style="red", highlight=False, markup=False)
 
 
 def _run_of(engine: EngineRecord) -> str:
@@ -238,7 +240,7 @@ def _comparison(report: RunReport, bits: str) -> Table:
     table = Table(title=escape(title))
     for heading in ("", "top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)"):
         table.add_column(heading, justify="left" if not heading else "right")
-    weights = bits.partition("A")[0]
+    weights = report.bits.weights_label(report.mixed)
     names = {"float32": "float32", "w8a8": "W8A8, ranges only", "a8": f"{weights}A8, ranges only"}
     names |= {"cuda-float32": "float32 on CUDA", "cuda-float16": "float16 on CUDA"}
     for row in report.comparison:

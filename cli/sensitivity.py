@@ -20,10 +20,11 @@ def sensitivity(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_sensitivity
-    from intraq_deploy.pipeline.quantize import sensitivity_run
+    from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline.sensitivity import sensitivity_run
 
     with make_progress() as progress:
-        report = sensitivity_run(run, o.parse_bits("--bits", bits), device, trust_pickle, progress)
+        report = sensitivity_run(Opening(run, trust_pickle, device), o.parse_bits("--bits", bits), progress)
     if json:
         print_json(report.to_json())
     else:

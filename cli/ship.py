@@ -30,6 +30,7 @@ def ship(
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_shipping
     from intraq_deploy.pipeline import ship as shipping
+    from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import find_for
 
     if bool(to) == (fleet is not None):
@@ -44,7 +45,7 @@ def ship(
             typer.echo(line)
         return
     with make_progress() as progress:
-        report = shipping.ship_run(run, shipment, evaluate, trust_pickle, progress)
+        report = shipping.ship_run(Opening(run, trust_pickle), shipment, evaluate, progress)
     if json:
         print_json(report.to_json())
     else:

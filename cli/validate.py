@@ -22,12 +22,16 @@ def validate(
     """
     from intraq_deploy.cli.progress import make_progress
     from intraq_deploy.cli.render import print_json, render_report
-    from intraq_deploy.pipeline.quantize import validate_run
+    from intraq_deploy.cli.wording import warning_sentence
+    from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline.gate import validate_run
     from intraq_deploy.pipeline.targets import choose_for
 
     targets = choose_for(run, target or ()).targets
     with make_progress() as progress:
-        report = validate_run(run, targets, evaluate, trust_pickle, progress)
+        report = validate_run(Opening(run, trust_pickle), targets, evaluate, progress)
+        for warning in report.warnings:
+            progress.warn(warning_sentence(warning))
     if json:
         print_json(report.to_json())
     else:

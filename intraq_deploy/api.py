@@ -15,33 +15,30 @@ from intraq_deploy.errors import DataError, UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.devices import choose_device
+from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
-from intraq_deploy.pipeline.recipes import recipe_for
-from intraq_deploy.pipeline.schemes import constraints_of
-from intraq_deploy.pipeline.stages import model_metadata
+from intraq_deploy.pipeline.recipes import Overrides, recipe_for
+from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice
+from intraq_deploy.pipeline.student import StudentTraining
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
-from intraq_deploy.program import Program, settle
+from intraq_deploy.program import Program
 from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
-from intraq_deploy.quantization.scheme import make_scheme
-from intraq_deploy.recipes import RecipeFile, builtin, read
+from intraq_deploy.recipes import Recipe, RecipeFile, builtin, read
 from intraq_deploy.synthesis.make import make_images, probe_of
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
-from intraq_deploy.training.correction import correct
-from intraq_deploy.training.loop import Trainer
-from intraq_deploy.training.reconstruction import reconstruct as reconstruct_blocks
 from intraq_deploy.training.teacher import Teacher
 
 __all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize", "validate"]
 
 
 def recipe_file(recipe: str | Path) -> RecipeFile:
-    """A built-in recipe by its name, a person's own by its path. Raises UsageError for neither."""
+    """Returns a built-in recipe by its name, a person's own by its path. Raises UsageError for neither."""
     if isinstance(recipe, Path):
         return read(recipe)
     if not isinstance(recipe, str):
@@ -54,6 +51,10 @@ def recipe_file(recipe: str | Path) -> RecipeFile:
     return builtin(recipe)
 
 
+def _recipe(recipe: str | Path, model: Model, overrides: Overrides) -> Recipe:
+    return recipe_for(recipe_file(recipe), model.input_shape, model.classes, overrides)
+
+
 def synthesize(
     model: Model,
     *,
@@ -63,11 +64,11 @@ def synthesize(
     seed: int = 0,
     device: str = "auto",
 ) -> SyntheticSet:
-    """Images made from the network alone. images, iterations: override the recipe.
+    """Makes images from the network alone: float32 [N, C, H, W], normalised. images, iterations: override the recipe.
 
     Raises UnsupportedModelError for a network without batch norm, DivergedError for a loss that is not finite.
     """
-    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, images=images, iterations=iterations)
+    chosen = _recipe(recipe, model, Overrides(images=images, iterations=iterations))
     return make_images(model, probe_of(model, choose_device(device)), chosen.synthesis, seed)
 
 
@@ -80,13 +81,13 @@ def calibration_images(
     seed: int = 0,
     device: str = "auto",
 ) -> SyntheticSet:
-    """Your own images in place of synthetic ones, labelled by the network's answers: for networks without batch norm.
+    """Takes your own images in place of synthetic ones, with pseudo-labels: for networks without batch norm.
 
     path: a folder of images, searched through; or an .npz with `images` uint8 [N, H, W, C]. No label is read.
     count: at most so many, drawn with `seed` where there are more; overrides the recipe.
     Raises DataError for images that cannot be used.
     """
-    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, images=count).synthesis
+    chosen = _recipe(recipe, model, Overrides(images=count)).synthesis
     return pseudo_labelled(model, load_unlabelled(path, model, chosen.images, seed).images, choose_device(device))
 
 
@@ -100,15 +101,16 @@ def quantize(
     recipe: str | Path = "quick",
     steps: int | None = None,
     reconstruct: bool = False,
-    targets: str | Path | tuple[str | Path, ...] = ("onnxruntime",),
+    targets: str | Path | tuple[str | Path, ...] = DEFAULT_TARGETS,
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
-    """The low-bit student, fine-tuned on `images` and settled, on the CPU. steps: overrides the recipe; 0: no training.
+    """Returns the low-bit student, fine-tuned on `images` and settled, on the CPU.
 
-    reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
-    says; a recipe that does so by itself does not with steps=0. targets: what it will be exported for: names of
-    targets or devices, or paths of your own; some allow more than others; one may stand alone.
+    steps: overrides the recipe; 0: no training. reconstruct: before fine-tuning, round each block's weights to what its
+    output needs, as the recipe's reconstruction says; a recipe that does so by itself does not with steps=0. targets:
+    the targets that it will be exported for: names of targets or devices, or paths of your own; some allow more than
+    others; one may stand alone.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
     DataError for images that are not finite, UsageError for the reconstruction of min-max ranges.
@@ -117,24 +119,13 @@ def quantize(
         raise UsageError(f"The images are of type {type(images).__name__}: give what synthesize makes, a SyntheticSet.")
     if not bool(images.images.isfinite().all()):
         raise DataError("The images have values that are not finite: make them again, or look for NaN in your own.")
-    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, steps=steps, reconstruct=reconstruct)
+    chosen = _recipe(recipe, model, Overrides(steps=steps, reconstruct=reconstruct))
     chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
     where = choose_device(device)
-    placed = make_scheme(
-        scheme, weight_bits, activation_bits, constraints_of(chosen_targets.targets, chosen_targets.own)
-    )
-    placed = placed.with_ranges(chosen.quantization.ranges)
+    schemes = SchemeChoice(scheme, chosen_targets.targets, chosen_targets.own, chosen.quantization.ranges)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
-    student = build_network(graph, placed, images.images, seed)
-    teacher = Teacher(graph).to(where)
-    if chosen.reconstruction.enabled:
-        reconstruct_blocks(student, teacher, images, chosen.reconstruction, seed, where)
-    if chosen.quantization.correct:
-        correct(student, teacher, images, seed, where)
-    if chosen.training.steps:
-        Trainer(student, teacher, images, chosen.training, seed, where).run(chosen.training.steps)
-    student = student.cpu()
-    settle(student)
+    student = build_network(graph, schemes.at(weight_bits, activation_bits), images.images, seed)
+    StudentTraining(Teacher(graph).to(where), images, chosen, seed, where).train(student)
     return student
 
 
@@ -155,5 +146,5 @@ def export(
 
 
 def validate(artifact: Artifact, program: Program, images: SyntheticSet) -> Validation:
-    """Every quantized tensor of the artifact against the program, on `images`. `.passes` is the gate."""
+    """Compares every quantized tensor of the artifact with the program's, on `images`. `.passes` is the gate."""
     return validate_images(artifact, program, program_input(program, images.images))

@@ -8,6 +8,7 @@ from support import SMALL_SHAPE, model_of, random_images, small_network
 
 from intraq_deploy import api
 from intraq_deploy.errors import DataError, UsageError
+from intraq_deploy.pipeline import student
 from intraq_deploy.program import freeze
 from intraq_deploy.synthesis import SyntheticSet
 
@@ -75,7 +76,7 @@ def test_a_target_may_stand_alone(model):
 def test_no_steps_reconstruct_only_if_asked_to(model, monkeypatch, reconstruct, changed):
     """Though the recipe does so by itself."""
     called = []
-    monkeypatch.setattr(api, "reconstruct_blocks", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr(student, "reconstruct", lambda *arguments: called.append(arguments))
     api.quantize(model, IMAGES, recipe="best", steps=0, reconstruct=reconstruct)
     assert bool(called) == changed
 

@@ -1,6 +1,7 @@
-"""Speed on this machine: float32, ONNX Runtime's own INT8 and ours, in turn."""
+"""Speed on this machine: float32, ONNX Runtime's own INT8 and a run's files, in turn."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -8,16 +9,16 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from intraq_deploy.errors import UsageError
+from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.evaluation.latency import interleaved, medians, speed
-from intraq_deploy.pipeline.measurement import FLOAT32, baselines
+from intraq_deploy.pipeline.comparison import FLOAT32
+from intraq_deploy.pipeline.finished import Opening, finished_run
+from intraq_deploy.pipeline.measurement import baselines
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import finished_run, kept_artifacts, kept_images
 from intraq_deploy.pipeline.run import Run, machine
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
-from intraq_deploy.pipeline.stages import FREEZING, kept, running
+from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.validation import program_input
-from intraq_deploy.program import load_program
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.session import Session
@@ -33,20 +34,39 @@ _ROUNDS = 1000
 _MOST = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """How a run's files are timed."""
+
+    batch: int = 1
+    """Images at a time."""
+    threads: int = 1
+    seconds: float = 20.0
+    """Time for all models together."""
+
+    def check(self) -> None:
+        """Raises UsageError for numbers that cannot be."""
+        for name, value in (("--batch", self.batch), ("--threads", self.threads)):
+            if not 1 <= value <= _MOST:
+                raise UsageError(f"{name} is {value}: give a number from 1 to {_MOST}.")
+        if not 0 < self.seconds <= 3600:
+            raise UsageError(f"--seconds is {self.seconds:g}: give a number above 0, up to 3600.")
+
+
 class BenchRow(BaseModel):
-    """One model."""
+    """The speed of one model."""
 
     name: str
     """A target, FLOAT32 or STATIC."""
     bytes: int
     milliseconds: float
-    """Median over rounds."""
+    """The median over rounds."""
     speed: tuple[float, float, float]
     """How many times as fast as float32: the median over rounds, and its 95 % interval."""
 
 
 class BenchReport(BaseModel):
-    """All models, timed in turn in one process."""
+    """The speeds of all models, timed in turn in one process."""
 
     architecture: str
     bits: str
@@ -60,49 +80,38 @@ class BenchReport(BaseModel):
     """Targets whose runtime is on the device only."""
 
     def to_json(self) -> str:
+        """Returns the report as JSON."""
         return self.model_dump_json(indent=2)
 
 
-def bench_run(
-    path: Path,
-    targets: tuple[str, ...],
-    batch: int,
-    threads: int,
-    seconds: float,
-    trust_pickle: bool,
-    progress: Progress,
-) -> BenchReport:
-    """Times a finished run's files. targets: empty for all that the run has. seconds: in all.
+def bench_run(opening: Opening, targets: tuple[str, ...], options: BenchOptions, progress: Progress) -> BenchReport:
+    """Times a finished run's files. targets: empty for all that the run has.
 
     Raises UsageError for numbers that are none, RunError for a target that the run has not.
     """
-    for name, value in (("--batch", batch), ("--threads", threads)):
-        if not 1 <= value <= _MOST:
-            raise UsageError(f"{name} is {value}: give a number from 1 to {_MOST}.")
-    if not 0 < seconds <= 3600:
-        raise UsageError(f"--seconds is {seconds:g}: give a number above 0, up to 3600.")
-    run, report = finished_run(path, trust_pickle, progress)
-    artifacts = kept_artifacts(path, report, targets)
+    options.check()
+    finished = finished_run(opening, progress)
+    run, report, threads = finished.run, finished.report, options.threads
+    artifacts = finished.artifacts(targets)
     here = {name: artifact for name, artifact in artifacts.items() if not is_rehearsed(artifact)}
-    images = kept_images(run)
-    inputs = program_input(load_program(path / FREEZING), images.images)
+    inputs = program_input(finished.program, finished.images.images)
     with run.directory.opened():
-        plain = baselines(run, images)[FLOAT32]
+        plain = baselines(run, finished.images, report.mixed)[FLOAT32]
         static = _static(run, plain, inputs[:_CALIBRATION])
     sessions = {FLOAT32: open_shipped(plain, threads), STATIC: Session(static, threads=threads)}
     sessions |= {name: open_shipped(artifact, threads) for name, artifact in here.items()}
     sizes = {FLOAT32: plain.bytes, STATIC: static.stat().st_size}
     sizes |= {name: artifact.bytes for name, artifact in here.items()}
-    some = inputs[torch.arange(batch) % len(inputs)]
+    some = inputs[torch.arange(options.batch) % len(inputs)]
     runs: dict[str, Callable[[], object]] = {name: partial(session.run, some) for name, session in sessions.items()}
-    progress.say(f"{len(runs)} models are timed in turn, for about {seconds:g} s.")
-    times = interleaved(runs, _ROUNDS, seconds, threads)
+    progress.say(f"{len(runs)} models are timed in turn, for about {options.seconds:g} s.")
+    times = interleaved(runs, _ROUNDS, options.seconds, threads)
     middle = medians(times)
     ratios = {name: speed(values, times[FLOAT32]) for name, values in times.items()}
     return BenchReport(
         architecture=report.model.architecture,
         bits=report.label,
-        batch=batch,
+        batch=options.batch,
         threads=threads,
         rounds=len(times[FLOAT32]),
         machine=machine(),
@@ -121,11 +130,16 @@ def bench_run(
 
 
 def _static(run: Run, plain: Artifact, images: Tensor) -> Path:
-    """The file of ONNX Runtime's own quantizer, made once."""
-    key = key_of(onnx=plain.sha256, images=tensor_sha256(images), runtime=onnxruntime().__version__)
-    before = kept(run, _FOLDER, key, lambda folder: folder / _FILE)
-    if before is not None and before.is_file():
-        return before
-    with running(run, _FOLDER, key, 1, "") as (stage, _):
+    """Returns the file of ONNX Runtime's own quantizer, kept or made."""
+
+    def load(folder: Path) -> Path:
+        if not (folder / _FILE).is_file():
+            raise RunError(f"{folder / _FILE} is missing: run bench again.")
+        return folder / _FILE
+
+    def make(stage: OpenStage) -> Path:
         quantize_static(plain.path, stage.folder / _FILE, images)
         return stage.folder / _FILE
+
+    key = key_of(onnx=plain.sha256, images=tensor_sha256(images), runtime=onnxruntime().__version__)
+    return kept_or_made(run, StageWork(_FOLDER, key), load, make)

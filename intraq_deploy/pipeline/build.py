@@ -2,22 +2,23 @@
 GPU is."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from intraq_deploy.errors import TargetError, UsageError
-from intraq_deploy.pipeline import records, stages
+from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.engines import FOLDER
+from intraq_deploy.pipeline.export import export_artifact
+from intraq_deploy.pipeline.finished import FinishedRun, Opening, opened_run
 from intraq_deploy.pipeline.gate import float_layers, parity_failures, parity_images
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import add_targets, keep, keep_targets, kept_images, opened_run
-from intraq_deploy.pipeline.report import EngineRecord, RunReport
+from intraq_deploy.pipeline.report import EngineRecord, ParityRecord, RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
+from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.targets import Chosen
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import Program, float_program, load_program
+from intraq_deploy.program import Program, float_program
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime.gpu import find_gpu
@@ -36,7 +37,7 @@ from intraq_deploy.targets.tensorrt.imports import tensorrt_rtx
 
 
 def built_here(chosen: Chosen, progress: Progress) -> tuple[str, ...]:
-    """What `build` makes of a choice: of a device's targets those that have engines, and whose compiler is here.
+    """Returns the targets that `build` compiles for: of a device's those that have engines, and whose compiler is here.
 
     Raises UsageError for a device without engines, TargetError where none of a device's can be built here.
     """
@@ -65,45 +66,52 @@ def _those_here(profiles: list[TargetProfile], progress: Progress) -> list[str]:
     return found
 
 
-def build_run(
-    path: Path,
-    targets: tuple[str, ...],
-    trust_pickle: bool,
-    progress: Progress,
-    own: tuple[TargetProfile, ...] = (),
-) -> RunReport:
+def build_run(opening: Opening, targets: tuple[str, ...], progress: Progress) -> RunReport:
     """Exports and compiles for `targets`; what is there already is not made again. Engines for this machine's GPU are
-    run: their integers compared, their time measured; the record's `failures` say what was found wrong. own: the
-    person's own among them; the run keeps them.
+    run: their integers compared, their time measured; the record's `failures` say what was found wrong. The opening's
+    own targets are kept by the run.
 
     Raises UsageError for a target that has no engines, TargetError where a runtime or GPU is missing or refuses the
     model.
     """
-    makers = [_maker(load_profile(target, own)) for target in targets]
-    with opened_run(path, trust_pickle, progress) as (run, report):
-        add_targets(run, own)
-        program = load_program(path / stages.FREEZING)
-        keep_targets(run)
+    makers = [_maker(load_profile(target, opening.own_targets)) for target in targets]
+    with opened_run(opening, progress) as finished:
+        _ = finished.program
+        finished.keep_targets()
+        report = finished.report
         for maker in makers:
-            name = maker.profile.name
-            artifact = stages.export(run, name, program)
-            report.artifacts[name] = records.artifact_record(run, artifact, program)
-            engine = _engine(run, maker, artifact, program)
-            report.engines[name] = _record(run, engine)
-            if maker.profile.runtime != "tensorrt-rtx":
-                _check(run, report, artifact, program, engine, maker.host)
-        return keep(run, report)
+            report = _built(finished, report, maker)
+        return finished.keep(report)
+
+
+def _built(finished: FinishedRun, report: RunReport, maker: "_Maker") -> RunReport:
+    """Returns the report with one target's artifact and engine, and with what was found of the engine."""
+    run, program, name = finished.run, finished.program, maker.profile.name
+    artifact = export_artifact(run, name, program, report.label)
+    engine = _engine(run, maker, artifact, program)
+    record = _record(run, engine)
+    changes: dict[str, object] = {}
+    if maker.profile.runtime != "tensorrt-rtx":
+        record, parity = _checked(finished, artifact, record, engine, maker.host)
+        failures = [failure for failure in report.failures if failure.target != name] + record.failures
+        changes = {
+            "parity": {**report.parity, name: parity},
+            "failures": failures,
+            "status": "failed" if failures else "passed",
+        }
+    artifacts = {**report.artifacts, name: records.artifact_record(run, artifact, program)}
+    return report.model_copy(update={"artifacts": artifacts, "engines": {**report.engines, name: record}, **changes})
 
 
 @dataclass(frozen=True, slots=True)
 class _Maker:
-    """What makes a profile's engines on this machine."""
+    """The compiler of a profile's engines on this machine."""
 
     profile: TargetProfile
     identity: tuple[str, ...]
-    """Runtime, version, GPU: an engine of another one is not this one's."""
+    """The runtime, its version, the GPU: an engine of another one is not this one's."""
     host: Host | None
-    """TensorRT's own; None for other compilers."""
+    """The machine of TensorRT's own engines; None for other compilers."""
 
 
 def _maker(profile: TargetProfile) -> _Maker:
@@ -119,12 +127,7 @@ def _maker(profile: TargetProfile) -> _Maker:
 
 
 def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> Engine:
-    name = f"{FOLDER}/{maker.profile.name}"
-    key = key_of(onnx=artifact.sha256, maker=maker.identity)
-    before = stages.kept(run, name, key, read_engine)
-    if before is not None:
-        return before
-    with stages.running(run, name, key, 1, "") as (stage, _):
+    def make(stage: OpenStage) -> Engine:
         if maker.profile.runtime == "onnxruntime-tensorrt":
             return build_context(artifact, stage.folder)
         if maker.host is None:
@@ -133,27 +136,28 @@ def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> En
         floating = serialize(lower(float_program(run.traced, program.normalization), maker.profile, {}))
         return build_here(artifact, program, in_float16(floating), maker.host, stage.folder, timing)
 
+    key = key_of(onnx=artifact.sha256, maker=maker.identity)
+    return kept_or_made(run, StageWork(f"{FOLDER}/{maker.profile.name}", key), read_engine, make)
 
-def _check(
-    run: Run, report: RunReport, artifact: Artifact, program: Program, engine: Engine, host: Host | None
-) -> None:
-    """Fills in the engine's times and failures, the target's parity, and the status. Without a host, ONNX Runtime's
-    provider runs the artifact."""
-    record = report.engines[artifact.target]
+
+def _checked(
+    finished: FinishedRun, artifact: Artifact, record: EngineRecord, engine: Engine, host: Host | None
+) -> tuple[EngineRecord, ParityRecord]:
+    """Returns the engine's record with its times and failures, and its comparison with the program. Without a host,
+    ONNX Runtime's provider runs the artifact."""
+    program = finished.program
     sessions = None if host is None else open_engine(engine, host)
-    student, _ = stages.kept_student(run, run.directory.path / stages.FINE_TUNING)
-    inputs, trained = parity_images(student, program, kept_images(run))
+    inputs, trained = parity_images(finished.student, program, finished.images)
     validation = validate(artifact, program, inputs, sessions)
-    report.parity[artifact.target] = records.parity_record(validation, trained)
-    record.failures = parity_failures(artifact.target, validation)
+    changes: dict[str, object] = {}
+    failures = list(parity_failures(artifact.target, validation))
     if sessions is not None:
-        record.failures += float_layers(artifact, program, engine)
+        failures += float_layers(artifact, program, engine)
         image = torch.zeros_like(inputs[:1])
-        record.milliseconds = sessions.shipped.milliseconds(image)
-        record.float16_milliseconds = sessions.float16.milliseconds(image)
-    others = [failure for failure in report.failures if not failure.startswith(f"{artifact.target}: ")]
-    report.failures = others + record.failures
-    report.status = "failed" if report.failures else "passed"
+        changes["milliseconds"] = sessions.shipped.milliseconds(image)
+        changes["float16_milliseconds"] = sessions.float16.milliseconds(image)
+    parity = records.parity_record(validation, trained)
+    return record.model_copy(update={**changes, "failures": failures}), parity
 
 
 def _record(run: Run, engine: Engine) -> EngineRecord:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import PIL
@@ -15,13 +15,11 @@ from torch import Tensor
 
 from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.pipeline import records, stages
+from intraq_deploy.pipeline import records
+from intraq_deploy.pipeline.export import export_artifact
+from intraq_deploy.pipeline.finished import FinishedRun, Opening, opened_run
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import add_targets, keep, keep_targets, kept_images, opened_run
-from intraq_deploy.pipeline.report import RunReport
-from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.validation import program_input
-from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.bundle import (
@@ -44,27 +42,28 @@ _NOISE = 64
 
 @dataclass(frozen=True, slots=True)
 class BundleReport:
-    """What was written."""
+    """A bundle that was written."""
 
     folder: str
     archive: str
     bytes: int
-    """Of the archive."""
+    """Bytes of the archive."""
     sha256: str
-    """The archive's."""
+    """The hash of the archive."""
     targets: list[str]
     left_out: dict[str, str]
-    """Targets without a file, with the reason."""
+    """The reason why a target has no file, by target."""
     images: int
     integers: int
-    """That `check` compares."""
+    """Integers that `check` compares on the device."""
 
     def to_json(self) -> str:
+        """Returns the report as JSON."""
         return json.dumps(asdict(self), indent=1)
 
 
 def bundle_run(
-    path: Path, target: TargetProfile | DeviceProfile, out: Path | None, trust_pickle: bool, progress: Progress
+    opening: Opening, target: TargetProfile | DeviceProfile, out: Path | None, progress: Progress
 ) -> BundleReport:
     """Writes a bundle for a device, or one target, into the folder `out`, by default one in the run directory, and
     beside it as .tar.gz.
@@ -74,21 +73,24 @@ def bundle_run(
     """
     device = target if isinstance(target, DeviceProfile) else None
     profiles = (target,) if isinstance(target, TargetProfile) else tuple(map(load_profile, target.targets))
+    path = opening.path
     folder = path / FOLDER / target.name if out is None else out.resolve()
     packed = folder.with_name(f"{folder.name}.tar.gz")
-    with opened_run(path, trust_pickle, progress) as (run, report):
-        add_targets(run, tuple(profile for profile in profiles if profile.name not in profile_names()))
-        if report.status == "failed":
-            raise RunError(f"{path} failed its gate ({report.failures[0].rstrip('.')}): a bundle would ship that.")
-        program = load_program(path / stages.FREEZING)
-        keep_targets(run)
-        artifacts, left_out = _exported(run, report, program, profiles)
-        keep(run, report)
-        facts = _facts(run, report, target.name, program)
-        own_rounding = any(profile.runtime == "tensorrt" for profile, _ in artifacts)
-        images = pick_images(program, _images(run, program), own_rounding=own_rounding)
+    own = tuple(profile for profile in profiles if profile.name not in profile_names())
+    with opened_run(replace(opening, own_targets=own), progress) as finished:
+        if finished.report.status == "failed":
+            raise RunError(f"{path} failed its gate, and a bundle would ship that: validate {path} says why.")
+        program = finished.program
+        finished.keep_targets()
+        artifacts, left_out = _exported(finished, profiles)
+        made = {name: records.artifact_record(finished.run, each, program) for name, each in artifacts.items()}
+        finished.keep(finished.report.model_copy(update={"artifacts": {**finished.report.artifacts, **made}}))
+        facts = _facts(finished, target.name)
+        packable = [(profile, artifacts[profile.name]) for profile in profiles if profile.name in artifacts]
+        own_rounding = any(profile.runtime == "tensorrt" for profile, _ in packable)
+        images = pick_images(program, _images(finished), own_rounding=own_rounding)
         with _replaced(folder) as scratch:
-            manifest = write_bundle(scratch, device, program, artifacts, left_out, images, facts)
+            manifest = write_bundle(scratch, device, program, packable, left_out, images, facts)
         data = archive(folder, facts.name)
         write_atomically(packed, data)
     return BundleReport(
@@ -96,43 +98,42 @@ def bundle_run(
         archive=str(packed),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        targets=[profile.name for profile, _ in artifacts],
+        targets=list(artifacts),
         left_out=left_out,
         images=len(images),
         integers=manifest["check"]["images_with_codes"] * integers_per_image(program),
     )
 
 
-def _exported(
-    run: Run, report: RunReport, program: Program, profiles: tuple[TargetProfile, ...]
-) -> tuple[list[tuple[TargetProfile, Artifact]], dict[str, str]]:
-    """The artifacts, written into the run where they are not there yet; and why others are left out."""
-    artifacts, left_out = [], {}
+def _exported(finished: FinishedRun, profiles: tuple[TargetProfile, ...]) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """Returns the artifacts by target, kept or made, and the reasons why others are left out."""
+    artifacts, left_out = {}, {}
     for profile in profiles:
         reason = why_left_out(profile)
         if reason is None:
             try:
-                artifact = stages.export(run, profile.name, program)
-                report.artifacts[profile.name] = records.artifact_record(run, artifact, program)
-                artifacts.append((profile, artifact))
+                label = finished.report.label
+                artifacts[profile.name] = export_artifact(finished.run, profile.name, finished.program, label)
                 continue
             except TargetError as error:
                 reason = str(error)
         left_out[profile.name] = reason
-        run.progress.warn(f"{profile.name} is left out: {reason}")
+        finished.run.progress.warn(f"{profile.name} is left out: {reason}")
     return artifacts, left_out
 
 
-def _images(run: Run, program: Program) -> Tensor:
-    """What the program takes; noise where the run's images are a person's own, which are not to be sent around."""
+def _images(finished: FinishedRun) -> Tensor:
+    """Returns images as the program takes them; noise where the run's images are a person's own, which are not to be
+    sent around."""
+    run, program = finished.run, finished.program
     if run.options.calibration is None:
-        return program_input(program, kept_images(run).images)
+        return program_input(program, finished.images.images)
     generator = torch.Generator().manual_seed(0)
     return program_input(program, torch.randn(_NOISE, *run.model.input_shape, generator=generator))
 
 
-def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
-    model = run.model
+def _facts(finished: FinishedRun, name: str) -> Facts:
+    run, report, model = finished.run, finished.report, finished.run.model
     preprocessing = asdict(model.preprocessing)
     stem = Path(model.source.location.partition(":")[2] or model.source.location).name.partition(".")[0]
     return Facts(
@@ -142,7 +143,7 @@ def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
             "bits": report.label,
             "scheme": run.options.scheme,
             "classes": model.classes,
-            "program_sha256": program_sha256(program),
+            "program_sha256": program_sha256(finished.program),
         },
         preprocessing={key: preprocessing[key] for key in sorted(preprocessing)},
         classes=model.class_names,

@@ -1,4 +1,4 @@
-"""Engines that a run has, opened where this machine can run them."""
+"""The engines of a run, opened where this machine can run them."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ FOLDER = "engines"
 
 
 def engines_here(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, EngineSessions]:
-    """By target, those that were built of its file, for this machine's GPU and TensorRT.
+    """Returns the engines by target, of those that were built from the artifacts for this machine's GPU and TensorRT.
 
-    Of the others a warning says why they are rehearsed.
+    A warning says why the files of others are rehearsed.
     """
     opened = {}
     for target, artifact in artifacts.items():

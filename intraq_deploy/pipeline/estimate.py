@@ -9,9 +9,10 @@ import torch
 
 from intraq_deploy.errors import DivergedError
 from intraq_deploy.pipeline import stages
-from intraq_deploy.pipeline.mixed import recall
+from intraq_deploy.pipeline.mixed import earlier_choice
 from intraq_deploy.pipeline.run import Run
-from intraq_deploy.pipeline.sensitivity import SENSITIVITY, passes, sensitivity_key
+from intraq_deploy.pipeline.sensitivity import SENSITIVITY, sensitivity_key, work_of
+from intraq_deploy.pipeline.student import images_of
 from intraq_deploy.quantization.build import empty_network
 from intraq_deploy.quantization.sensitivity import logits_of
 from intraq_deploy.synthesis.make import make_images
@@ -26,10 +27,10 @@ LONG = 30 * 60
 
 
 def estimate(run: Run, *, images_only: bool = False) -> dict[str, float]:
-    """Seconds for each stage that has to run: synthesis, sensitivity and fine-tuning. images_only: synthesis alone.
+    """Returns seconds for each stage that has to run: synthesis, sensitivity, fine-tuning.
 
-    Leaves the run directory as it is. A stage whose timed steps diverge has no estimate: what is wrong is for the stage
-    itself to say, of its own images.
+    images_only: synthesis alone is looked at. Leaves the run directory as it is. A stage whose timed steps diverge has
+    no estimate: what is wrong is for the stage itself to say, of its own images.
     """
     seconds: dict[str, float] = {}
     for stage, work, rate in _ahead(run, images_only):
@@ -39,7 +40,7 @@ def estimate(run: Run, *, images_only: bool = False) -> dict[str, float]:
 
 
 def _ahead(run: Run, images_only: bool) -> Iterator[tuple[str, float, Callable[[], float]]]:
-    """The stages that have to run, how much work each is, and what measures how much is done in a second."""
+    """Yields the stages that have to run, how much work each is, and what measures how much is done in a second."""
     images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
     synthesis, finished = run.recipe.synthesis, run.directory.finished
     work: float = synthesis.images * synthesis.iterations
@@ -47,18 +48,19 @@ def _ahead(run: Run, images_only: bool) -> Iterator[tuple[str, float, Callable[[
         yield stages.SYNTHESIS, work, lambda: _synthesis_rate(run, min(images, synthesis.batch))
     if images_only:
         return
-    mixed = run.options.mixed
-    chosen = mixed is None or recall(run)
-    if mixed is not None and not chosen and not finished(SENSITIVITY, sensitivity_key(run, mixed.widths)):
-        yield SENSITIVITY, passes(run, synthesis.images, mixed.widths), lambda: _forward_rate(run, images)
-    work = stages.fine_tuning_images(run.recipe)
+    asked, own = run.options.mixed, stages.own_images(run)
+    mixed = None if asked is None else earlier_choice(run)
     # Before the bits are chosen nobody knows the student's key: what another one has left is not this student.
-    if work and not (chosen and finished(stages.FINE_TUNING, stages.student_key(run))):
+    known = asked is None or mixed is not None
+    if asked is not None and not known and not finished(SENSITIVITY, sensitivity_key(run, asked.widths, own)):
+        yield SENSITIVITY, work_of(run, synthesis.images, asked.widths), lambda: _forward_rate(run, images)
+    work = images_of(run.recipe)
+    if work and not (known and finished(stages.FINE_TUNING, stages.student_key(run, run.scheme(mixed), own))):
         yield stages.FINE_TUNING, work, lambda: _training_rate(run, min(images, run.recipe.training.batch))
 
 
 def _synthesis_rate(run: Run, images: int) -> float:
-    """Image-iterations per second."""
+    """Returns image-iterations per second."""
     recipe = replace(run.recipe.synthesis, images=images, batch=images)
 
     def make(iterations: int) -> None:
@@ -70,20 +72,20 @@ def _synthesis_rate(run: Run, images: int) -> float:
 
 
 def _forward_rate(run: Run, images: int) -> float:
-    """Images per second through the fake-quant module."""
-    network = empty_network(run.graph, run.scheme).to(run.device).to(memory_format=torch.channels_last)
+    """Returns images per second through the fake-quant module."""
+    network = empty_network(run.graph, run.scheme(None)).to(run.device).to(memory_format=torch.channels_last)
     noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
     logits_of(network, noise, run.device)
     return images * _TIMED / _seconds(lambda: [logits_of(network, noise, run.device) for _ in range(_TIMED)])
 
 
 def _training_rate(run: Run, images: int) -> float:
-    """Images per second."""
+    """Returns images per second of fine-tuning."""
     # One step more than are taken: behind the last one, what it leaves is looked at.
     recipe = replace(run.recipe.training, batch=images, steps=2 + _TIMED)
     noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
     samples = SyntheticSet(noise, torch.zeros(images, dtype=torch.int64), torch.ones(images))
-    trainer = Trainer(empty_network(run.graph, run.scheme), run.teacher, samples, recipe, 0, run.device)
+    trainer = Trainer(empty_network(run.graph, run.scheme(None)), run.teacher, samples, recipe, 0, run.device)
     trainer.run(1)
     return images * _TIMED / _seconds(lambda: trainer.run(1 + _TIMED))
 
@@ -95,7 +97,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def faster(run: Run, seconds: dict[str, float]) -> str | None:
-    """What would make a long run shorter, or None if it is not long."""
+    """Returns what would make a long run shorter, or None if it is not long."""
     total = sum(seconds.values())
     if total < LONG:
         return None

@@ -1,4 +1,4 @@
-"""Looking at a network before anything is done to it."""
+"""The inspection of a network before anything is done to it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model
-from intraq_deploy.pipeline.schemes import constraints_of
+from intraq_deploy.pipeline.report import Bits
+from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.quantization.layers_report import LayerRow, layer_rows
 from intraq_deploy.quantization.placement import place
-from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.synthesis.probe import Probe
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What there is, what would be quantized, and what would stay float and why."""
+    """A network: its parts, which of them would be quantized, and which would stay float and why."""
 
     architecture: str
     classes: int
@@ -29,15 +29,19 @@ class Inspection:
     bits: str
     rows: list[LayerRow]
     problems: list[str]
-    """Why it cannot be synthesized from or quantized: which of the two, and one sentence."""
+    """The reasons why it cannot be synthesized from or quantized, one sentence each."""
 
     def to_json(self) -> str:
+        """Returns the inspection as JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
 def inspect_model(model: Model, scheme: str, weight_bits: int, activation_bits: int) -> Inspection:
-    """Raises UsageError for an unknown scheme or bits that are not supported."""
-    chosen = make_scheme(scheme, weight_bits, activation_bits, constraints_of(("onnxruntime",)))
+    """Inspects a network as it would be quantized for the default target.
+
+    Raises UsageError for an unknown scheme or bits that are not supported.
+    """
+    chosen = SchemeChoice(scheme).at(weight_bits, activation_bits)
     problems: list[str] = []
     rows: list[LayerRow] = []
     batch_norms = 0
@@ -60,7 +64,7 @@ def inspect_model(model: Model, scheme: str, weight_bits: int, activation_bits: 
         std=model.preprocessing.std,
         preprocessing_source=model.preprocessing.source,
         scheme=scheme,
-        bits=f"W{weight_bits}A{activation_bits}",
+        bits=Bits(weights=weight_bits, activations=activation_bits).label(None),
         rows=rows,
         problems=problems,
     )

@@ -8,9 +8,11 @@ found by bisection; all of that is about ranges only, before fine-tuning.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
@@ -19,19 +21,12 @@ from intraq_deploy.pipeline.options import MixedOptions, text_of
 from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
-from intraq_deploy.pipeline.sensitivity import (
-    LayerSensitivity,
-    SensitivityReport,
-    byte_network,
-    halves,
-    measure_sensitivity,
-    sensitivity_key,
-    specs_at,
-)
-from intraq_deploy.pipeline.stages import kept, running
+from intraq_deploy.pipeline.sensitivity import halves, measure_sensitivity, sensitivity_key, specs_at, w8_network
+from intraq_deploy.pipeline.sensitivity_report import LayerSensitivity, SensitivityReport
+from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
+from intraq_deploy.pipeline.stages import own_images
 from intraq_deploy.quantization.allocation import Allocations, Choice, stored_bytes
 from intraq_deploy.quantization.placement import place
-from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.quantization.sensitivity import compare, logits_of, requantize
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
@@ -57,35 +52,40 @@ def check_budget(run: Run, mixed: MixedOptions) -> None:
     )
 
 
-def recall(run: Run) -> bool:
-    """Whether an earlier session has chosen; `run.mixed` is what it chose."""
+def earlier_choice(run: Run) -> MixedRecord | None:
+    """Returns what an earlier session has chosen for these options; None if it has not."""
     assert run.options.mixed is not None
-    chosen = run.directory.finished(MIXED, _key(run, run.options.mixed))
     try:
-        run.mixed = _kept_choice(run.directory.path / MIXED) if chosen else None
+        if run.directory.finished(MIXED, _key(run, run.options.mixed, own_images(run))):
+            return _kept_choice(run.directory.path / MIXED)
     except RunError:  # the stage itself says so, and chooses again
-        run.mixed = None
-    return run.mixed is not None
+        pass
+    return None
 
 
 def choose_bits(run: Run, images: SyntheticSet) -> MixedRecord:
-    """The choice within the run's budget."""
+    """Returns the choice within the run's budget."""
     mixed = run.options.mixed
     assert mixed is not None
-    key = _key(run, mixed)
-    before = kept(run, MIXED, key, _kept_choice)
-    if before is not None:
-        return before
-    table = measure_sensitivity(run, images, mixed.widths)
-    with running(run, MIXED, key, 1, "") as (stage, _):
-        record = _search(run, images, table, mixed)
+
+    @cache
+    def table() -> SensitivityReport:
+        return measure_sensitivity(run, images, mixed.widths)
+
+    def make(stage: OpenStage) -> MixedRecord:
+        record = _search(run, images, table(), mixed)
         write_atomically(stage.folder / CHOICE, record.model_dump_json(indent=1))
-    return record
+        return record
+
+    key = _key(run, mixed, images.images)
+    if not run.directory.finished(MIXED, key):
+        table()  # a stage of its own, whose time is not this one's
+    return kept_or_made(run, StageWork(MIXED, key), _kept_choice, make)
 
 
-def _key(run: Run, mixed: MixedOptions) -> str:
-    """Of the choice: the table, the budget, and the activations that it is checked with."""
-    sensitivity, activations = sensitivity_key(run, mixed.widths), run.options.activation_bits
+def _key(run: Run, mixed: MixedOptions, own: Tensor | None) -> str:
+    """Returns the key of the choice: the table, the budget, and the activations that it is checked with."""
+    sensitivity, activations = sensitivity_key(run, mixed.widths, own), run.options.activation_bits
     return key_of(sensitivity=sensitivity, asked=mixed.model_dump(), activations=activations)
 
 
@@ -119,22 +119,23 @@ def _search(run: Run, images: SyntheticSet, table: SensitivityReport, mixed: Mix
 
 
 class _Held:
-    """Agreement with the float network, ranges only, activations as they will be, on images that no layer was measured
-    on."""
+    """The agreement with the float network on images that no layer was measured on: ranges only, activations as they
+    will be."""
 
     def __init__(self, run: Run, images: SyntheticSet, mixed: MixedOptions) -> None:
         _, self._images = halves(run, images.images)
-        self._network = byte_network(run, mixed.widths, images, run.options.activation_bits)
+        self._network = w8_network(run, mixed.widths, images, run.options.activation_bits)
         self._device = run.device
         self._teacher = logits_of(run.model.module_on(run.device), self._images, run.device)
         self._specs = {bits: specs_at(run, mixed.widths, bits) for bits in range(MIN_BITS, MAX_BITS + 1)}
 
     @property
     def images(self) -> int:
+        """Number of images."""
         return len(self._images)
 
     def agreement(self, layers: dict[str, int]) -> float:
-        """Percent. layers: bits by layer."""
+        """Returns the agreement in percent. layers: bits by layer."""
         requantize(self._network, {name: self._specs[bits][name] for name, bits in layers.items()})
         return compare(self._teacher, logits_of(self._network, self._images, self._device)).agreement
 
@@ -142,7 +143,7 @@ class _Held:
 def _smallest(
     allocations: Allocations, widest: dict[str, int], passes: Callable[[dict[str, int]], bool]
 ) -> dict[str, int]:
-    """The cheapest that passes, if those above it pass too; `widest` if none does."""
+    """Returns the cheapest allocation that passes, if those above it pass too; `widest` if none does."""
     low, high, found = 0, len(allocations), widest
     while low < high:
         middle = (low + high) // 2
@@ -155,8 +156,8 @@ def _smallest(
 
 
 def _widths(run: Run, mixed: MixedOptions) -> dict[str, tuple[int, ...]]:
-    """What each layer may get: the ends of the scheme `ends8` keep their 8 bits."""
-    run_wide = make_scheme(run.options.scheme, min(mixed.widths), run.options.activation_bits)
+    """Returns the bits that each layer may get: the ends of the scheme `ends8` keep their 8 bits."""
+    run_wide = run.schemes.at(min(mixed.widths), run.options.activation_bits)
     layers = place(run.graph, run_wide).layers
     return {
         name: mixed.widths if layer.weight.bits == run_wide.weight.bits else (layer.weight.bits,)
@@ -174,12 +175,12 @@ def _choices(run: Run, table: SensitivityReport, mixed: MixedOptions) -> dict[st
 
 
 def _loss(layer: LayerSensitivity, bits: int) -> float:
-    """0 for the one choice of a layer that has no other, which need not have been measured."""
+    """Returns the loss at `bits`; 0 where a layer has no other choice, which need not have been measured."""
     return layer.loss[bits].kl if bits in layer.loss else 0.0
 
 
 def _cost(run: Run, option: str, name: str, bits: int) -> int:
-    """Bytes as stored, or for --average-bits the weights' bits."""
+    """Returns the bytes as stored, or for --average-bits the weights' bits."""
     weight = run.graph.weights[name].weight
     if option == "--average-bits":
         return weight.numel() * bits
@@ -187,10 +188,10 @@ def _cost(run: Run, option: str, name: str, bits: int) -> int:
 
 
 def _budget(run: Run, option: str, value: float) -> int:
-    """In the unit of `_cost`."""
+    """Returns the budget in the unit of `_cost`."""
     return math.floor(value * (_weights(run) if option == "--average-bits" else _MIB) + 1e-6)
 
 
 def _weights(run: Run) -> int:
-    """How many the network has."""
+    """Returns the number of weights in the network."""
     return sum(run.graph.weights[node.name].weight.numel() for node in run.graph.layers())

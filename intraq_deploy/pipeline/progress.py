@@ -21,8 +21,8 @@ class Progress(Protocol):
         stage: None for the one that began last; by name where several run side by side.
         """
 
-    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
-        """A stage is over; cached: it was not run again."""
+    def finish(self, stage: str, seconds: float, *, kept: bool = False) -> None:
+        """A stage is over. kept: it was finished before, and not made again."""
 
 
 class Silent:
@@ -36,4 +36,4 @@ class Silent:
 
     def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None: ...
 
-    def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None: ...
+    def finish(self, stage: str, seconds: float, *, kept: bool = False) -> None: ...

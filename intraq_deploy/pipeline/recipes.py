@@ -1,6 +1,6 @@
 """A recipe for one network, with the numbers that were asked for in place of its own."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.recipes import Recipe, RecipeFile
@@ -8,33 +8,45 @@ from intraq_deploy.synthesis.recipe import MOST_IMAGES, MOST_ITERATIONS, Synthes
 from intraq_deploy.training.recipe import MOST_STEPS
 
 
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What stands in place of a recipe's own numbers; None leaves the recipe's."""
+
+    images: int | None = None
+    iterations: int | None = None
+    steps: int | None = None
+    """Of fine-tuning; 0: nothing is trained, reconstruction of the recipe's own included."""
+    reconstruct: bool = False
+    """Switches reconstruction on."""
+
+    def check(self) -> None:
+        """Raises UsageError for numbers that cannot be."""
+        _check("--images", self.images, 2, MOST_IMAGES)
+        _check("--iterations", self.iterations, 1, MOST_ITERATIONS)
+        _check("--steps", self.steps, 0, MOST_STEPS)
+
+
 def recipe_for(
-    file: RecipeFile,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    *,
-    images: int | None = None,
-    iterations: int | None = None,
-    steps: int | None = None,
-    reconstruct: bool = False,
+    file: RecipeFile, input_shape: tuple[int, int, int], classes: int, overrides: Overrides | None = None
 ) -> Recipe:
-    """The recipe for images [C, H, W] and so many classes; given numbers override it.
+    """Returns the recipe for images of `input_shape`, [C, H, W], and so many classes.
 
-    reconstruct: switches reconstruction on. What the recipe itself switches on stays on, but not where steps are given
-    as 0: then nothing is trained at all.
-
-    Raises UsageError for numbers that cannot be.
+    Raises UsageError for overrides that cannot be.
     """
-    _check("--images", images, 2, MOST_IMAGES)
-    _check("--iterations", iterations, 1, MOST_ITERATIONS)
-    _check("--steps", steps, 0, MOST_STEPS)
+    given = Overrides() if overrides is None else overrides
+    given.check()
     recipe = file.resolve(input_shape, classes)
     synthesis, training, reconstruction = recipe.synthesis, recipe.training, recipe.reconstruction
+    enabled = given.reconstruct or (reconstruction.enabled and given.steps != 0)
     return replace(
         recipe,
-        synthesis=replace(synthesis, images=images or synthesis.images, iterations=iterations or synthesis.iterations),
-        training=replace(training, steps=training.steps if steps is None else steps),
-        reconstruction=replace(reconstruction, enabled=reconstruct or (reconstruction.enabled and steps != 0)),
+        synthesis=replace(
+            synthesis,
+            images=given.images or synthesis.images,
+            iterations=given.iterations or synthesis.iterations,
+        ),
+        training=replace(training, steps=training.steps if given.steps is None else given.steps),
+        reconstruction=replace(reconstruction, enabled=enabled),
     )
 
 
@@ -50,7 +62,7 @@ def _check(option: str, value: int | None, least: int, most: int) -> None:
 
 
 def too_few_images(recipe: SynthesisRecipe, classes: int) -> str | None:
-    """What there is to say where some of the classes get no image, or None."""
+    """Returns what to tell a person where some of the classes get no image, or None."""
     without = classes - recipe.images
     if without <= 0:
         return None

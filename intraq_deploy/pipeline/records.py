@@ -1,4 +1,4 @@
-"""From values in memory to the records of run.json."""
+"""Records of run.json, made from values in memory."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,15 @@ from intraq_deploy.pipeline.report import (
     AccountingRecord,
     AccumulatorRecord,
     ArtifactRecord,
+    Bits,
     CalibrationRecord,
     ImagesRecord,
     ModelRecord,
     ParityRecord,
+    RunReport,
     TolerancedRecord,
 )
-from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.validation import Validation
 from intraq_deploy.program import Program
 from intraq_deploy.program.bounds import largest_accumulator
@@ -29,7 +31,29 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 
 
+def run_report(run: Run, images: ImagesRecord | CalibrationRecord) -> RunReport:
+    """Returns the report of a run that has its images."""
+    options = run.options
+    return RunReport(
+        status="synthesized",
+        model=model_record(run),
+        bits=Bits(weights=options.weight_bits, activations=options.activation_bits),
+        scheme=options.scheme,
+        preset=options.recipe_name,
+        seed=options.seed,
+        device=run.device.type,
+        versions=versions(),
+        machine=machine(),
+        input=options.input,
+        images=images,
+        reconstructed=run.recipe.reconstruction.enabled,
+        steps=run.recipe.training.steps,
+        seconds={},
+    )
+
+
 def model_record(run: Run) -> ModelRecord:
+    """Returns the record of the network that is quantized."""
     model = run.model
     return ModelRecord(
         architecture=model.architecture,
@@ -45,6 +69,7 @@ def model_record(run: Run) -> ModelRecord:
 
 
 def images_record(run: Run, quality: Quality) -> ImagesRecord:
+    """Returns the record of synthetic images."""
     recipe = run.recipe.synthesis
     return ImagesRecord(
         count=recipe.images,
@@ -57,7 +82,7 @@ def images_record(run: Run, quality: Quality) -> ImagesRecord:
 
 
 def calibration_record(images: SyntheticSet, own: UnlabelledImages) -> CalibrationRecord:
-    """images: `own`, answered by the network."""
+    """Returns the record of a person's own images. images: `own`, with pseudo-labels."""
     return CalibrationRecord(
         calibration=own.name,
         count=len(images),
@@ -68,7 +93,7 @@ def calibration_record(images: SyntheticSet, own: UnlabelledImages) -> Calibrati
 
 
 def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRecord:
-    """fake_quant_logits: [N, classes], on the compared images."""
+    """Returns the record of one comparison. fake_quant_logits: float32 [N, classes], on the compared images."""
     parity = validation.parity
     return ParityRecord(
         images=len(parity.expected),
@@ -102,7 +127,7 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
 
 
 def accumulator_record(program: Program) -> AccumulatorRecord | None:
-    """None for a program without integer layers."""
+    """Returns the record of the largest accumulator; None for a program without integer layers."""
     layer, largest = largest_accumulator(program)
     if not largest:
         return None
@@ -110,6 +135,7 @@ def accumulator_record(program: Program) -> AccumulatorRecord | None:
 
 
 def artifact_record(run: Run, artifact: Artifact, program: Program) -> ArtifactRecord:
+    """Returns the record of a file that lies in the run directory."""
     return ArtifactRecord(
         path=relative(run.directory.path, artifact.path),
         bytes=artifact.bytes,
@@ -144,10 +170,11 @@ def _computed_in(artifact: Artifact, layers: Sequence[IntegerWeights | FloatWeig
 
 
 def relative(root: Path, path: Path) -> str:
+    """Returns `path` as seen from `root`, with slashes."""
     return path.relative_to(root).as_posix()
 
 
 def accuracy_record(accuracy: Mapping[str, Accuracy], names: list[str], figure: str) -> dict[str, int | float]:
-    """figure: "top1" or "top5"."""
+    """Returns the number of images and a figure, "top1" or "top5", by name, in percent."""
     images = next(iter(accuracy.values())).images
     return {"images": images} | {name: round(getattr(accuracy[name], figure), 3) for name in names}

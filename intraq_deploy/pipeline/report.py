@@ -1,4 +1,4 @@
-"""What a run leaves for machines and people: `RUN/run.json`."""
+"""The report that a run leaves for machines and people: `RUN/run.json`."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,21 +6,24 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from intraq_deploy.errors import RunError
+from intraq_deploy.pipeline.advice import Advice
+from intraq_deploy.pipeline.comparison import ComparisonRow
+from intraq_deploy.pipeline.findings import Failure, GateWarning
 from intraq_deploy.pipeline.options import MixedOptions
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelRecord(_Record):
-    """Which network, and where its weights and preprocessing came from."""
+    """The network, and where its weights and preprocessing came from."""
 
     architecture: str
     source: str
     source_sha256: str | None
     weights_sha256: str
-    """Of the loaded tensors."""
+    """The hash of the loaded tensors."""
     classes: int
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -29,9 +32,19 @@ class ModelRecord(_Record):
 
 
 class Bits(_Record):
+    """The bits that were asked for."""
+
     weights: int
-    """Of every layer; in mixed precision the fewest that a layer may have."""
+    """Bits of every layer's weights; in mixed precision the fewest that a layer may have."""
     activations: int
+
+    def label(self, mixed: "MixedRecord | None") -> str:
+        """Returns "W4A4", or with the weight bits that were chosen "W4/8A4"."""
+        return f"{self.weights_label(mixed)}A{self.activations}"
+
+    def weights_label(self, mixed: "MixedRecord | None") -> str:
+        """Returns "W4", or with the weight bits that were chosen "W4/8"."""
+        return f"W{self.weights if mixed is None else mixed.widths_label}"
 
 
 class MixedRecord(_Record):
@@ -41,25 +54,20 @@ class MixedRecord(_Record):
     asked: MixedOptions
     layers: dict[str, int]
     average_bits: float
-    """Per weight."""
+    """Bits per weight."""
     stored_bytes: int
-    """Of the layers, codes of up to 4 bits two to a byte (quantization.allocation.stored_bytes)."""
+    """Bytes of the layers, codes of up to 4 bits two to a byte (quantization.allocation.stored_bytes)."""
     images: int
-    """Held: not those that the layers were measured on."""
+    """Number of held images, which the layers were not measured on."""
     agreement: float
     widest_agreement: float
-    """With all weights at the most bits that could be chosen."""
+    """The agreement with all weights at the most bits that could be chosen."""
 
     @property
-    def weights(self) -> str:
-        """ "4/8", or for more than three different ones "3-8"."""
+    def widths_label(self) -> str:
+        """The chosen bits as "4/8", or for more than three different ones "3-8"."""
         found = sorted(set(self.layers.values()))
         return "/".join(map(str, found)) if len(found) <= 3 else f"{found[0]}-{found[-1]}"
-
-
-def bits_label(weights: int, activations: int, mixed: MixedRecord | None) -> str:
-    """ "W4A4", or with the weight bits that were chosen "W4/8A4"."""
-    return f"W{weights if mixed is None else mixed.weights}A{activations}"
 
 
 class ImagesRecord(_Record):
@@ -77,14 +85,14 @@ class CalibrationRecord(_Record):
     """A person's own images, which stood in for synthetic ones."""
 
     calibration: str
-    """Where they are."""
+    """The path of the images."""
     count: int
     found: int
-    """How many there were to draw `count` from."""
+    """Number of images that `count` were drawn from."""
     confidence: float
-    """Mean probability of the network's answers."""
+    """Mean probability of the pseudo-labels."""
     classes: int
-    """How many different answers it gives."""
+    """Number of different pseudo-labels."""
 
 
 class TolerancedRecord(_Record):
@@ -105,14 +113,14 @@ class ParityRecord(_Record):
     integers_compared: int
     integers_mismatched: int
     exact_mismatched: int
-    """Of them in tensors that must be equal, and where no other order of rounding explains it."""
+    """Mismatches in tensors that must be equal, where no other order of rounding explains them."""
     toleranced: list[TolerancedRecord]
     near_ties: int = 0
     """Integers that may differ from the reference because an engine rounds in another order; none in ONNX Runtime."""
     mismatched_tensors: dict[str, int]
     """Mismatches by tensor, where there are any."""
     underused_tensors: list[str]
-    """Less than half of their codes occurred."""
+    """Tensors of which less than half of the codes occurred."""
     top1_agreement: float
     fake_quant_agreement: float
     """Percent of images on which the fake-quant module and the Program have one answer."""
@@ -123,7 +131,7 @@ class ParityRecord(_Record):
     rehearsed: bool = False
     """Whether ONNX Runtime ran the file in place of the target's runtime, in float32 and without optimisations."""
     ran_by: str | None = None
-    """What ran the file on a GPU: its engine, or ONNX Runtime's provider."""
+    """The name of what ran the file on a GPU: its engine, or ONNX Runtime's provider."""
 
 
 class AccumulatorRecord(_Record):
@@ -135,27 +143,13 @@ class AccumulatorRecord(_Record):
     """How many times it could double before it leaves int32."""
 
 
-class ComparisonRow(_Record):
-    """One line of the table for people."""
-
-    name: str
-    top1: float
-    top5: float
-    bytes: int
-    milliseconds: float | None
-    """Median at batch 1 on one thread, all rows timed in turn; None where the runtime is on the device only. Of what
-    runs on a GPU, copies to it and back included."""
-    note: str | None = None
-    """What has to be known of it."""
-
-
 class AccountingRecord(_Record):
-    """What low bits buy in one target's file. What computes is what its runtime has: nothing has 4-bit convolutions."""
+    """The gain of low bits in one target's file. No runtime has 4-bit convolutions: layers compute in what it has."""
 
     weights: int
-    """Their number."""
+    """Number of weights."""
     stored_bits: float
-    """That a weight takes in the file, on average, scales and biases apart."""
+    """Bits that a weight takes in the file, on average, scales and biases apart."""
     computed_in: str
     """The type that convolutions and linear layers multiply in."""
     smaller: float
@@ -167,7 +161,7 @@ class ArtifactRecord(_Record):
     """Relative to the run directory."""
     bytes: int
     items: dict[str, int]
-    """What they are spent on, `bytes` in all."""
+    """Bytes by item, `bytes` in all."""
     sha256: str
     accounting: AccountingRecord
     companions: dict[str, str] = {}
@@ -175,7 +169,7 @@ class ArtifactRecord(_Record):
 
 
 class EngineRecord(_Record):
-    """What a compiler made of a target's file, and what was found where it was built on its GPU and could be run."""
+    """An engine that a compiler made of a target's file, and the findings where it could be run on its GPU."""
 
     path: str
     """Relative to the run directory."""
@@ -184,27 +178,27 @@ class EngineRecord(_Record):
     compiler: str
     compute_capability: str
     gpu: str | None
-    """That it was built on, and for; None where it was compiled ahead of time."""
+    """The GPU that it was built on, and for; None where it was compiled ahead of time."""
     seconds: float
     layers: dict[str, str]
-    """In which type each convolution and linear layer multiplies: INT8, INT4 (weights only), or a float one."""
+    """The type in which each convolution and linear layer multiplies: INT8, INT4 (weights only), or a float one."""
     milliseconds: float | None = None
     """Median of a CUDA graph's replays at batch 1, transfers apart; None where it was not run."""
     float16_milliseconds: float | None = None
-    """The same of the float network, built in float16."""
-    failures: list[str] = []
-    """Why its gate failed, one sentence each."""
+    """Median of the float network, built in float16, timed alike."""
+    failures: list[Failure] = []
+    """The reasons why its gate failed."""
 
 
 class RunReport(_Record):
     """The whole run. `accuracy` and `accuracy_top5` are percent by stage: float, fake_quant, program and each target,
     beside `images`."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     status: Literal["synthesized", "quantized", "passed", "failed"]
-    failures: list[str] = []
-    """Why the gate failed, one sentence each."""
-    warnings: list[str] = []
+    failures: list[Failure] = []
+    """The reasons why the gate failed."""
+    warnings: list[GateWarning] = []
     model: ModelRecord
     bits: Bits
     mixed: MixedRecord | None = None
@@ -217,39 +211,46 @@ class RunReport(_Record):
     machine: str
     """The CPU of the validation."""
     input: str
-    """What the artifacts take: "float" or "uint8"."""
+    """The type of image that the artifacts take: "float" or "uint8"."""
     images: ImagesRecord | CalibrationRecord
     reconstructed: bool = False
-    """Block by block, before fine-tuning."""
+    """Whether the student was reconstructed block by block before fine-tuning."""
     steps: int
-    """Of fine-tuning."""
+    """Fine-tuning steps."""
     accumulator: AccumulatorRecord | None = None
     settled: list[str] = []
-    """What was adjusted before freezing."""
+    """Adjustments before freezing, as "layer: adjustment"."""
     seconds: dict[str, float]
-    """By stage, over all sessions that worked on it."""
+    """Seconds by stage, over all sessions that worked on it."""
     parity: dict[str, ParityRecord] = {}
     eval: str | None = None
     """The labelled images behind `accuracy`."""
     accuracy: dict[str, int | float] | None = None
     accuracy_top5: dict[str, int | float] | None = None
     comparison: list[ComparisonRow] = []
-    advice: str | None = None
+    advice: Advice | None = None
     artifacts: dict[str, ArtifactRecord] = {}
     engines: dict[str, EngineRecord] = {}
-    """By target."""
+    """Engines by target."""
 
     @property
     def label(self) -> str:
-        """ "W4A4", "W4/8A4"."""
-        return bits_label(self.bits.weights, self.bits.activations, self.mixed)
+        """The bits as "W4A4" or "W4/8A4"."""
+        return self.bits.label(self.mixed)
+
+    @property
+    def is_w8a8(self) -> bool:
+        """Whether all weights and activations have 8 bits."""
+        weights = {self.bits.weights} if self.mixed is None else set(self.mixed.layers.values())
+        return weights | {self.bits.activations} == {8}
 
     def to_json(self) -> str:
+        """Returns the text of `run.json`."""
         return self.model_dump_json(indent=2)
 
 
 def read_report(path: Path) -> RunReport:
-    """Raises RunError for a missing or foreign file."""
+    """Returns the report that a run left. Raises RunError for a missing or foreign file."""
     try:
         return RunReport.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

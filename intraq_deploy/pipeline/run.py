@@ -1,8 +1,8 @@
-"""One run in memory: what every stage needs, made once."""
+"""One run in memory: what it is given, frozen, and what follows from that."""
 
 import hashlib
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from intraq_deploy.models import Model
 from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.recipes import recipe_for
-from intraq_deploy.pipeline.report import MixedRecord, bits_label
+from intraq_deploy.pipeline.recipes import Overrides, recipe_for
+from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.rundir import RunDirectory
-from intraq_deploy.pipeline.schemes import constraints_of
-from intraq_deploy.program import float_program
+from intraq_deploy.pipeline.schemes import SchemeChoice
+from intraq_deploy.program import Normalization, float_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import prepare
-from intraq_deploy.quantization.scheme import Scheme, make_scheme
+from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.recipes import Recipe, builtin, check
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
@@ -32,60 +32,58 @@ from intraq_deploy.targets.profile import TargetProfile, load_profile
 from intraq_deploy.training.teacher import Teacher
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """Options, directory and watcher of one run, and what follows from them, made on first use."""
+    """Everything that a run is given, and what follows from it, worked out on first use. Nothing in it changes."""
 
     options: QuantizeOptions
     directory: RunDirectory
     model: Model
     progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-    """By stage."""
-    mixed: MixedRecord | None = None
-    """Weight bits by layer, once they are chosen."""
 
     @cached_property
     def device(self) -> torch.device:
+        """Where images are made and the student is trained. Raises UsageError for a device that is not here."""
         return choose_device(self.options.device)
 
     @cached_property
     def traced(self) -> Graph:
-        """The network as it was given."""
+        """The graph of the network as it was given."""
         return trace(self.model.module, self.model.input_shape)
 
     @cached_property
     def graph(self) -> Graph:
-        """The same function, as it is quantized."""
+        """The graph of the network as it is quantized: the same function."""
         return prepare(self.traced, self.recipe.quantization)
 
     @cached_property
     def teacher(self) -> Teacher:
+        """The float network that a student learns from, on the run's device."""
         return Teacher(self.graph).to(self.device)
 
-    @property
-    def scheme(self) -> Scheme:
+    @cached_property
+    def schemes(self) -> SchemeChoice:
+        """The run's scheme at any bits."""
         o = self.options
-        scheme = make_scheme(o.scheme, o.weight_bits, o.activation_bits, constraints_of(o.targets, o.own_targets))
-        scheme = scheme.with_ranges(self.recipe.quantization.ranges)
-        return scheme if self.mixed is None else replace(scheme, layer_bits=self.mixed.layers)
+        return SchemeChoice(o.scheme, o.targets, o.own_targets, self.recipe.quantization.ranges)
+
+    def scheme(self, mixed: MixedRecord | None) -> Scheme:
+        """Returns the scheme of the student. mixed: the weight bits that were chosen layer by layer, if any."""
+        scheme = self.schemes.at(self.options.weight_bits, self.options.activation_bits)
+        return scheme if mixed is None else replace(scheme, layer_bits=mixed.layers)
 
     def profile(self, target: str) -> TargetProfile:
-        """Of a built-in target, or of one of the person's own. Raises UsageError for neither."""
+        """Returns the profile of a built-in target, or of a person's own. Raises UsageError for neither."""
         return load_profile(target, self.options.own_targets)
-
-    @property
-    def bits(self) -> str:
-        """ "W4A4", "W4/8A4"."""
-        return bits_label(self.options.weight_bits, self.options.activation_bits, self.mixed)
 
     @cached_property
     def probe(self) -> Probe:
+        """What reads the network's batch norms, on the run's device. Raises UnsupportedModelError without any."""
         return probe_of(self.model, self.device)
 
     @cached_property
     def calibration(self) -> UnlabelledImages | None:
-        """A person's own images, which then stand in for synthetic ones."""
+        """A person's own images, which stand in for synthetic ones. Raises DataError for images that cannot be used."""
         o = self.options
         if o.calibration is None:
             return None
@@ -93,18 +91,12 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
+        """The recipe for this network, with the options' own numbers in it. Raises UsageError for what cannot be."""
         o, m = self.options, self.model
         file = builtin(o.preset) if o.recipe is None else check(o.recipe.name, o.recipe.values)
         steps = 0 if o.method == "ptq" else o.steps
-        return recipe_for(
-            file,
-            m.input_shape,
-            m.classes,
-            images=o.images,
-            iterations=o.iterations,
-            steps=steps,
-            reconstruct=o.reconstruct,
-        )
+        overrides = Overrides(images=o.images, iterations=o.iterations, steps=steps, reconstruct=o.reconstruct)
+        return recipe_for(file, m.input_shape, m.classes, overrides)
 
     @property
     def ranges_only(self) -> bool:
@@ -112,15 +104,21 @@ class Run:
         return not self.recipe.training.steps and not self.recipe.reconstruction.enabled
 
     @cached_property
+    def normalization(self) -> Normalization | None:
+        """What a program that takes uint8 images does to them first; None for one that takes floats."""
+        preprocessing = self.model.preprocessing
+        return None if self.options.input == "float" else Normalization.of(preprocessing.mean, preprocessing.std)
+
+    @cached_property
     def network_sha256(self) -> str:
-        """Of what the network computes and of its stored statistics: other code around the same tensors is another
-        network."""
+        """The hash of what the network computes and of its stored statistics: other code around the same tensors is
+        another network."""
         computes = program_sha256(float_program(self.traced))
         return hashlib.sha256(f"{computes} {self.weights_sha256}".encode()).hexdigest()
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Of every tensor of the network, in order."""
+        """The hash of every tensor of the network, in order."""
         digest = hashlib.sha256()
         for name, tensor in self.model.module.state_dict().items():
             digest.update(name.encode())
@@ -128,8 +126,22 @@ class Run:
         return digest.hexdigest()
 
 
+def prepared(options: QuantizeOptions, directory: RunDirectory, progress: Progress) -> Run:
+    """Returns the run, its network loaded, traced and read, so that what cannot work fails before anything is made.
+
+    Raises what loading, tracing and the recipe raise.
+    """
+    options.check()
+    run = Run(options, directory, options.model.load(), progress)
+    # First the graph: a person's own images would not help a network that cannot be traced.
+    _ = run.device, run.recipe, run.graph
+    if options.calibration is None:
+        _ = run.probe
+    return run
+
+
 def machine() -> str:
-    """The CPU, for people and because runtimes choose their kernels by it."""
+    """Returns the name of the CPU, for people, and because runtimes choose their kernels by it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -139,7 +151,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes a run."""
+    """Returns the versions of everything that computes a run, by name."""
     return {
         "intraq-deploy": __version__,
         "python": platform.python_version(),

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +44,12 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 @dataclass(slots=True)
 class Stage:
-    """One folder of a run."""
+    """The folder of one stage, open to be made."""
 
     folder: Path
     key: str
     seconds: float
     """Spent on it so far, earlier sessions included."""
-
-    @property
-    def done(self) -> bool:
-        return _read(self.folder / _STAGE).get("key") == self.key
 
     def clear(self) -> None:
         """Forgets what was made."""
@@ -101,6 +97,11 @@ class RunDirectory:
     def finished(self, name: str, key: str) -> bool:
         """Whether stage `name` is finished under `key`. Nothing is changed, another key's folder included."""
         return _read(self.path / name / _STAGE).get("key") == key
+
+    def seconds(self, names: Iterable[str]) -> dict[str, float]:
+        """The seconds that were spent on each of the stages `names` that is finished, over all sessions, by name."""
+        finished = {name: _read(self.path / name / _STAGE) for name in names}
+        return {name: float(values["seconds"]) for name, values in finished.items() if "seconds" in values}
 
     def stage(self, name: str, key: str) -> Stage:
         """The folder of stage `name`, emptied unless it belongs to `key`."""

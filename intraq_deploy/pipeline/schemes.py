@@ -1,13 +1,45 @@
-"""The scheme of a network that is quantized for some targets: the only place that makes one."""
+"""The scheme of a network that is quantized for some targets: the only place that makes one.
+
+What is judged (sensitivity, budgets, baselines, inspection) thus has the quantizers of what is shipped.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-from intraq_deploy.quantization.scheme import TargetConstraints
+from intraq_deploy.quantization.scheme import Scheme, TargetConstraints, make_scheme
 from intraq_deploy.targets.profile import TargetProfile, load_profile
+
+DEFAULT_TARGETS = ("onnxruntime",)
+"""What a network is quantized for where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeChoice:
+    """Which convention a network is quantized by, and for which targets; only the bits are left open."""
+
+    name: str
+    """One of `quantization.scheme.SCHEMES`."""
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    own_targets: tuple[TargetProfile, ...] = ()
+    """A person's own among the targets."""
+    ranges: Literal["scheme", "learned", "min-max"] = "scheme"
+    """How scales are found; "scheme": as the convention has it."""
+
+    def at(self, weight_bits: int, activation_bits: int) -> Scheme:
+        """Returns the scheme at these bits.
+
+        Raises UsageError for an unknown convention, an unknown target, or bits outside 2..8.
+        """
+        constraints = constraints_of(self.targets, self.own_targets)
+        return make_scheme(self.name, weight_bits, activation_bits, constraints).with_ranges(self.ranges)
 
 
 def constraints_of(targets: tuple[str, ...], own: Iterable[TargetProfile] = ()) -> TargetConstraints:
-    """What all of the targets allow, and the strictest that one of them asks for. own: a person's own among them."""
+    """Returns what all of the targets allow, and the strictest that one of them asks for.
+
+    own: a person's own targets among them. Raises UsageError for an unknown target.
+    """
     profiles = [load_profile(target, own) for target in targets]
     limits = [profile.largest_weight for profile in profiles if profile.largest_weight is not None]
     unsigned = all(profile.unsigned_activations for profile in profiles)

@@ -6,7 +6,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from intraq_deploy.pipeline.sensitivity import SensitivityReport
+from intraq_deploy.pipeline.sensitivity_report import SensitivityReport
 
 _INCHES_PER_LAYER, _LEAST_INCHES, _MOST_INCHES = 0.22, 8.0, 60.0
 _LEAST_KL = 1e-7
@@ -14,7 +14,7 @@ _LEAST_KL = 1e-7
 
 
 def sensitivity_plot(table: SensitivityReport) -> bytes:
-    """A PNG, as wide as the network is deep."""
+    """Returns a PNG of the table, as wide as the network is deep."""
     names = [layer.name for layer in table.layers]
     width = min(max(_LEAST_INCHES, 2 + _INCHES_PER_LAYER * len(names)), _MOST_INCHES)
     figure = Figure(figsize=(width, 6), dpi=110, layout="constrained")

@@ -16,9 +16,9 @@ from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.errors import IntraqError, TargetError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.bundle import bundle_run
+from intraq_deploy.pipeline.finished import Opening, finished_run
 from intraq_deploy.pipeline.options import check_apart, read_config
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.quantize import finished_run
 from intraq_deploy.pipeline.rundir import CONFIG
 from intraq_deploy.targets.device.probe import Facts, check_fits, device_of, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, load_device
@@ -102,17 +102,16 @@ class Shipment:
         return self.folder or f"~/{HOME}/{run.resolve().name}-{device}"
 
 
-def ship_run(
-    path: Path, shipment: Shipment, evaluate: str | None, trust_pickle: bool, progress: Progress
-) -> ShipReport:
+def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progress: Progress) -> ShipReport:
     """Probes every host, bundles for what they are, and then ships to all of them side by side.
 
     evaluate: labelled images, as --eval takes them, which are prepared here and answered there. A host that fails does
     not stop the others: its report says why. Reports are kept in the run directory. Raises UsageError, RunError and
     DataError for what is wrong with what was given.
     """
+    path = opening.path
     shipment.check(path)
-    labelled = None if evaluate is None else _labelled(path, evaluate, trust_pickle, progress)
+    labelled = None if evaluate is None else _labelled(opening, evaluate, progress)
     remotes = [Remote(host, shipment.port) for host in shipment.hosts]
     reports = {remote.host: HostReport(host=remote.host) for remote in remotes}
     with ThreadPoolExecutor(len(remotes)) as pool:
@@ -129,7 +128,7 @@ def ship_run(
         )
         if target.name not in bundles:
             try:
-                bundles[target.name] = Path(bundle_run(path, target, None, trust_pickle, progress).folder)
+                bundles[target.name] = Path(bundle_run(opening, target, None, progress).folder)
             except TargetError as error:  # other devices may take the program
                 bundles[target.name] = error
 
@@ -185,8 +184,8 @@ def _probe(remote: Remote, shipment: Shipment) -> tuple[TargetProfile | DevicePr
     return shipment.target, facts
 
 
-def _labelled(path: Path, evaluate: str, trust_pickle: bool, progress: Progress) -> "_Labelled":
-    run, _ = finished_run(path, trust_pickle, progress)
+def _labelled(opening: Opening, evaluate: str, progress: Progress) -> "_Labelled":
+    run = finished_run(opening, progress).run
     check_apart(run.options.calibration, evaluate)
     return _Labelled(load_labelled(evaluate, run.model), pixels=run.options.input == "uint8")
 

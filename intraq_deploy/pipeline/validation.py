@@ -29,34 +29,38 @@ multiples of what that moves them by (`Parity.rounding_effect`)."""
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What was found."""
+    """The comparison of one artifact with the Program."""
 
     parity: Parity
     top1_agreement: float
-    """Percent of the compared images on which the artifact and the Program have one answer."""
+    """Percent of the compared images on which the artifact and the Program predict one class."""
     logits_equal: bool
     """Whether the artifact's logits are the reference's, bit for bit."""
     instrumented_equal: bool
     """Whether the instrumented model's logits are the shipped one's: byte for byte, or of engines within rounding."""
     integer_kernels: dict[str, int]
     float_kernels: dict[str, int]
-    """Of the shipped model, as the runtime optimised it."""
+    """Kernels of the shipped model by operator, as the runtime optimised it; those of `integer_kernels` alike."""
     layers_left_in_float: int
     """Convolutions and linear layers that the program computes on integers, and the runtime does not."""
     rehearsed: bool
     """Whether another runtime stood in for the target's, which is not here: it then has no kernels of its own to show,
     and the tolerances are those of the other one."""
     ran_by: str | None = None
-    """What ran the model on a GPU: its engine, or ONNX Runtime's provider. Neither lists kernels."""
+    """The name of what ran the model on a GPU: its engine, or ONNX Runtime's provider. Neither lists kernels."""
 
     @property
     def passes(self) -> bool:
+        """Whether nothing differs more than the program declares."""
         return not self.parity.failures and self.parity.logits_pass and self.instrumented_equal
 
 
 def validate(artifact: Artifact, program: Program, images: Tensor, engine: EngineSessions | None = None) -> Validation:
-    """Compares every quantized tensor on `images`, what the program takes, [N, C, H, W]. engine: of the artifact, on
-    this machine's GPU; without one ONNX Runtime runs the artifact."""
+    """Compares every quantized tensor of the artifact with the program's, on `images`.
+
+    images: as the program takes them, float32 or uint8 [N, C, H, W]. engine: the artifact's, on this machine's GPU;
+    without one ONNX Runtime runs the artifact.
+    """
     count = parity_count(program, len(images))
     images = images[:count]
     batch = max(1, _INTEGERS // 8 // _integers_per_image(program))
@@ -114,13 +118,16 @@ def _integers_per_image(program: Program) -> int:
 
 
 def parity_count(program: Program, available: int) -> int:
-    """Over how many images integers are compared."""
+    """Returns over how many of the available images integers are compared."""
     wanted = max(_LEAST_IMAGES, min(_MOST_IMAGES, _INTEGERS // _integers_per_image(program)))
     return min(available, wanted)
 
 
 def normalised(program: Program, images: Tensor) -> Tensor:
-    """The other way: what the program takes, as float32 images of the float network."""
+    """Returns images as the float network takes them, float32 [N, C, H, W], normalised.
+
+    images: as the program takes them, float32 or uint8 [N, C, H, W].
+    """
     normalization = program.normalization
     if normalization is None:
         return images
@@ -129,7 +136,8 @@ def normalised(program: Program, images: Tensor) -> Tensor:
 
 
 def program_input(program: Program, images: Tensor) -> Tensor:
-    """Normalised images, float32 [N, C, H, W], as the program takes them: themselves, or the nearest uint8 pixels."""
+    """Returns normalised images, float32 [N, C, H, W], as the program takes them: themselves, or the nearest uint8
+    pixels [N, C, H, W]."""
     normalization = program.normalization
     if normalization is None:
         return images

@@ -154,11 +154,13 @@ def test_what_bundle_refuses(run, made, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
     shutil.copytree(root / "run", tmp_path / "failed")
     report = json.loads((tmp_path / "failed" / "run.json").read_text())
-    report |= {"status": "failed", "failures": ["onnxruntime: wrong."]}
+    report |= {"status": "failed", "failures": [{"kind": "instruments-disturb", "target": "onnxruntime"}]}
     (tmp_path / "failed" / "run.json").write_text(json.dumps(report))
     failed = run("bundle", tmp_path / "failed", "--target", "onnxruntime")
     assert failed.exit_code == 1
-    assert "failed its gate (onnxruntime: wrong)" in failed.stderr
+    assert f"failed failed its gate, and a bundle would ship that: validate {tmp_path / 'failed'} says why" in " ".join(
+        failed.stderr.split()
+    )
 
 
 def test_a_persons_own_images_stay_at_home(run, checkpoint, tmp_path):

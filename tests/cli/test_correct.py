@@ -4,7 +4,7 @@ import json
 
 from support import NETWORK
 
-from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline import student
 
 MINE = """
 extends = "quick"
@@ -32,13 +32,13 @@ def test_an_interrupted_run_does_not_correct_again(run, checkpoint, tmp_path, mo
 
     (tmp_path / "mine.toml").write_text(MINE)
     command = ["quantize", checkpoint, *NETWORK, "--recipe", tmp_path / "mine.toml", "--out"]
-    monkeypatch.setattr(stages, "_CHECKPOINT_STEPS", 1)
-    save = stages.save_checkpoint
+    monkeypatch.setattr(student, "_CHECKPOINT_STEPS", 1)
+    save = student.save_checkpoint
     assert run(*command, tmp_path / "whole").exit_code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "save_checkpoint", save_and_interrupt)
+        patch.setattr(student, "save_checkpoint", save_and_interrupt)
         assert run(*command, tmp_path / "cut").exit_code == 130
-    monkeypatch.setattr(stages, "correct", forbidden)
+    monkeypatch.setattr(student, "correct", forbidden)
     result = run(*command, tmp_path / "cut")
     assert result.exit_code == 0, result.output
     for file in ("program/program.json", "targets/onnxruntime/model.onnx"):

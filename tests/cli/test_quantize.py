@@ -13,6 +13,8 @@ import pytest
 from support import NETWORK, TINY
 
 from intraq_deploy.cli.render import render_artifacts
+from intraq_deploy.cli.wording import advice_sentence
+from intraq_deploy.pipeline.advice import Advice
 from intraq_deploy.pipeline.report import read_report
 from intraq_deploy.targets.onnxruntime.session import Session
 
@@ -86,10 +88,12 @@ def test_accuracy_of_every_stage(run, checkpoint, labelled, tmp_path):
     assert [row["name"] for row in report["comparison"]] == ["float32", "w8a8", "a8", "onnxruntime"]
     assert report["comparison"][0]["top1"] == report["accuracy"]["float"]
     assert report["comparison"][0]["bytes"] > 2 * report["comparison"][3]["bytes"]
-    assert report["advice"]
+    assert report["advice"]["target"] == "onnxruntime"
+    assert report["advice"]["lost"] == report["comparison"][0]["top1"] - report["comparison"][3]["top1"]
     assert "W8A8, ranges only" in result.stdout
     assert "W4A8, ranges only" in result.stdout
-    assert report["advice"] in " ".join(result.stdout.split())
+    sentence = advice_sentence(Advice(**report["advice"]), "W4A4", "W4")
+    assert sentence in " ".join(result.stdout.split())
     session = Session(directory / report["artifacts"]["onnxruntime"]["path"])
     assert session.operators()["Cast"] == 1
 

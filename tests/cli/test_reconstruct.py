@@ -5,7 +5,7 @@ import json
 import pytest
 from support import NETWORK
 
-from intraq_deploy.pipeline import stages
+from intraq_deploy.pipeline import student
 
 MINE = """
 extends = "quick"
@@ -82,10 +82,10 @@ def test_an_interrupted_run_does_not_reconstruct_again(run, command, tmp_path, m
 
     assert run(*command, tmp_path / "whole", "--reconstruct").exit_code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_train", interrupt)
+        patch.setattr(student, "Trainer", interrupt)
         assert run(*command, tmp_path / "cut", "--reconstruct").exit_code == 130
     assert (tmp_path / "cut" / "fine-tuning" / "reconstructed.safetensors").exists()
-    monkeypatch.setattr(stages, "reconstruct", forbidden)
+    monkeypatch.setattr(student, "reconstruct", forbidden)
     result = run(*command, tmp_path / "cut", "--reconstruct")
     assert result.exit_code == 0, result.output
     for file in ("program/program.json", "targets/onnxruntime/model.onnx"):

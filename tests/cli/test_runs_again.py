@@ -12,6 +12,7 @@ from support import NETWORK, TINY, small_network
 from intraq_deploy.pipeline import stages
 from intraq_deploy.pipeline.rundir import RunDirectory
 
+WRONG = {"kind": "instruments-disturb"}
 VARIANT = """
 import torch
 from support import SmallResNet
@@ -93,13 +94,13 @@ def test_a_damaged_stage_is_made_again(again, finished, directory, file, stage, 
 
 
 def test_checking_one_target_leaves_what_was_found_of_others(run, directory):
-    found = {"status": "failed", "failures": ["tensorrt-int8: wrong.", "onnxruntime: wrong."]}
+    found = {"status": "failed", "failures": [{"target": "tensorrt-int8"} | WRONG, {"target": "onnxruntime"} | WRONG]}
     (directory / "run.json").write_text(json.dumps(report_of(directory) | found))
     result = run("validate", directory, "--target", "onnxruntime")
     assert result.exit_code == 3
     report = report_of(directory)
     assert report["parity"]["onnxruntime"]["integers_mismatched"] == 0
-    assert (report["status"], report["failures"]) == ("failed", ["tensorrt-int8: wrong."])
+    assert (report["status"], report["failures"]) == ("failed", [{"target": "tensorrt-int8"} | WRONG])
     assert run("bundle", directory, "--target", "onnxruntime").exit_code == 1
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from support import NETWORK, SmallResNet
 
 BITS = ["--bits", "2,4,8"]
@@ -101,4 +102,12 @@ def test_bad_options(run, finished, options, words):
     result = run("sensitivity", finished, *options)
     assert result.exit_code == 2, result.output
     assert all(word in " ".join(result.stderr.split()) for word in words), result.stderr
+    assert not (finished / "sensitivity").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_here_is_refused(run, finished):
+    result = run("sensitivity", finished, *BITS, "--device", "cuda")
+    assert result.exit_code == 2, result.output
+    assert "--device is cuda, but torch finds no CUDA device" in result.stderr
     assert not (finished / "sensitivity").exists()

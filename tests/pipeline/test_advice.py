@@ -1,9 +1,9 @@
-"""The sentence of advice says what the figures say."""
+"""The decision on which bits to ship, from the figures."""
 
 import pytest
 
-from intraq_deploy.pipeline.measurement import advice
-from intraq_deploy.pipeline.report import ComparisonRow
+from intraq_deploy.pipeline.advice import advise
+from intraq_deploy.pipeline.comparison import ComparisonRow
 
 
 def rows(**figures):
@@ -14,31 +14,41 @@ def rows(**figures):
     ]
 
 
+def decided(w8a8, low, runtime="onnxruntime", *, only_w8a8=False):
+    return advise(rows(float32=(92.5, 1.5), w8a8=w8a8, it=low), "it", runtime, only_w8a8=only_w8a8)
+
+
 @pytest.mark.parametrize(
-    ("eight", "ours", "words"),
+    ("w8a8", "low", "verdict", "speed"),
     [
-        ((92.4, 1.0), (91.2, 1.0), "W8A8 is as fast here and loses 0.1 points where W4A4 loses 1.3: ship W8A8 unless"),
-        ((92.4, 1.0), (91.2, 2.0), "W8A8 is 2.0x as fast here and loses 0.1 points where W4A4 loses 1.3: ship W8A8"),
-        ((92.4, 1.0), (91.2, 1.0), "unless size counts (W4A4's file is 0.55 of its; both run in INT8 kernels)."),
-        ((92.4, 1.0), (91.2, 0.5), "W4A4 is 2.0x as fast as W8A8 and loses 1.3 points (W8A8: 0.1)."),
-        ((92.4, 1.0), (92.4, 1.0), "W4A4 is no less accurate than W8A8 here and as fast"),
-        ((92.4, 1.0), (92.4, 2.0), "W8A8 is 2.0x as fast here, and W4A4 no less accurate"),
-        ((92.4, 3.0), (91.2, 4.0), "float32 is 2.0x as fast as either here"),
+        ((92.4, 1.0), (91.2, 1.0), "w8a8", 1.0),
+        ((92.4, 1.0), (91.2, 2.0), "w8a8", 0.5),
+        ((92.4, 1.0), (91.2, 0.5), "low-bits-are-faster", 2.0),
+        ((92.4, 1.0), (92.4, 1.0), "equal", 1.0),
+        ((92.4, 1.0), (92.4, 2.0), "w8a8-is-faster", 0.5),
+        ((92.4, 3.0), (91.2, 4.0), "float-is-fastest", 0.75),
+        ((92.4, 1.0), (91.2, None), "not-timed", None),
     ],
 )
-def test_four_bits(eight, ours, words):
-    assert words in advice(rows(float32=(92.5, 1.5), w8a8=eight, onnxruntime=ours), "onnxruntime", "W4A4")
+def test_verdicts(w8a8, low, verdict, speed):
+    advice = decided(w8a8, low)
+    assert (advice.verdict, advice.speed) == (verdict, speed)
+    assert advice.lost == pytest.approx(92.5 - low[0])
+    assert advice.w8a8_lost == pytest.approx(0.1)
+    assert advice.size == 0.55
+    assert advice.a8_lost is None
 
 
 def test_eight_bits_are_compared_with_float_only():
-    sentence = advice(rows(float32=(92.5, 1.5), w8a8=(92.4, 1), onnxruntime=(92.4, 1)), "onnxruntime", "W8A8")
-    assert sentence == "W8A8 loses 0.1 points against float."
+    assert decided((92.4, 1), (92.4, 1), only_w8a8=True).verdict == "only-w8a8"
 
 
-def test_what_activations_of_fewer_bits_cost():
-    measured = rows(float32=(92.5, 1.5), w8a8=(92.4, 1), onnxruntime=(91.2, 1))
+def test_times_of_a_gpu_and_of_a_cpu_are_not_compared():
+    advice = decided((92.4, 1), (92.4, 1), "onnxruntime-tensorrt")
+    assert (advice.verdict, advice.speed, advice.float_speed) == ("timed-apart", None, None)
+
+
+def test_the_cost_of_activations_of_fewer_bits():
     wide = ComparisonRow(name="a8", top1=91.9, top5=99.0, bytes=1100, milliseconds=1.0)
-    sentence = advice([*measured, wide], "onnxruntime", "W4A4")
-    assert sentence.startswith(advice(measured, "onnxruntime", "W4A4"))
-    assert "W4A8 (--activation-bits 8)" in sentence
-    assert "loses 0.6 points before any fine-tuning, W4A4 1.3 after it" in sentence
+    measured = [*rows(float32=(92.5, 1.5), w8a8=(92.4, 1), it=(91.2, 1)), wide]
+    assert advise(measured, "it", "onnxruntime", only_w8a8=False).a8_lost == pytest.approx(0.6)

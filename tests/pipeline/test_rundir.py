@@ -20,19 +20,19 @@ def directory(tmp_path):
 
 def test_a_finished_stage_is_kept_and_an_unfinished_one_continues(directory):
     stage = directory.stage("work", "key")
-    assert not stage.done
+    assert not directory.finished("work", "key")
     with pytest.raises(KeyboardInterrupt), directory.running(stage) as note:
         (stage.folder / "part").write_text("1")
         time.sleep(0.01)  # seconds are kept to a thousandth
         note()
         raise KeyboardInterrupt
     again = directory.stage("work", "key")
-    assert not again.done
+    assert not directory.finished("work", "key")
     assert (again.folder / "part").exists()
     assert 0 < again.seconds < 5
     with directory.running(again):
         pass
-    assert directory.stage("work", "key").done
+    assert directory.finished("work", "key")
     assert sorted(file.name for file in again.folder.iterdir()) == ["part", "stage.json"]
 
 
@@ -50,7 +50,7 @@ def test_asking_changes_nothing(directory):
         assert not directory.finished("work", "key")
     assert directory.finished("work", "key")
     assert not directory.finished("work", "other")
-    assert directory.stage("work", "key").done
+    assert directory.finished("work", "key"), "asking for another key has cleared nothing"
 
 
 def test_time_adds_up_over_sessions(directory):

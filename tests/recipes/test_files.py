@@ -7,7 +7,7 @@ import pytest
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline.options import OwnRecipe
-from intraq_deploy.pipeline.recipes import recipe_for, too_few_images
+from intraq_deploy.pipeline.recipes import Overrides, recipe_for, too_few_images
 from intraq_deploy.recipes import BUILTIN, Recipe, builtin, builtin_text, check, parse, read
 from intraq_deploy.recipes.files import SECTIONS
 from intraq_deploy.recipes.sections import BadValue, value_of
@@ -276,7 +276,7 @@ def test_an_unknown_built_in_recipe(name, words):
 def test_given_numbers_override():
     plain = recipe_for(builtin("quick"), SMALL, 10)
     assert plain == builtin("quick").resolve(SMALL, 10)
-    own = recipe_for(builtin("quick"), SMALL, 10, images=2, iterations=1, steps=0)
+    own = recipe_for(builtin("quick"), SMALL, 10, Overrides(images=2, iterations=1, steps=0))
     assert (own.synthesis.images, own.synthesis.iterations, own.training.steps) == (2, 1, 0)
     assert own.synthesis.batch == plain.synthesis.batch
 
@@ -296,7 +296,7 @@ def test_given_numbers_override():
 )
 def test_given_numbers_that_cannot_be(given, words):
     with pytest.raises(UsageError) as refusal:
-        recipe_for(builtin("quick"), SMALL, 10, **given)
+        recipe_for(builtin("quick"), SMALL, 10, Overrides(**given))
     assert str(refusal.value).endswith(words)
 
 
@@ -304,7 +304,7 @@ def test_given_numbers_that_cannot_be(given, words):
     ("steps", "reconstruct", "expected"), [(None, False, True), (0, False, False), (0, True, True)]
 )
 def test_no_steps_are_no_reconstruction_unless_asked_for(steps, reconstruct, expected):
-    recipe = recipe_for(builtin("best"), SMALL, 10, steps=steps, reconstruct=reconstruct)
+    recipe = recipe_for(builtin("best"), SMALL, 10, Overrides(steps=steps, reconstruct=reconstruct))
     assert recipe.reconstruction.enabled == expected
 
 

@@ -1,0 +1,123 @@
+"""The sentences about findings: the only place that words them."""
+
+from intraq_deploy.pipeline.advice import Advice, as_fast
+from intraq_deploy.pipeline.findings import (
+    AccuracyLost,
+    Failure,
+    FloatKernels,
+    GateWarning,
+    InstrumentsDisturb,
+    LargerThanAsked,
+    LayersLeftInFloat,
+    LayersNotInt8,
+    LogitsDiffer,
+    NotOnProvider,
+    TensorDiffers,
+    UnderusedTensors,
+)
+
+_MIB = 1 << 20
+_SHOWN = 4
+
+
+def failure_sentence(failure: Failure) -> str:
+    """Returns the sentence that says why a target failed its gate."""
+    target = failure.target
+    match failure:
+        case TensorDiffers():
+            allowed = "none may" if failure.allowed_share is None else f"{failure.allowed_share:.1%} may, by 1"
+            explained = failure.mismatched - failure.beyond_rounding
+            if explained:
+                allowed = f"{explained:,} of them by rounding in another order, which may"
+            return (
+                f"{target}: {failure.mismatched:,} of {failure.compared:,} integers of {failure.tensor} differ by up "
+                f"to {failure.largest_difference} ({allowed})."
+            )
+        case LogitsDiffer():
+            allowed = "they may not" if failure.allowed is None else f"{failure.allowed:.0e} is allowed"
+            return (
+                f"{target}: its logits differ from the reference's by {failure.difference:.1e} of the largest "
+                f"({allowed})."
+            )
+        case InstrumentsDisturb():
+            return f"{target}: looking at its integers changes its logits; the comparison says nothing about it."
+        case LayersNotInt8():
+            listed = ", ".join(f"{name} ({kind})" for name, kind in list(failure.layers.items())[:_SHOWN])
+            return (
+                f"{target}: {len(failure.layers)} of {failure.of} layers do not multiply INT8 in the engine: {listed}."
+            )
+        case AccuracyLost():
+            return (
+                f"{target}: its top-1 is {failure.top1:.2f}, below the fake-quant module's "
+                f"{failure.fake_quant_top1:.2f}: of {failure.images:,} answers {failure.became_wrong:,} became wrong "
+                f"and {failure.became_right:,} right, and {failure.allowed:.0f} more wrong than right are allowed."
+            )
+
+
+def warning_sentence(warning: GateWarning) -> str:
+    """Returns the sentence that a person should read although the gate passes."""
+    target = warning.target
+    match warning:
+        case NotOnProvider():
+            return f"{target} was not run on its provider. {warning.reason}"
+        case FloatKernels():
+            listed = ", ".join(f"{count} {operator}" for operator, count in warning.kernels.items())
+            return f"{target}: {listed} run in float; `intraq-deploy inspect` says why."
+        case LayersLeftInFloat():
+            return (
+                f"{target}: {warning.layers} layers that could run on integers run in float: the results are right, "
+                "and slower than they could be."
+            )
+        case UnderusedTensors():
+            listed = ", ".join(warning.tensors[:_SHOWN])
+            return f"{target}: {len(warning.tensors)} tensors use less than half of their codes ({listed})."
+        case LargerThanAsked():
+            return (
+                f"{target}: its file has {warning.bytes / _MIB:.2f} MiB; --max-size {warning.max_size:g} counts codes, "
+                f"scales and biases ({warning.stored_bytes / _MIB:.2f} MiB), and the file also holds a graph and may "
+                "store codes wider."
+            )
+
+
+def advice_sentence(advice: Advice, bits: str, weights: str) -> str:
+    """Returns which bits to ship, and what fewer than 8 bits of activations cost. bits: "W4A4"; weights: "W4"."""
+    sentence = _beside_w8a8(advice, bits)
+    if advice.a8_lost is None:
+        return sentence
+    return (
+        f"{sentence} {weights}A8 (--activation-bits 8), in the same kernels and as large, loses {advice.a8_lost:.1f} "
+        f"points before any fine-tuning, {bits} {advice.lost:.1f} after it: fewer activation bits gain nothing on INT8 "
+        "hardware, and are for hardware that computes with them."
+    )
+
+
+def _beside_w8a8(advice: Advice, bits: str) -> str:
+    lost, w8a8_lost = f"{advice.lost:.1f}", f"{advice.w8a8_lost:.1f}"
+    speed, float_speed = advice.speed or 1.0, advice.float_speed or 1.0
+    pace = "as fast" if as_fast(speed) else f"{1 / speed:.1f}x as fast"
+    match advice.verdict:
+        case "only-w8a8":
+            return f"{bits} loses {lost} points against float."
+        case "timed-apart":
+            return (
+                f"{bits} loses {lost} points, W8A8 {w8a8_lost}; {advice.target} was timed on the GPU, W8A8 on the CPU: "
+                "their times do not compare, and both would run in the same INT8 kernels."
+            )
+        case "not-timed":
+            return f"{bits} loses {lost} points, W8A8 {w8a8_lost}; how fast they are is measured on the device."
+        case "float-is-fastest":
+            return (
+                f"float32 is {float_speed:.1f}x as fast as either here: quantize this network for size, not for speed "
+                f"({bits} loses {lost} points, W8A8 {w8a8_lost})."
+            )
+        case "low-bits-are-faster":
+            return f"{bits} is {speed:.1f}x as fast as W8A8 and loses {lost} points (W8A8: {w8a8_lost})."
+        case "w8a8":
+            return (
+                f"W8A8 is {pace} here and loses {w8a8_lost} points where {bits} loses {lost}: ship W8A8 unless size "
+                f"counts ({bits}'s file is {advice.size:.2f} of its; both run in INT8 kernels)."
+            )
+        case "equal":
+            return f"{bits} is no less accurate than W8A8 here and as fast: it loses {lost} points against float."
+        case "w8a8-is-faster":
+            return f"W8A8 is {pace} here, and {bits} no less accurate: it loses {lost} points against float."

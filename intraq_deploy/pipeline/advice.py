@@ -1,0 +1,92 @@
+"""Which bits to ship: a decision with its numbers. The command line words it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from intraq_deploy.pipeline.comparison import A8, FLOAT32, W8A8, ComparisonRow
+
+_FASTER = 1.1
+"""The ratio of times from which on one is called faster."""
+_POINTS = 0.05
+"""A difference of top-1, in percent, that is none once it is rounded to a tenth."""
+
+Verdict = Literal[
+    "only-w8a8",
+    "timed-apart",
+    "not-timed",
+    "float-is-fastest",
+    "low-bits-are-faster",
+    "w8a8",
+    "equal",
+    "w8a8-is-faster",
+]
+
+
+class Advice(BaseModel):
+    """A run's bits beside W8A8 with its ranges only, and beside float32. Points lost are of top-1, against float32."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: str
+    verdict: Verdict
+    """only-w8a8: the run's bits are W8A8; timed-apart: the run was timed on a GPU, W8A8 on the CPU; float-is-fastest:
+    quantize for size only; w8a8: it is more accurate, and not slower; equal: the run's bits lose no more and are as
+    fast; w8a8-is-faster: they lose no more, and W8A8 is faster."""
+    lost: float
+    """Points that the run's bits lose."""
+    w8a8_lost: float
+    speed: float | None
+    """How many times the run's bits are as fast as W8A8; None where the two cannot be compared."""
+    float_speed: float | None
+    """How many times float32 is as fast as the faster of the two."""
+    size: float
+    """The bytes of the run's file over those of W8A8's."""
+    a8_lost: float | None = None
+    """Points that the run's weight bits lose with 8-bit activations, ranges only; None where it has them anyway."""
+
+
+def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, only_w8a8: bool) -> Advice:
+    """Decides which bits to ship for `target`.
+
+    rows: with FLOAT32, W8A8 and `target` among them. runtime: the target's. only_w8a8: the run's bits are W8A8 too.
+    """
+    by_name = {row.name: row for row in rows}
+    plain, w8a8, low = by_name[FLOAT32], by_name[W8A8], by_name[target]
+    lost, w8a8_lost = plain.top1 - low.top1, plain.top1 - w8a8.top1
+    apart = runtime == "onnxruntime-tensorrt" and low.milliseconds is not None
+    times = [row.milliseconds for row in (plain, w8a8, low) if row.milliseconds is not None]
+    speed = float_speed = None
+    if len(times) == 3 and not apart:
+        speed, float_speed = times[1] / times[2], min(times[1:]) / times[0]
+    verdict: Verdict
+    if only_w8a8:
+        verdict = "only-w8a8"
+    elif apart:
+        verdict = "timed-apart"
+    elif speed is None or float_speed is None:
+        verdict = "not-timed"
+    elif float_speed > _FASTER:
+        verdict = "float-is-fastest"
+    elif speed > _FASTER:
+        verdict = "low-bits-are-faster"
+    elif w8a8_lost + _POINTS < lost:
+        verdict = "w8a8"
+    else:
+        verdict = "equal" if as_fast(speed) else "w8a8-is-faster"
+    return Advice(
+        target=target,
+        verdict=verdict,
+        lost=lost,
+        w8a8_lost=w8a8_lost,
+        speed=speed,
+        float_speed=float_speed,
+        size=low.bytes / w8a8.bytes,
+        a8_lost=plain.top1 - by_name[A8].top1 if A8 in by_name else None,
+    )
+
+
+def as_fast(speed: float) -> bool:
+    """Whether one is called as fast as another whose time it takes 1 / `speed` times."""
+    return speed > 0.9

@@ -1,0 +1,82 @@
+"""Artifacts of a run: its program, written for a target."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import onnx_ir as ir
+
+from intraq_deploy.models import Model
+from intraq_deploy.pipeline import records
+from intraq_deploy.pipeline.finished import Opening, opened_run
+from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.report import RunReport
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.rundir import key_of
+from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
+from intraq_deploy.program import Program
+from intraq_deploy.program.storage import program_sha256
+from intraq_deploy.targets.artifact import Artifact, read_manifest
+from intraq_deploy.targets.onnxruntime.target import lowered, write
+from intraq_deploy.targets.tensorrt.implicit import add_cache
+
+
+def export_run(opening: Opening, targets: tuple[str, ...], progress: Progress) -> RunReport:
+    """Writes a finished run's program for `targets`. The opening's own targets are kept by the run.
+
+    Raises UsageError for an unknown target, TargetError for one that refuses the program, RunError for what is no run.
+    """
+    with opened_run(opening, progress) as finished:
+        run, report, program = finished.run, finished.report, finished.program
+        for target in targets:
+            run.profile(target)
+        finished.keep_targets()
+        artifacts = {target: export_artifact(run, target, program, report.label) for target in targets}
+        made = {target: records.artifact_record(run, artifact, program) for target, artifact in artifacts.items()}
+        return finished.keep(report.model_copy(update={"artifacts": {**report.artifacts, **made}}))
+
+
+def export_artifact(run: Run, target: str, program: Program, bits: str) -> Artifact:
+    """Returns the artifact of one target, kept or made.
+
+    bits: as the file names them, "W4A4". Where the target takes one and nothing was trained, a calibration cache goes
+    along: training fits weights to the program's own grids, and implicit quantization chooses its own for them.
+    Raises UsageError for an unknown target, TargetError for one that refuses the program.
+    """
+    profile = run.profile(target)
+    metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
+    cached = profile.calibration_cache is not None and run.ranges_only
+    key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata, cached=cached)
+    work = StageWork(f"targets/{target}", key)
+
+    @cache
+    def model() -> ir.Model:
+        return lowered(program, profile, metadata)
+
+    def make(stage: OpenStage) -> Artifact:
+        artifact = write(model(), program, profile, stage.folder)
+        return add_cache(artifact, program, profile, metadata) if cached else artifact
+
+    if not run.directory.finished(work.name, key):
+        model()  # before anything is touched: a program that is refused leaves the file that is there
+    return kept_or_made(run, work, whole_artifact, make)
+
+
+def whole_artifact(folder: Path) -> Artifact:
+    """Returns the artifact in `folder`. Raises RunError if a file is not what its manifest says."""
+    artifact = read_manifest(folder)
+    artifact.verify()
+    return artifact
+
+
+def model_metadata(model: Model) -> dict[str, str]:
+    """Returns the properties of a model file that are enough to feed it and to name its classes."""
+    preprocessing = model.preprocessing
+    values = {
+        "architecture": model.architecture,
+        "mean": json.dumps(preprocessing.mean),
+        "std": json.dumps(preprocessing.std),
+        "resize": json.dumps(preprocessing.resize),
+        "interpolation": preprocessing.interpolation,
+    }
+    return values if model.class_names is None else values | {"classes": json.dumps(model.class_names)}

@@ -1,0 +1,131 @@
+"""The one way in which a student is trained: reconstruct, correct, fine-tune, settle.
+
+The recipe says which of the first three take place. Each starts from what the one before it left: reconstruction ends
+on the codes of its roundings, the correction of means and gains fits those, and fine-tuning starts from both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from intraq_deploy.program import settle
+from intraq_deploy.program.settle import Adjustment
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.recipes import Recipe
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training.blocks import blocks
+from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
+from intraq_deploy.training.correction import correct
+from intraq_deploy.training.loop import Trainer
+from intraq_deploy.training.reconstruction import reconstruct
+from intraq_deploy.training.teacher import Teacher
+
+_CHECKPOINT_STEPS = 50
+_RECONSTRUCTED, _CHECKPOINT = "reconstructed.safetensors", "checkpoint.safetensors"
+
+
+def _silent(done: int, where: str, loss: float | None = None) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Where an unfinished student is kept between sessions, and who is told how far it is."""
+
+    folder: Path | None = None
+    """None: it is not kept."""
+    saved: Callable[[], None] = lambda: None
+    """Called when a part has been saved."""
+    report: Callable[[int, str, float | None], None] = _silent
+    """Told how many images went through the student (of `images_of`), where in the work that is, and the loss."""
+
+    def part(self, name: str) -> Path | None:
+        """The file that keeps a part, which may not exist; None if nothing is kept."""
+        return None if self.folder is None else self.folder / name
+
+    def clear(self) -> None:
+        """Removes what an unfinished student would continue from."""
+        for name in (_RECONSTRUCTED, _CHECKPOINT):
+            path = self.part(name)
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentTraining:
+    """What a student is trained with."""
+
+    teacher: Teacher
+    """On `device`."""
+    images: SyntheticSet
+    recipe: Recipe
+    seed: int
+    device: torch.device
+
+    def train(self, student: FakeQuantNetwork, session: Session | None = None) -> list[Adjustment]:
+        """Trains `student` in place and returns what settling adjusted; the student is then on the CPU.
+
+        student: calibrated, as `build_network` makes it. session: continues what an earlier one left in its folder.
+        Raises DivergedError for a loss that is not finite, UsageError for the reconstruction of min-max ranges.
+        """
+        session = Session() if session is None else session
+        checkpoint = session.part(_CHECKPOINT)
+        if self.recipe.reconstruction.enabled:
+            self._reconstruct(student, session)
+        if self.recipe.quantization.correct and (checkpoint is None or not checkpoint.exists()):
+            self._correct(student, session)
+        if self.recipe.training.steps:
+            self._fine_tune(student, session)
+        return settle(student.cpu())
+
+    def _reconstruct(self, student: FakeQuantNetwork, session: Session) -> None:
+        kept = session.part(_RECONSTRUCTED)
+        if kept is not None and kept.exists():
+            load_student(kept, student)
+            return
+        recipe, count = self.recipe.reconstruction, len(blocks(student.graph))
+
+        def report(block: int, step: int, error: float) -> None:
+            done = (block * recipe.steps + step) * recipe.batch // count
+            session.report(done, f"block {block + 1}/{count}, step {step}/{recipe.steps}", error)
+
+        reconstruct(student, self.teacher, self.images, recipe, self.seed, self.device, report)
+        if kept is not None:
+            save_student(kept, student)
+            session.saved()
+
+    def _correct(self, student: FakeQuantNetwork, session: Session) -> None:
+        done = _reconstruction_images(self.recipe)
+
+        def report(layer: int, count: int) -> None:
+            session.report(done, f"correcting layer {layer}/{count}", None)
+
+        correct(student, self.teacher, self.images, self.seed, self.device, report)
+
+    def _fine_tune(self, student: FakeQuantNetwork, session: Session) -> None:
+        recipe, before = self.recipe.training, _reconstruction_images(self.recipe)
+        trainer = Trainer(student, self.teacher, self.images, recipe, self.seed, self.device)
+        kept = session.part(_CHECKPOINT)
+        if kept is not None and kept.exists():
+            load_checkpoint(kept, trainer)
+
+        def report(step: int, loss: float) -> None:
+            session.report(before + step * recipe.batch, f"step {step}/{recipe.steps}", loss)
+
+        while trainer.step < recipe.steps:
+            trainer.run(min(trainer.step + _CHECKPOINT_STEPS, recipe.steps), report)
+            if kept is not None:
+                save_checkpoint(kept, trainer)
+                session.saved()
+
+
+def images_of(recipe: Recipe) -> int:
+    """Returns how many images go through the student, reconstruction included: a step in each of the blocks goes
+    through all of it once."""
+    return _reconstruction_images(recipe) + recipe.training.steps * recipe.training.batch
+
+
+def _reconstruction_images(recipe: Recipe) -> int:
+    return recipe.reconstruction.steps * recipe.reconstruction.batch if recipe.reconstruction.enabled else 0

@@ -1,0 +1,144 @@
+"""Every sentence about a finding, once."""
+
+import pytest
+
+from intraq_deploy.cli.wording import advice_sentence, failure_sentence, warning_sentence
+from intraq_deploy.pipeline import findings as f
+from intraq_deploy.pipeline.advice import Advice
+
+TENSOR = f.TensorDiffers(
+    target="it",
+    tensor="conv1",
+    mismatched=3,
+    compared=1000,
+    largest_difference=2,
+    beyond_rounding=3,
+    allowed_share=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (TENSOR, "it: 3 of 1,000 integers of conv1 differ by up to 2 (none may)."),
+        (
+            TENSOR.model_copy(update={"allowed_share": 0.001}),
+            "it: 3 of 1,000 integers of conv1 differ by up to 2 (0.1% may, by 1).",
+        ),
+        (
+            TENSOR.model_copy(update={"beyond_rounding": 1}),
+            "it: 3 of 1,000 integers of conv1 differ by up to 2 (2 of them by rounding in another order, which may).",
+        ),
+        (
+            f.LogitsDiffer(target="it", difference=0.00123, allowed=1e-5),
+            "it: its logits differ from the reference's by 1.2e-03 of the largest (1e-05 is allowed).",
+        ),
+        (
+            f.LogitsDiffer(target="it", difference=0.00123, allowed=None),
+            "it: its logits differ from the reference's by 1.2e-03 of the largest (they may not).",
+        ),
+        (
+            f.InstrumentsDisturb(target="it"),
+            "it: looking at its integers changes its logits; the comparison says nothing about it.",
+        ),
+        (
+            f.LayersNotInt8(target="it", layers=dict.fromkeys("abcde", "HALF"), of=20),
+            "it: 5 of 20 layers do not multiply INT8 in the engine: a (HALF), b (HALF), c (HALF), d (HALF).",
+        ),
+        (
+            f.AccuracyLost(
+                target="it", top1=86, fake_quant_top1=90, images=1000, became_wrong=50, became_right=10, allowed=23.2
+            ),
+            "it: its top-1 is 86.00, below the fake-quant module's 90.00: of 1,000 answers 50 became wrong and 10 "
+            "right, and 23 more wrong than right are allowed.",
+        ),
+    ],
+)
+def test_failures(failure, sentence):
+    assert failure_sentence(failure) == sentence
+
+
+@pytest.mark.parametrize(
+    ("warning", "sentence"),
+    [
+        (f.NotOnProvider(target="it", reason="It is absent."), "it was not run on its provider. It is absent."),
+        (
+            f.FloatKernels(target="it", kernels={"Conv": 2, "Gemm": 1}),
+            "it: 2 Conv, 1 Gemm run in float; `intraq-deploy inspect` says why.",
+        ),
+        (
+            f.LayersLeftInFloat(target="it", layers=2),
+            "it: 2 layers that could run on integers run in float: the results are right, and slower than they could "
+            "be.",
+        ),
+        (
+            f.UnderusedTensors(target="it", tensors=list("abcde")),
+            "it: 5 tensors use less than half of their codes (a, b, c, d).",
+        ),
+        (
+            f.LargerThanAsked(target="it", bytes=3 << 20, stored_bytes=1 << 20, max_size=1.5),
+            "it: its file has 3.00 MiB; --max-size 1.5 counts codes, scales and biases (1.00 MiB), and the file also "
+            "holds a graph and may store codes wider.",
+        ),
+    ],
+)
+def test_warnings(warning, sentence):
+    assert warning_sentence(warning) == sentence
+
+
+def advice(verdict, **figures):
+    given = {"lost": 1.3, "w8a8_lost": 0.1, "speed": 1.0, "float_speed": 0.7, "size": 0.55} | figures
+    return advice_sentence(Advice(target="it", verdict=verdict, **given), "W4A4", "W4")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        (advice("only-w8a8"), "W4A4 loses 1.3 points against float."),
+        (
+            advice("timed-apart", speed=None, float_speed=None),
+            "W4A4 loses 1.3 points, W8A8 0.1; it was timed on the GPU, W8A8 on the CPU: their times do not compare, "
+            "and both would run in the same INT8 kernels.",
+        ),
+        (
+            advice("not-timed", speed=None, float_speed=None),
+            "W4A4 loses 1.3 points, W8A8 0.1; how fast they are is measured on the device.",
+        ),
+        (
+            advice("float-is-fastest", float_speed=2.0),
+            "float32 is 2.0x as fast as either here: quantize this network for size, not for speed (W4A4 loses 1.3 "
+            "points, W8A8 0.1).",
+        ),
+        (
+            advice("low-bits-are-faster", speed=2.0),
+            "W4A4 is 2.0x as fast as W8A8 and loses 1.3 points (W8A8: 0.1).",
+        ),
+        (
+            advice("w8a8"),
+            "W8A8 is as fast here and loses 0.1 points where W4A4 loses 1.3: ship W8A8 unless size counts (W4A4's "
+            "file is 0.55 of its; both run in INT8 kernels).",
+        ),
+        (
+            advice("w8a8", speed=0.5),
+            "W8A8 is 2.0x as fast here and loses 0.1 points where W4A4 loses 1.3: ship W8A8 unless size counts "
+            "(W4A4's file is 0.55 of its; both run in INT8 kernels).",
+        ),
+        (
+            advice("equal"),
+            "W4A4 is no less accurate than W8A8 here and as fast: it loses 1.3 points against float.",
+        ),
+        (
+            advice("w8a8-is-faster", speed=0.5),
+            "W8A8 is 2.0x as fast here, and W4A4 no less accurate: it loses 1.3 points against float.",
+        ),
+        (
+            advice("equal", a8_lost=0.6),
+            "W4A4 is no less accurate than W8A8 here and as fast: it loses 1.3 points against float. W4A8 "
+            "(--activation-bits 8), in the same kernels and as large, loses 0.6 points before any fine-tuning, W4A4 "
+            "1.3 after it: fewer activation bits gain nothing on INT8 hardware, and are for hardware that computes "
+            "with them.",
+        ),
+    ],
+)
+def test_advice(sentence, expected):
+    assert sentence == expected

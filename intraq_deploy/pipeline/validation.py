@@ -121,17 +121,9 @@ def parity_count(program: Program, available: int) -> int:
 
 def normalised(program: Program, images: Tensor) -> Tensor:
     """The other way: what the program takes, as float32 images of the float network."""
-    normalization = program.normalization
-    if normalization is None:
-        return images
-    shift, divisor = (torch.tensor(v).reshape(-1, 1, 1) for v in (normalization.shift, normalization.divisor))
-    return (images.float() - shift) / divisor
+    return images if program.normalization is None else program.normalization.apply(images)
 
 
 def program_input(program: Program, images: Tensor) -> Tensor:
     """Normalised images, float32 [N, C, H, W], as the program takes them: themselves, or the nearest uint8 pixels."""
-    normalization = program.normalization
-    if normalization is None:
-        return images
-    shift, divisor = (torch.tensor(v).reshape(-1, 1, 1) for v in (normalization.shift, normalization.divisor))
-    return (images * divisor + shift).round().clamp(0, 255).to(torch.uint8)
+    return images if program.normalization is None else program.normalization.invert(images)

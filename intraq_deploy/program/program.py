@@ -13,6 +13,7 @@ codes is the same as clipping values. A program holds no float weight except in 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from intraq_deploy.graph.graph import Graph, Node
@@ -102,8 +103,25 @@ class Normalization:
 
     @staticmethod
     def of(mean: tuple[float, ...], std: tuple[float, ...]) -> "Normalization":
-        """From a mean and deviation of pixels scaled to [0, 1]."""
+        """The normalization with this mean and deviation per channel, of pixels scaled to [0, 1]."""
         return Normalization(tuple(255 * m for m in mean), tuple(255 * s for s in std))
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 [N, C, H, W], as normalised images, float32 of the same shape and on the same device."""
+        shift, divisor = self.constants(torch.float32, pixels.device)
+        return (pixels.float() - shift) / divisor
+
+    def invert(self, images: Tensor) -> Tensor:
+        """The nearest pixels, uint8, of normalised images, float32 [N, C, H, W]: same shape, same device."""
+        shift, divisor = self.constants(torch.float32, images.device)
+        return (images * divisor + shift).round().clamp(0, 255).to(torch.uint8)
+
+    def constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The shift and the divisor as tensors [C, 1, 1] of a float `dtype` (float32 or float64) on `device`."""
+        shift, divisor = (
+            torch.tensor(values, dtype=dtype, device=device).reshape(-1, 1, 1) for values in (self.shift, self.divisor)
+        )
+        return shift, divisor
 
 
 @dataclass(frozen=True, slots=True)

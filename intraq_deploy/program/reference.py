@@ -96,9 +96,7 @@ class Reference:
     def _input(self, node: Node, images: Tensor) -> Tensor:
         normalization = self.program.normalization
         if normalization is not None:
-            shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device)
-            divisor = torch.tensor(normalization.divisor, dtype=torch.float32, device=self.device)
-            images = (images.float() - shift.reshape(-1, 1, 1)) / divisor.reshape(-1, 1, 1)
+            images = normalization.apply(images)
         grid = self.program.grids.get(node.name)
         return images if grid is None else arithmetic.quantize(images, grid)
 

@@ -84,10 +84,7 @@ class TieReference(Reference):
         if normalization is None:
             y = images / scale
             return y, _ROUNDINGS * _UNIT * y.abs()
-        shift, divisor = (
-            torch.tensor(values, dtype=torch.float64, device=self.device).reshape(-1, 1, 1)
-            for values in (normalization.shift, normalization.divisor)
-        )
+        shift, divisor = normalization.constants(torch.float64, self.device)
         y = (images - shift) / (divisor * scale)
         return y, _ROUNDINGS * _UNIT * ((images + shift.abs()) / (divisor * scale) + y.abs())
 

@@ -58,7 +58,7 @@ def correct(
     """
     student.to(device)
     drawn = torch.randperm(len(images), generator=seeds.generator(seed, "correction"))[:_IMAGES]
-    ours = theirs = {student.graph.input.name: images.images[drawn]}
+    student_inputs = teacher_inputs = {student.graph.input.name: images.images[drawn]}
     parts = single_nodes(student.graph)
     count, corrected = sum(isinstance(block.nodes[0].op, HAS_WEIGHT) for block in parts), 0
     for index, block in enumerate(parts):
@@ -69,15 +69,17 @@ def correct(
                 report(corrected, count)
             (name,) = node.inputs
             layer, pairs = student.layer(node.name), _Pairs()
-            for x, reference in zip(ours[name].split(_BATCH), theirs[name].split(_BATCH), strict=True):
+            batches = (inputs[name].split(_BATCH) for inputs in (student_inputs, teacher_inputs))
+            for x, reference in zip(*batches, strict=True):
                 y = student.evaluate_layer(node, moved(x, device))
                 pairs.see(y, teacher.evaluate_layer(node, moved(reference, device)))
             gain, offset = pairs.line()
             layer.gamma.mul_(gain)
             layer.beta.mul_(gain).add_(offset)
-        expected = block.run_all(theirs, teacher.evaluate, _BATCH, device)
-        found = block.run_all(ours, student.evaluate, _BATCH, device)
-        ours, theirs = carried(ours | found, parts[index + 1 :]), carried(theirs | expected, parts[index + 1 :])
+        expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
+        found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
+        student_inputs = carried(student_inputs | found, parts[index + 1 :])
+        teacher_inputs = carried(teacher_inputs | expected, parts[index + 1 :])
 
 
 class _Pairs:

@@ -73,10 +73,11 @@ def reconstruct(
     check_ranges("min-max" if any(isinstance(x.quantizer, MinMaxWeightQuantizer) for x in layers) else "learned")
     student.to(device)
     parts = blocks(student.graph)
-    ours = theirs = {student.graph.input.name: images.images}
+    student_inputs = teacher_inputs = {student.graph.input.name: images.images}
     for index, block in enumerate(parts):
-        expected = block.run_all(theirs, teacher.evaluate, recipe.batch, device)
-        reconstruction = _Reconstruction(student, block, _Tensors(ours, theirs, expected), recipe, device)
+        expected = block.run_all(teacher_inputs, teacher.evaluate, recipe.batch, device)
+        tensors = _Tensors(student_inputs, teacher_inputs, expected)
+        reconstruction = _Reconstruction(student, block, tensors, recipe, device)
         for step in range(recipe.steps if reconstruction.rounded else 0):
             reconstruction.take_step(step, seeds.generator(seed, "reconstruction", index, step))
             if step % _REPORT_EVERY == 0 or step + 1 == recipe.steps:
@@ -84,16 +85,17 @@ def reconstruct(
                 if report is not None:
                     report(index, step + 1, error)
         reconstruction.commit()
-        found = block.run_all(ours, student.evaluate, recipe.batch, device)
-        ours, theirs = carried(ours | found, parts[index + 1 :]), carried(theirs | expected, parts[index + 1 :])
+        found = block.run_all(student_inputs, student.evaluate, recipe.batch, device)
+        student_inputs = carried(student_inputs | found, parts[index + 1 :])
+        teacher_inputs = carried(teacher_inputs | expected, parts[index + 1 :])
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensors:
     """What a block reads, in both networks, and what it is to give, of all images, by name."""
 
-    ours: Mapping[str, Tensor]
-    theirs: Mapping[str, Tensor]
+    student_inputs: Mapping[str, Tensor]
+    teacher_inputs: Mapping[str, Tensor]
     expected: Mapping[str, Tensor]
 
 
@@ -157,13 +159,13 @@ class _Reconstruction:
     def _draw(self, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What the block reads in one step, mixed of both networks, and what it is to give."""
         tensors = self._tensors
-        count = len(tensors.ours[self._block.inputs[0]])
+        count = len(tensors.student_inputs[self._block.inputs[0]])
         index = torch.randint(count, (self._recipe.batch,), generator=generator)
         inputs = {}
         for name in self._block.inputs:
-            ours, theirs = tensors.ours[name][index], tensors.theirs[name][index]
-            dropped = torch.rand(ours.shape, generator=generator) < self._recipe.drop
-            inputs[name] = moved(torch.where(dropped, theirs, ours), self._device)
+            from_student, from_teacher = tensors.student_inputs[name][index], tensors.teacher_inputs[name][index]
+            dropped = torch.rand(from_student.shape, generator=generator) < self._recipe.drop
+            inputs[name] = moved(torch.where(dropped, from_teacher, from_student), self._device)
         return inputs, {name: moved(tensor[index], self._device) for name, tensor in tensors.expected.items()}
 
 

@@ -16,7 +16,7 @@ from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.data.resizing import to_network_size
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model, Preprocessing
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 RESIZABLE = (1, 3)
 """Channel counts that PIL can resize."""

@@ -19,7 +19,7 @@ from intraq_deploy.models.shapes import (
     shared_count,
 )
 from intraq_deploy.models.user_code import user_network
-from intraq_deploy.models.wording import nearest, reason
+from intraq_deploy.wording import nearest, reason
 
 FORMS = "builtin:NAME, torchvision:NAME, timm:NAME, package.module:callable or path/to/file.py:callable"
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from intraq_deploy.errors import CheckpointError
 from intraq_deploy.models.exported import read_exported
 from intraq_deploy.models.file_kind import FileKind, file_kind
-from intraq_deploy.models.wording import reason
 from intraq_deploy.models.wrappers import AVERAGED, strip_prefixes, unwrap, unwrap_module
+from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
 

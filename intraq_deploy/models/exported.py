@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.errors import CheckpointError
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 WEIGHTS = "data/weights/"
 

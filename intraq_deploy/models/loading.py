@@ -22,7 +22,7 @@ from intraq_deploy.models.preprocessing import resolve_preprocessing
 from intraq_deploy.models.shapes import Shapes, shapes_of
 from intraq_deploy.models.traits import tell_apart
 from intraq_deploy.models.weights import load_weights
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_deploy.errors import UnsupportedModelError, UsageError
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 BATCH = 2
 """Images of the trial run: more than one, so that the batch dimension shows."""

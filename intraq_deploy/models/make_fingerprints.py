@@ -36,7 +36,7 @@ from intraq_deploy.models.hashing import SKETCH_SIZE, fingerprint, item_hashes, 
 from intraq_deploy.models.model import Preprocessing
 from intraq_deploy.models.shapes import BuildNetwork, Probed, Signature, probe_any_channels
 from intraq_deploy.models.traits import describe
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import listing
+from intraq_deploy.wording import listing
 
 
 def resolve_preprocessing(

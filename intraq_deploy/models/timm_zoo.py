@@ -12,7 +12,7 @@ from torch import nn
 
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import nearest
+from intraq_deploy.wording import nearest
 
 
 def names() -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.models.convolutions import with_input_channels
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import listing, nearest
+from intraq_deploy.wording import listing, nearest
 
 TRANSFORM_INPUT = ("googlenet", "inception_v3")
 """Their pretrained form re-normalises its input from ImageNet's mean and std to 0.5 and 0.5 inside forward.

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from intraq_deploy.errors import ArchitectureError
-from intraq_deploy.models.wording import nearest, reason
+from intraq_deploy.wording import nearest, reason
 
 CLASSES_ARGUMENT = "num_classes"
 

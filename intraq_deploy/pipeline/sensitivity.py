@@ -13,7 +13,6 @@ from torch import Tensor
 from intraq_deploy import seeds
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.models.wording import reason
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.stages import images_key, kept, running
@@ -24,6 +23,7 @@ from intraq_deploy.quantization.scheme import Scheme, make_scheme
 from intraq_deploy.quantization.sensitivity import Loss, compare, logits_of, measure
 from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.wording import reason
 
 SENSITIVITY = "sensitivity"
 TABLE, SHEET, PLOT = "sensitivity.json", "sensitivity.csv", "sensitivity.png"

@@ -13,7 +13,6 @@ from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.errors import DataError, RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.models import Model
-from intraq_deploy.models.wording import reason
 from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import Stage, key_of, tensor_sha256
@@ -35,6 +34,7 @@ from intraq_deploy.training.checkpoint import load_checkpoint, load_student, sav
 from intraq_deploy.training.correction import correct
 from intraq_deploy.training.loop import Trainer
 from intraq_deploy.training.reconstruction import reconstruct
+from intraq_deploy.wording import reason
 
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
 _CHECKPOINT_STEPS = 50

@@ -22,14 +22,13 @@ What sections hold is imported late: it comes with torch, and the built-in files
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.recipes.recipe import Recipe
-from intraq_deploy.recipes.wording import shown
+from intraq_deploy.wording import did_you_mean, shown
 
 BUILTIN = ("quick", "standard", "best", "paper")
 SECTIONS = ("synthesis", "quantization", "training", "reconstruction")
@@ -171,10 +170,8 @@ def _nearest_key(key: str, known: tuple[str, ...], prefix: str) -> str:
     homes = [f"[{section}]" for section in SECTIONS if key in sections.keys(section)]
     if homes:
         return f"it belongs under {' or '.join(homes)}."
-    near = get_close_matches(key, known, n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}."
+    return did_you_mean(key, known, prefix=prefix)
 
 
 def _choice(name: str) -> str:
-    near = get_close_matches(name, BUILTIN, n=1)
-    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(BUILTIN)}."
+    return did_you_mean(name, BUILTIN, otherwise="choose one of")

@@ -13,9 +13,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from intraq_deploy.quantization.recipe import QuantizationRecipe
-from intraq_deploy.recipes.wording import shown
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
+from intraq_deploy.wording import shown
 
 _KINDS: dict[str, type[Any]] = {
     "synthesis": SynthesisRecipe, "quantization": QuantizationRecipe, "training": TrainingRecipe,

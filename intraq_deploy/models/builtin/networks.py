@@ -9,7 +9,7 @@ from torch import nn
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.models.builtin.resnet20 import ResNet20
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import nearest
+from intraq_deploy.wording import nearest
 
 
 @dataclass(frozen=True, slots=True)

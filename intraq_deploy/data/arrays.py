@@ -19,7 +19,7 @@ from intraq_deploy.models.model import Model, Preprocessing
 from intraq_deploy.wording import reason
 
 RESIZABLE = (1, 3)
-"""Channel counts that PIL can resize."""
+"""Channel counts of images that PIL can resize."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ArrayImages:
     preprocessing: Preprocessing
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """An image that has the network's size is taken as it is; others are resized and cropped."""
+        """Returns the image at `index`, uint8 [H, W, C], resized and cropped where it has not the network's size."""
         pixels: NDArray[np.uint8] = self.images[index]
         if pixels.shape[:2] == self.preprocessing.input_size:
             return pixels

@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 
 MODES = {1: "L", 3: "RGB"}
-"""Channels of the network -> how PIL names such images."""
+"""PIL's names of image modes, by the network's number of channels."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises for files that are no whole image."""
+"""The errors that PIL raises for files that are no whole image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class FolderImages:
     preprocessing: Preprocessing
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Decode, turn upright as EXIF says, convert, resize and crop.
+        """Decodes the image at `index`, turns it upright as EXIF says, converts, resizes and crops it.
 
         Returns: uint8 [H, W, C] at the network's size. Raises: DataError, if the file is unreadable.
         """
@@ -74,7 +74,7 @@ def load_folder(path: Path, model: Model) -> LabelledImages:
 
 
 def read_folder(path: Path, model: Model) -> FolderImages:
-    """Every image under `path`, in the order of the paths, none of them opened yet.
+    """Finds every image under `path`, in the order of the paths, and opens none of them yet.
 
     Raises: DataError, if the network does not read images of 1 or 3 channels.
     """
@@ -91,10 +91,10 @@ def _mode(model: Model) -> str:
 
 
 def class_indices(names: Sequence[str], classes: int, class_names: Sequence[str] | None, *, place: Path) -> list[int]:
-    """The class index of each folder.
+    """Returns the class index of each folder.
 
-    By class name, if every folder is named like a class; by number, if every folder is named by one;
-    otherwise by sorted order, for which there must be exactly as many folders as classes.
+    Folders are matched by class name, if each is named like a class; by number, if each is named by one; otherwise by
+    sorted order, for which there must be exactly as many folders as classes.
     names: sorted folder names. place: for messages.
     Raises: DataError, if none of these applies, or only some folders are named like classes.
     """

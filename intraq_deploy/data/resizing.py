@@ -1,4 +1,4 @@
-"""From an image of any size to the network's: resize and centre-crop, pixel for pixel as torchvision does.
+"""Resizing and cropping an image of any size to the network's, pixel for pixel as torchvision does.
 
 torchvision's presets for evaluation resize PIL images, whose filters are antialiased, and round sizes in a
 certain way; both are kept here, because a model's published accuracy was measured with them.
@@ -16,11 +16,11 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-"""`Preprocessing.interpolation` -> PIL's filter."""
+"""PIL's filters, by the names that `Preprocessing.interpolation` has."""
 
 
 def to_network_size(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resize and centre-crop one image.
+    """Resizes one image and crops its centre.
 
     With `preprocessing.resize` the short side becomes that many pixels (with `squash` both sides do, in
     proportion to the input size); without, an image of another size is resized so that it just covers the

@@ -42,7 +42,7 @@ class ArrayImages:
 def load_npz(path: Path, model: Model) -> LabelledImages:
     """Read `images`, uint8 [N, H, W, C] (or [N, H, W] for one channel), and `labels`, integers [N].
 
-    Raises: DataError, if either is missing, of another type or shape, or does not fit the model.
+    Raises DataError if either is missing, of another type or shape, or does not fit the model.
     """
     content = _read(path, ("images", "labels"))
     images = _images(path, content["images"], model)
@@ -59,7 +59,7 @@ def load_npz(path: Path, model: Model) -> LabelledImages:
 def read_arrays(path: Path, model: Model) -> ArrayImages:
     """Read `images` alone, as `load_npz` does.
 
-    Raises: DataError, if they are missing, of another type or shape, or do not fit the model.
+    Raises DataError if they are missing, of another type or shape, or do not fit the model.
     """
     content = _read(path, ("images",))
     return ArrayImages(_images(path, content["images"], model), model.preprocessing)

@@ -25,7 +25,7 @@ TILE = 32
 def load_cifar10_sample(name: str, model: Model) -> LabelledImages:
     """Loads the built-in sample for a model with CIFAR-10's classes.
 
-    Raises: DataError, if the model does not read colour images or has not 10 classes.
+    Raises DataError if the model does not read colour images or has not 10 classes.
     """
     if model.channels != 3 or model.classes != len(CIFAR10_CLASSES):
         raise DataError(

@@ -43,7 +43,7 @@ class LabelledImages:
     def uint8_batches(self, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields pixels, uint8 [n, C, H, W], at the network's size, and their labels, int64 [n].
 
-        n is `batch_size`, or less at the end. Raises: DataError, for an unreadable image.
+        n is `batch_size`, or less at the end. Raises DataError for an unreadable image.
         """
         for start in range(0, len(self), batch_size):
             labels = self.labels[start : start + batch_size]
@@ -53,7 +53,7 @@ class LabelledImages:
     def batches(self, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields images, float32 [n, C, H, W], normalised with the model's mean and std, and their labels, int64 [n].
 
-        n is `batch_size`, or less at the end. Raises: DataError, for an unreadable image.
+        n is `batch_size`, or less at the end. Raises DataError for an unreadable image.
         """
         for pixels, labels in self.uint8_batches(batch_size):
             yield normalise(pixels, self.preprocessing), labels

@@ -25,7 +25,7 @@ def to_network_size(image: Image.Image, preprocessing: Preprocessing) -> NDArray
     With `preprocessing.resize` the short side becomes that many pixels (with `squash` both sides do, in
     proportion to the input size); without, an image of another size is resized so that it just covers the
     input.
-    Returns: uint8 [H, W, C] of the network's input size; C is 1 for a greyscale image.
+    Returns uint8 [H, W, C] of the network's input size; C is 1 for a greyscale image.
     """
     target = _resized(image, preprocessing)
     if target != (image.height, image.width):

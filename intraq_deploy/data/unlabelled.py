@@ -39,7 +39,7 @@ def load_unlabelled(path: str | Path, model: Model, count: int, seed: int) -> Un
 
     path: a folder, searched through, whatever its folders mean; or an .npz with `images` uint8 [N, H, W, C], whose
         labels are not read.
-    Raises: DataError, if there are fewer than two images, one is unreadable, or they do not fit the model.
+    Raises DataError if there are fewer than two images, one is unreadable, or they do not fit the model.
     """
     path = Path(path)
     source, found = _source(path, model)

@@ -17,7 +17,7 @@ from intraq_deploy.program.reference import Reference
 from intraq_deploy.program.ties import TieReference
 
 Observed = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
-"""A function from images [N, C, H, W] to a runtime's logits, float32 [N, classes], and codes, int16 [N, ...], by name."""
+"""A function from images [N, C, H, W] to a runtime's logits, float32 [N, classes], and codes, int16 [N, ...]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class TensorParity:
     compared: int
     mismatched: int
     beyond_rounding: int
-    """How many mismatches no order of float32 arithmetic explains: all where the runtime has the program's own order."""
+    """How many mismatches no order of float32 arithmetic explains: all where the runtime has the program's order."""
     largest_difference: int
     """The greatest difference between two codes."""
     tolerance: float | None

@@ -22,14 +22,14 @@ from intraq_deploy.graph.ops import HAS_WEIGHT, on_integers
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What the codes of a tensor mean, and which of them occur."""
+    """The grid of a tensor: what its codes mean, and which of them occur."""
 
     scale: float
-    """A float32 value, strictly positive."""
+    """The value of one step, a float32 number, strictly positive."""
     bits: int
     code_min: int
     code_max: int
-    """The quantizer's bounds, narrowed by the activation in front of it."""
+    """The greatest code. Both bounds are the quantizer's, narrowed by the activation in front of it."""
     lowest: int
     """The least code_min of all tensors that share the grid: what is concatenated is stored alike."""
 
@@ -46,38 +46,41 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class IntegerWeights:
-    """A layer in integers."""
+    """The weights of a layer that runs on integers."""
 
     codes: Tensor
-    """int8 [O, ...]."""
+    """The weight's codes, int8 [O, ...]."""
     scale: Tensor
-    """float32 [O], the batch norm's gain in it."""
+    """The step of each output channel, float32 [O], with the batch norm's gain in it."""
     bias_codes: Tensor
-    """int32 [O], on the grid f32(s_x * scale)."""
+    """The bias on the grid f32(s_x * scale), int32 [O]."""
 
 
 @dataclass(frozen=True, slots=True)
 class FloatWeights:
-    """A layer that runs in float on quantized weights: its values are codes * scale."""
+    """The weights of a layer that runs in float on quantized weights: their values are codes * scale."""
 
     codes: Tensor
+    """The weight's codes, int8 [O, ...]."""
     scale: Tensor
+    """The step of each output channel, float32 [O]."""
     bias: Tensor
-    """float32 [O]."""
+    """The bias of each output channel, float32 [O]."""
 
     def weight(self) -> Tensor:
-        """float32 [O, ...]."""
+        """The weight's values, float32 [O, ...]."""
         return self.codes.float() * self.scale.reshape(-1, *[1] * (self.codes.dim() - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class UnquantizedWeights:
-    """A layer of the float baseline: the batch norm folded into weight [O, ...] and bias [O], float32."""
+    """The weights of a layer of the float baseline, batch norm folded: weight [O, ...] and bias [O], float32."""
 
     values: Tensor
     bias: Tensor
 
     def weight(self) -> Tensor:
+        """The weight's values, float32 [O, ...]."""
         return self.values
 
 
@@ -90,13 +93,13 @@ class Tolerance:
 
     reason: str
     bound: float
-    """The greatest share of its codes that may differ, each by one. Of float logits: the greatest difference, as a
-    multiple of the largest logit."""
+    """The greatest share of codes that may differ, each by one; of float logits the greatest difference, as a multiple
+    of the largest logit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """For programs that take uint8 images: x = (f32(pixel) - shift) / divisor per channel, float32."""
+    """The normalization of programs that take uint8 images: x = (f32(pixel) - shift) / divisor per channel, float32."""
 
     shift: tuple[float, ...]
     divisor: tuple[float, ...]
@@ -126,16 +129,16 @@ class Normalization:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """graph: without float weights. Tensors without a grid are float."""
+    """A network in integers (see above). Its graph has no float weights; tensors without a grid are float."""
 
     graph: Graph
     grids: Mapping[str, Grid]
-    """Of every quantized tensor, those that only move data included."""
+    """The grid of every quantized tensor by name, those that only move data included."""
     layers: Mapping[str, LayerWeights]
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    """Of quantized tensors and the logits; those without one are exact."""
+    """The tolerances of quantized tensors and of the logits, by name; those without one are exact."""
     normalization: Normalization | None = None
-    """None: images are float32, already normalised. Else they are uint8."""
+    """The normalization of uint8 images; None where images are float32 and already normalised."""
 
     def is_integer(self, node: Node) -> bool:
         """Whether a node computes on codes."""

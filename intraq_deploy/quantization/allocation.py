@@ -1,4 +1,4 @@
-"""Which layer gets how many bits: the least summed loss that a budget buys.
+"""The choice of bits for each layer: the least summed loss that a budget buys.
 
     minimise sum_l loss(l, b_l)        subject to sum_l cost(l, b_l) <= budget
 
@@ -25,9 +25,9 @@ class Choice:
 
     bits: int
     cost: int
-    """In whatever the budget counts: bytes, or bits."""
+    """The cost in what the budget counts: bytes, or bits."""
     loss: float
-    """Added over layers."""
+    """The loss, which is added over layers."""
 
 
 class Allocations:
@@ -88,7 +88,10 @@ class Allocations:
 
 
 def stored_bytes(channels: int, weights: int, bits: int) -> int:
-    """Of one layer of `channels` outputs and `weights` weights: codes of up to 4 bits two to a byte, wider ones a byte
-    each; per channel a float32 scale, a zero-point of one byte and an int32 bias."""
+    """The bytes that a layer of `channels` outputs and `weights` weights takes.
+
+    Codes of up to 4 bits are stored two to a byte, wider ones a byte each; every channel adds a float32 scale, a
+    zero-point of one byte and an int32 bias.
+    """
     codes = -(-weights // 2) if bits <= 4 else weights
     return codes + (4 + 1 + 4) * channels

@@ -23,10 +23,11 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 _PLATEAU_PATIENCE, _PLATEAU_FACTOR, _PLATEAU_THRESHOLD, _LEAST_RATE = 50, 0.1, 1e-4, 1e-4
 _REPORT_EVERY = 10
 _DIVERGED, _LEAST_FIRST = 100.0, 1.0
-"""Times the first iteration's loss, which counts as this at least: images may start where there is little to gain."""
+"""The greatest loss, in multiples of the first iteration's, and the least that this one counts as: images may start
+where there is little to gain."""
 
 Report = Callable[[int, float], None]
-"""Iterations done and the loss, now and then: reading the loss waits for the device."""
+"""A function that is told the iterations done and the loss, now and then: reading the loss waits for the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def pixel_bounds(model: Model) -> tuple[Tensor, Tensor]:
 
 
 def _draw_targets(count: int, softest: float, generator: torch.Generator) -> Tensor:
-    """t ~ U(softest, 1) for a random half, 1 for the rest: float32 [N]."""
+    """Targets t ~ U(softest, 1) for a random half of the images, 1 for the rest: float32 [N]."""
     soft = torch.randperm(count, generator=generator)[: count // 2]
     targets = torch.ones(count)
     targets[soft] = softest + (1 - softest) * torch.rand(len(soft), generator=generator)

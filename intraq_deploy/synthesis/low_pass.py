@@ -20,7 +20,7 @@ class LowPass:
         self._response = torch.exp(-(rows.square() + columns.square()) / (2 * cutoff**2))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """images: float32 [N, C, H, W] -> the same shape."""
+        """Filters images, float32 [N, C, H, W], to the same shape."""
         spectrum = torch.fft.rfft2(images) * self._response
         filtered: Tensor = torch.fft.irfft2(spectrum, s=images.shape[2:])
         return filtered.contiguous(memory_format=torch.channels_last)

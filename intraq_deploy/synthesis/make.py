@@ -12,13 +12,13 @@ from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 Finished = Callable[[int, SyntheticSet], None]
-"""Told of every new batch, by number."""
+"""A function that is told of every new batch, by number."""
 Report = Callable[[int, int, float], None]
-"""Batch, iterations done in it, loss."""
+"""A function that is told the batch, the iterations done in it, and the loss."""
 
 
 def probe_of(model: Model, device: torch.device) -> Probe:
-    """Reads a copy of the network on `device`."""
+    """Makes the probe that reads a copy of the network on `device`."""
     return Probe(model.module_on(device), model.input_shape)
 
 
@@ -32,7 +32,7 @@ def make_images(
     finished: Finished | None = None,
     report: Report | None = None,
 ) -> SyntheticSet:
-    """The set that `recipe` and `seed` describe. done: its first batches, from an interrupted run.
+    """Makes the set that `recipe` and `seed` describe. done: its first batches, from an interrupted run.
 
     Raises DivergedError when a loss is no longer finite.
     """

@@ -37,9 +37,9 @@ from intraq_deploy.training.teacher import Teacher
 
 _IMAGES, _BATCH = 128, 32
 _LEAST, _MOST = 0.5, 2.0
-"""Bounds of s."""
+"""Bounds of the factor s."""
 _FLAT = 1e-9
-"""Of the mean square: a variance below it is that of a constant, and float32's rounding."""
+"""A share of the mean square: a variance below it is that of a constant, and float32's rounding."""
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ class _Pairs:
         self._images = 0
 
     def see(self, y: Tensor, t: Tensor) -> None:
-        """float32 [N, C, H, W] each, or [N, ..., C] behind linear layers."""
+        """Adds pairs, float32 [N, C, H, W] each, or [N, ..., C] behind linear layers."""
         self._images += len(y)
         y, t = (value.double().movedim(1 if value.dim() == 4 else -1, 0).flatten(1) for value in (y, t))
         self._count += y.shape[1]
@@ -99,7 +99,7 @@ class _Pairs:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def line(self) -> tuple[Tensor, Tensor]:
-        """s, and mean t - s mean y, float32 [C] each."""
+        """The line's s and mean t - s mean y, float32 [C] each."""
         assert self._sums is not None
         y, t, yy, yt = self._sums / self._count
         variance = yy - y * y

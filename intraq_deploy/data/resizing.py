@@ -35,7 +35,7 @@ def to_network_size(image: Image.Image, preprocessing: Preprocessing) -> NDArray
 
 
 def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Where the image is smaller, PIL fills with black."""
+    """Crops the centre; PIL fills with black where the image is smaller."""
     top = round((image.height - height) / 2)
     left = round((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))

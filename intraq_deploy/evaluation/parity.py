@@ -98,7 +98,7 @@ class _Tally:
         self.compared = self.mismatched = self.beyond = self.largest = 0
 
     def add(self, expected: Tensor, found: Tensor, near: Tensor | None) -> None:
-        """near: where the two may differ, bool; None: nowhere."""
+        """Counts codes of one batch, int16 or float32 [N, ...]. near: where the two may differ, bool; None: nowhere."""
         if expected.shape != found.shape:  # a comparer that broadcasts would lie
             raise ValueError(f"shapes {tuple(expected.shape)} and {tuple(found.shape)}")
         difference = (expected.to(torch.int32) - found.to(torch.int32)).abs()

@@ -147,7 +147,7 @@ def _usable(path: Path, key: str, tensor: Tensor) -> Tensor:
 
 
 def _strangeness(tensor: Tensor) -> str | None:
-    """What keeps a tensor from being used as a float weight or an integer buffer; None if nothing does."""
+    """The reason why a tensor cannot be used as a float weight or an integer buffer; None if it can."""
     if tensor.is_meta:
         return "on the meta device and has no values"
     if tensor.is_quantized:

@@ -86,7 +86,7 @@ def _head(path: Path) -> tuple[bytes, int]:
 
 
 def _kind_of_zip(path: Path) -> FileKind:
-    """torch.save, torch.export and TorchScript all write zip archives; their members tell them apart."""
+    """The kind of a zip archive: torch.save, torch.export and TorchScript all write one, with other members."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.split("/", 1)[-1] for name in archive.namelist()]

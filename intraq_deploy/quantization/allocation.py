@@ -34,7 +34,7 @@ class Allocations:
     """The best allocations of a network, from the cheapest on, each of less loss than the one before."""
 
     def __init__(self, layers: Mapping[str, Sequence[Choice]]) -> None:
-        """layers: at least one choice each, by layer."""
+        """Finds all allocations at once. layers: at least one choice each, by layer."""
         self._layers = {name: list(choices) for name, choices in layers.items()}
         self._base = {name: min(choice.cost for choice in choices) for name, choices in layers.items()}
         best = {name: min(choices, key=lambda choice: (choice.loss, choice.cost)) for name, choices in layers.items()}
@@ -49,7 +49,7 @@ class Allocations:
             least, taken = self._with_layer(least, name, choices)
             self._taken.append(taken)
         self._ends = np.flatnonzero(np.diff(least, prepend=np.inf) < 0)
-        """Where one more unit first buys less loss."""
+        """Numbers of units at which one more first buys less loss."""
 
     def _with_layer(self, before: np.ndarray, name: str, choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
         """`least` with one more layer, and which choice it takes, uint8, by units spent."""

@@ -122,8 +122,10 @@ def _is_bounded(node: Node) -> bool:
 
 
 def _ranges(node: Node, weights: Weights) -> Tensor | None:
-    """r: the greatest |value| of each channel, float32 [C]; None where it is not known or the activation is none whose
-    values can be multiplied."""
+    """The range r, the greatest |value| of each channel, float32 [C].
+
+    None where it is not known, and for an activation whose values cannot be multiplied.
+    """
     norm, activation = weights.batch_norm, node.activation
     if norm is None or (activation is not None and (activation.low != 0 or activation.high <= 0)):
         return None
@@ -134,7 +136,7 @@ def _ranges(node: Node, weights: Weights) -> Tensor | None:
 
 
 def _column_norms(readers: list[_Reader], weights: dict[str, Weights]) -> Tensor | None:
-    """w, float32 [C], over all readers that sum over channels; None if there is none."""
+    """The norms w, float32 [C], over all readers that sum over channels; None if there is none."""
     squares = []
     for reader in readers:
         weight = reader.by_channel(weights[reader.node.name])

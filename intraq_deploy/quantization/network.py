@@ -108,8 +108,10 @@ class FakeQuantNetwork(nn.Module):
     """
 
     def __init__(self, graph: Graph, placement: Placement, ranges: Mapping[str, Range], method: Ranges) -> None:
-        """graph: with float weights, which are copied. ranges: where each activation quantizer starts. Learned scales
-        of weights are 1: `build_network` searches for theirs."""
+        """Makes the module with learned scales of weights of 1: `build_network` searches for theirs.
+
+        graph: with float weights, which are copied. ranges: where each activation quantizer starts.
+        """
         super().__init__()
         self.graph = graph.topology()
         self.placement = placement

@@ -23,7 +23,7 @@ SMALLEST_SCALE = 1e-8
 
 
 class _LearnedStep(torch.autograd.Function):
-    """x: any shape; scale: 0-dim, or [O, 1, ...] for one scale per row; the codes' bounds are numbers."""
+    """The equations above. x: any shape; scale: 0-dim, or [O, 1, ...] for one per row; bounds of codes are numbers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, code_min: int, code_max: int) -> Tensor:

@@ -77,7 +77,7 @@ class Scheme:
 
 
 def _integer(weight_bits: int, activation_bits: int, constraints: TargetConstraints) -> Scheme:
-    """What a device runs: every convolution, sum and the classifier on integers.
+    """The scheme of what a device runs: every convolution, sum and the classifier on integers.
 
     Weights symmetric per output channel; k-bit asymmetric activations behind ReLU-like functions, 8-bit means and gates
     (at 8 bits symmetric, so that one program serves runtimes without zero-points, unless all targets take unsigned

@@ -157,7 +157,7 @@ class _Rate:
         self._waited = torch.tensor(0, device=device)
 
     def step(self, iteration: int, loss: Tensor) -> None:
-        """After `iteration` (counted from 0) with this loss."""
+        """Sets the rate after `iteration` (counted from 0) with this loss."""
         if self._recipe.schedule == "cosine":
             progress = (iteration + 1) / self._recipe.iterations
             self.value.fill_(self._recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -14,7 +14,7 @@ class LowPass:
     """The filter for images of one size."""
 
     def __init__(self, height: int, width: int, cutoff: float, device: torch.device) -> None:
-        """cutoff: D, in cycles per pixel, above 0."""
+        """Makes the filter. cutoff: D, in cycles per pixel, above 0."""
         rows = torch.fft.fftfreq(height, device=device)[:, None]
         columns = torch.fft.rfftfreq(width, device=device)[None]
         self._response = torch.exp(-(rows.square() + columns.square()) / (2 * cutoff**2))

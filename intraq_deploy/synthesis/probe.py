@@ -31,7 +31,7 @@ class Probe:
     """A reader of one network, which is used as it is: in eval mode, its parameters without gradients."""
 
     def __init__(self, module: nn.Module, input_shape: tuple[int, int, int]) -> None:
-        """Raises UnsupportedModelError for a network without stored BN statistics."""
+        """Makes the probe. Raises UnsupportedModelError for a network without stored BN statistics."""
         self._module = module
         self.device = next(module.parameters()).device
         calls = _calls(module, input_shape)

@@ -21,7 +21,7 @@ class RelativeStatistics:
     """Statistics of every layer in units of the stored deviations; the stored ones become zeros and ones."""
 
     def __init__(self, means: Sequence[Tensor], variances: Sequence[Tensor]) -> None:
-        """means, variances: stored, float32 [C_l] per layer."""
+        """Keeps the stored means and variances, float32 [C_l] per layer."""
         self._means = means
         self._epsilons = [_EPSILON * variance.mean() for variance in variances]
         self._deviations = [torch.sqrt(v + e) for v, e in zip(variances, self._epsilons, strict=True)]

@@ -14,7 +14,7 @@ class Teacher(nn.Module):
     """The float network that the student learns from. Nothing in it is trained."""
 
     def __init__(self, graph: Graph) -> None:
-        """graph: with float weights."""
+        """Copies the weights of `graph`, which has float ones."""
         super().__init__()
         self._graph = graph.topology()
         self._index = {node.name: index for index, node in enumerate(graph.layers())}

@@ -96,7 +96,7 @@ def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> 
 
 
 def _per_channel(values: Tensor, channels: int, dims: int, *, last: bool) -> Tensor:
-    """float32 [C] from a number, [C], [C, 1, 1] or [1, C, 1, 1]."""
+    """The values as float32 [C], from a number, [C], [C, 1, 1] or [1, C, 1, 1]."""
     if values.numel() == 1:
         return values.reshape(1).expand(channels).clone()
     spread = [1] * values.dim()

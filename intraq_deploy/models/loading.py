@@ -73,7 +73,7 @@ def load_model(
     Returns the model, in eval mode, float32, on the CPU.
     Raises CheckpointError if the weights cannot be read or do not fit; ArchitectureError if the
         architecture is unknown, ambiguous or cannot be built; UsageError for missing or wrong values;
-        UnsupportedModelError, if the network does not run or returns no logits; DataError for class names
+        UnsupportedModelError if the network does not run or returns no logits; DataError for class names
         that do not fit.
     """
     with torch.random.fork_rng(devices=[]):  # weights that are overwritten must not move the caller's seed

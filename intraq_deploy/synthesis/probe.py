@@ -130,7 +130,7 @@ class _BatchStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Given running statistics, which momentum 0 leaves alone, it answers in their type: float32 for bfloat16.
+        # Given running statistics, which momentum 0 leaves alone, the result has their type: float32 for bfloat16.
         kind = torch.promote_types(x.dtype, torch.float32)
         zeros, ones = (make(x.shape[1], dtype=kind, device=x.device) for make in (torch.zeros, torch.ones))
         mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)

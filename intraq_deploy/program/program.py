@@ -22,7 +22,7 @@ from intraq_deploy.graph.ops import HAS_WEIGHT, on_integers
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The grid of a tensor: what its codes mean, and which of them occur."""
+    """The meaning of a tensor's codes, and which of them occur."""
 
     scale: float
     """The value of one step, a float32 number, strictly positive."""
@@ -129,14 +129,16 @@ class Normalization:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A network in integers (see above). Its graph has no float weights; tensors without a grid are float."""
+    """A network in integers. Nothing changes a program once it is made."""
 
     graph: Graph
+    """The operators, without float weights. Tensors without a grid are float."""
     grids: Mapping[str, Grid]
-    """The grid of every quantized tensor by name, those that only move data included."""
+    """The grid of every quantized tensor by name, tensors that only move data included."""
     layers: Mapping[str, LayerWeights]
+    """The weights of every convolution and linear layer by name."""
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    """The tolerances of quantized tensors and of the logits, by name; those without one are exact."""
+    """The tolerances of quantized tensors and of the logits by name; a tensor without one is exact."""
     normalization: Normalization | None = None
     """The normalization of uint8 images; None where images are float32 and already normalised."""
 

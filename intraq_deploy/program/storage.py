@@ -34,7 +34,7 @@ _KINDS: dict[str, type[LayerWeights]] = {
 
 
 def serialize(program: Program) -> tuple[str, bytes]:
-    """The contents of both files: one program always gives the same bytes."""
+    """The contents of both files: the same program, the same bytes."""
     tensors, kinds = {}, {}
     for name, weights in program.layers.items():
         kinds[name] = next(kind for kind, type_ in _KINDS.items() if isinstance(weights, type_))

@@ -194,6 +194,8 @@ def test_the_readme_names_every_room_once():
     named = list(rows_of_the_map((ROOT / "README.md").read_text()))
     assert sorted(set(named)) == sorted(named)
     assert folders() <= set(named)
+    parts = {f"targets/{file.parent.name}" for file in (ROOT / "targets").glob("*/[!_]*.py")}
+    assert not parts & set(named) or parts <= set(named), "the parts of targets/ are named all, or none"
     for name in named:
         assert (ROOT / name).is_dir(), name
 

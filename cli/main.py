@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from intraq_deploy import __version__
 from intraq_deploy.cli.bench import bench
 from intraq_deploy.cli.build import build
 from intraq_deploy.cli.bundle import bundle
@@ -19,6 +18,7 @@ from intraq_deploy.cli.ship import ship
 from intraq_deploy.cli.synthesize import synthesize
 from intraq_deploy.cli.targets import targets
 from intraq_deploy.cli.validate import validate
+from intraq_deploy.version import __version__
 
 app = typer.Typer(
     name="intraq-deploy",

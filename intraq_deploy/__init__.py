@@ -8,6 +8,8 @@ Names are imported on first use: importing this package needs neither torch nor 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from intraq_deploy.version import __version__
+
 if TYPE_CHECKING:
     from intraq_deploy.api import calibration_images, export, load_model, quantize, synthesize, validate
     from intraq_deploy.models.model import Model
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from intraq_deploy.quantization.network import FakeQuantNetwork
     from intraq_deploy.synthesis.synthetic_set import SyntheticSet
     from intraq_deploy.targets.artifact import Artifact
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "targets.artifact",

@@ -1,4 +1,4 @@
-"""What can go wrong, as one small tree.
+"""The errors of this package, as one small tree.
 
 Every message is one sentence for a person: what happened, the value seen, and what to do. The command line prints it
 alone and exits with the class's `exit_code`; the traceback appears only with `--debug`.

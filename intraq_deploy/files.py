@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Writes beside, syncs, renames. The folder exists. Raises OSError as the system does."""
+    """Writes a file so that it is whole or not there: beside it, then renamed. Its folder exists.
+
+    Raises OSError as the system does.
+    """
     content = data.encode() if isinstance(data, str) else data
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

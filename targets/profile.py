@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from intraq_deploy.errors import UsageError
-from intraq_deploy.targets.reading import Name, Version, nearest, read
+from intraq_deploy.targets.reading import Name, Version, read
+from intraq_deploy.wording import did_you_mean
 
 
 class TargetProfile(BaseModel):
@@ -58,7 +59,7 @@ def profile_text(name: str) -> str:
     if name in NO_TARGETS:
         raise UsageError(f"{name} is no target: {NO_TARGETS[name]}")
     if name not in names:
-        raise UsageError(f"The target {name!r} is unknown: {nearest(name, names)}")
+        raise UsageError(f"The target {name!r} is unknown: {did_you_mean(name, names)}")
     return (resources.files("intraq_deploy.targets.profiles") / f"{name}.toml").read_text()
 
 

@@ -1,7 +1,5 @@
 """TOML files of targets and devices, read and checked: what is wrong with one is said in a sentence."""
 
-import difflib
-import json
 import tomllib
 from typing import Annotated, Any, TypeVar
 
@@ -9,6 +7,7 @@ from pydantic import BaseModel, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from intraq_deploy.errors import UsageError
+from intraq_deploy.wording import did_you_mean, shown
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)]
 """Of a target or device: also a folder's."""
@@ -16,7 +15,6 @@ Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)+$")]
 """Also a compute capability."""
 
 M = TypeVar("M", bound=BaseModel)
-_LENGTH = 60
 
 
 def read(kind: str, name: str, text: str, model: type[M]) -> M:
@@ -42,12 +40,6 @@ def parse(kind: str, name: str, text: str) -> dict[str, Any]:
         ) from error
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """The end of a sentence on an unknown name."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
-
-
 def _wrong(error: ErrorDetails, model: type[BaseModel]) -> str:
     """One of pydantic's errors, as the end of a sentence."""
     where, kind = error["loc"], error["type"]
@@ -55,17 +47,12 @@ def _wrong(error: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         # Keys in [[releases]] are those of another model.
         known = [*model.model_fields] if len(where) == 1 else []
-        return f"has the unknown key {key}: {nearest(key, known) if known else 'leave it out.'}"
+        return f"has the unknown key {key}: {did_you_mean(key, known) if known else 'leave it out.'}"
     if kind == "missing":
         return f"has no {key}: add it."
     if kind == "string_pattern_mismatch":
         wanted = (
             "give small letters, digits, dots and dashes" if key == "name" else 'give numbers with dots, as in "10.3"'
         )
-        return f"has {key} = {_shown(error['input'])}: {wanted}."
-    return f"has {key} = {_shown(error['input'])}: {error['msg'].removeprefix('Value error, ').lower()}."
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}..."
+        return f"has {key} = {shown(error['input'])}: {wanted}."
+    return f"has {key} = {shown(error['input'])}: {error['msg'].removeprefix('Value error, ').lower()}."

@@ -12,7 +12,6 @@ from torch import nn
 
 from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models.architecture import find_architecture
-from intraq_deploy.models.wording import reason
 from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.quantization import make_scheme
@@ -20,6 +19,7 @@ from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnxruntime.static import quantize_static
 from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.wording import reason
 
 BITS = ((4, 4), (4, 8), (8, 8))
 TORCH, OURS, STATIC = "float32 (torch.onnx)", "float32 (ours)", "quantize_static"

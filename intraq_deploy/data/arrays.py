@@ -16,10 +16,10 @@ from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.data.resizing import to_network_size
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model, Preprocessing
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 RESIZABLE = (1, 3)
-"""Channel counts that PIL can resize."""
+"""Channel counts of images that PIL can resize."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ArrayImages:
     preprocessing: Preprocessing
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """An image that has the network's size is taken as it is; others are resized and cropped."""
+        """Returns the image at `index`, uint8 [H, W, C], resized and cropped where it has not the network's size."""
         pixels: NDArray[np.uint8] = self.images[index]
         if pixels.shape[:2] == self.preprocessing.input_size:
             return pixels
@@ -42,7 +42,7 @@ class ArrayImages:
 def load_npz(path: Path, model: Model) -> LabelledImages:
     """Read `images`, uint8 [N, H, W, C] (or [N, H, W] for one channel), and `labels`, integers [N].
 
-    Raises: DataError, if either is missing, of another type or shape, or does not fit the model.
+    Raises DataError if either is missing, of another type or shape, or does not fit the model.
     """
     content = _read(path, ("images", "labels"))
     images = _images(path, content["images"], model)
@@ -59,7 +59,7 @@ def load_npz(path: Path, model: Model) -> LabelledImages:
 def read_arrays(path: Path, model: Model) -> ArrayImages:
     """Read `images` alone, as `load_npz` does.
 
-    Raises: DataError, if they are missing, of another type or shape, or do not fit the model.
+    Raises DataError if they are missing, of another type or shape, or do not fit the model.
     """
     content = _read(path, ("images",))
     return ArrayImages(_images(path, content["images"], model), model.preprocessing)

@@ -23,9 +23,9 @@ TILE = 32
 
 
 def load_cifar10_sample(name: str, model: Model) -> LabelledImages:
-    """The sample, for a model with CIFAR-10's classes.
+    """Loads the built-in sample for a model with CIFAR-10's classes.
 
-    Raises: DataError, if the model does not read colour images or has not 10 classes.
+    Raises DataError if the model does not read colour images or has not 10 classes.
     """
     if model.channels != 3 or model.classes != len(CIFAR10_CLASSES):
         raise DataError(
@@ -40,7 +40,7 @@ def load_cifar10_sample(name: str, model: Model) -> LabelledImages:
 
 
 def read_cifar10_sample() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns: images, uint8 [1000, 32, 32, 3] in the official order, and labels, int64 [1000]."""
+    """Reads the sample: images, uint8 [1000, 32, 32, 3] in the official order, and labels, int64 [1000]."""
     with Image.open(SHEET) as file:
         sheet = np.array(file.convert("RGB"))
     labels = np.loadtxt(LABELS, dtype=np.int64)

@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 
 MODES = {1: "L", 3: "RGB"}
-"""Channels of the network -> how PIL names such images."""
+"""PIL's names of image modes, by the network's number of channels."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises for files that are no whole image."""
+"""The errors that PIL raises for files that are no whole image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class FolderImages:
     preprocessing: Preprocessing
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Decode, turn upright as EXIF says, convert, resize and crop.
+        """Decodes the image at `index`, turns it upright as EXIF says, converts, resizes and crops it.
 
-        Returns: uint8 [H, W, C] at the network's size. Raises: DataError, if the file is unreadable.
+        Returns uint8 [H, W, C] at the network's size. Raises DataError if the file is unreadable.
         """
         path = self.paths[index]
         try:
@@ -51,7 +51,7 @@ class FolderImages:
 def load_folder(path: Path, model: Model) -> LabelledImages:
     """Find the images of an ImageFolder, and check that each file begins as an image.
 
-    Raises: DataError, if there are no images, one is unreadable, or the folders do not fit the classes.
+    Raises DataError if there are no images, one is unreadable, or the folders do not fit the classes.
     """
     mode = _mode(model)
     folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
@@ -74,9 +74,9 @@ def load_folder(path: Path, model: Model) -> LabelledImages:
 
 
 def read_folder(path: Path, model: Model) -> FolderImages:
-    """Every image under `path`, in the order of the paths, none of them opened yet.
+    """Finds every image under `path`, in the order of the paths, and opens none of them yet.
 
-    Raises: DataError, if the network does not read images of 1 or 3 channels.
+    Raises DataError if the network does not read images of 1 or 3 channels.
     """
     return FolderImages(_image_files(path), _mode(model), model.preprocessing)
 
@@ -91,12 +91,12 @@ def _mode(model: Model) -> str:
 
 
 def class_indices(names: Sequence[str], classes: int, class_names: Sequence[str] | None, *, place: Path) -> list[int]:
-    """The class index of each folder.
+    """Returns the class index of each folder.
 
-    By class name, if every folder is named like a class; by number, if every folder is named by one;
-    otherwise by sorted order, for which there must be exactly as many folders as classes.
+    Folders are matched by class name, if each is named like a class; by number, if each is named by one; otherwise by
+    sorted order, for which there must be exactly as many folders as classes.
     names: sorted folder names. place: for messages.
-    Raises: DataError, if none of these applies, or only some folders are named like classes.
+    Raises DataError if none of these applies, or only some folders are named like classes.
     """
     known = {name: index for index, name in enumerate(class_names or ())}
     strangers = [name for name in names if name not in known]

@@ -16,7 +16,7 @@ class ImageSource(Protocol):
     """Images by position, read when they are asked for."""
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Returns: uint8 [H, W, C] at the network's size. Raises: DataError, if the image is unreadable."""
+        """Returns one image, uint8 [H, W, C], at the network's size. Raises DataError for an unreadable one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class LabelledImages:
     """
 
     name: str
-    """For people: the path or name that was given."""
+    """The path or name that was given, for messages."""
     labels: Tensor
-    """int64 [N], each in 0 .. classes - 1."""
+    """The class of each image, int64 [N], from 0 to classes - 1."""
     images: ImageSource
     preprocessing: Preprocessing
 
@@ -41,9 +41,9 @@ class LabelledImages:
         return replace(self, labels=self.labels[:count])
 
     def uint8_batches(self, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields: (uint8 [n, C, H, W] at the network's size, not normalised; int64 [n]).
+        """Yields pixels, uint8 [n, C, H, W], at the network's size, and their labels, int64 [n].
 
-        n is `batch_size`, or less at the end. Raises: DataError, for an unreadable image.
+        n is `batch_size`, or less at the end. Raises DataError for an unreadable image.
         """
         for start in range(0, len(self), batch_size):
             labels = self.labels[start : start + batch_size]
@@ -51,16 +51,16 @@ class LabelledImages:
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels
 
     def batches(self, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields: (float32 [n, C, H, W], normalised with the model's mean and std; int64 [n]).
+        """Yields images, float32 [n, C, H, W], normalised with the model's mean and std, and their labels, int64 [n].
 
-        n is `batch_size`, or less at the end. Raises: DataError, for an unreadable image.
+        n is `batch_size`, or less at the end. Raises DataError for an unreadable image.
         """
         for pixels, labels in self.uint8_batches(batch_size):
             yield normalise(pixels, self.preprocessing), labels
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(x / 255 - mean) / std per channel: uint8 [N, C, H, W] -> float32 [N, C, H, W]."""
+    """Normalises pixels, uint8 [N, C, H, W], per channel: (x / 255 - mean) / std, float32 [N, C, H, W]."""
     mean, std = (
         torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
         for values in (preprocessing.mean, preprocessing.std)

@@ -20,7 +20,7 @@ def load_labelled(path: str | Path, model: Model) -> LabelledImages:
     path: an ImageFolder (one folder of images per class), an .npz with `images` uint8 [N, H, W, C] and
     `labels`, or
         "builtin:cifar10-sample". Folders are read image by image.
-    Raises: DataError, if there is nothing to read, or the images or labels do not fit the model.
+    Raises DataError if there is nothing to read, or the images or labels do not fit the model.
     """
     if str(path) == SAMPLE:
         return load_cifar10_sample(SAMPLE, model)

@@ -1,4 +1,4 @@
-"""From an image of any size to the network's: resize and centre-crop, pixel for pixel as torchvision does.
+"""Resizing and cropping an image of any size to the network's, pixel for pixel as torchvision does.
 
 torchvision's presets for evaluation resize PIL images, whose filters are antialiased, and round sizes in a
 certain way; both are kept here, because a model's published accuracy was measured with them.
@@ -16,16 +16,16 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-"""`Preprocessing.interpolation` -> PIL's filter."""
+"""PIL's filters, by the names that `Preprocessing.interpolation` has."""
 
 
 def to_network_size(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resize and centre-crop one image.
+    """Resizes one image and crops its centre.
 
     With `preprocessing.resize` the short side becomes that many pixels (with `squash` both sides do, in
     proportion to the input size); without, an image of another size is resized so that it just covers the
     input.
-    Returns: uint8 [H, W, C] of the network's input size; C is 1 for a greyscale image.
+    Returns uint8 [H, W, C] of the network's input size; C is 1 for a greyscale image.
     """
     target = _resized(image, preprocessing)
     if target != (image.height, image.width):
@@ -35,7 +35,7 @@ def to_network_size(image: Image.Image, preprocessing: Preprocessing) -> NDArray
 
 
 def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Where the image is smaller, PIL fills with black."""
+    """Crops the centre; PIL fills with black where the image is smaller."""
     top = round((image.height - height) / 2)
     left = round((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))

@@ -19,17 +19,17 @@ from intraq_deploy.models.model import Model
 
 FORMS = "a folder of images, or an .npz with images"
 LEAST = 2
-"""Statistics of one image are no statistics."""
+"""The least number of images: statistics of one image are no statistics."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnlabelledImages:
-    """Images in memory, as the network takes them."""
+    """A person's images in memory, as the network takes them."""
 
     name: str
-    """For people: the path that was given."""
+    """The path that was given, for messages."""
     images: Tensor
-    """float32 [N, C, H, W], normalised with the model's mean and std."""
+    """The images, float32 [N, C, H, W], normalised with the model's mean and std."""
     found: int
     """How many images there were to draw N from."""
 
@@ -39,7 +39,7 @@ def load_unlabelled(path: str | Path, model: Model, count: int, seed: int) -> Un
 
     path: a folder, searched through, whatever its folders mean; or an .npz with `images` uint8 [N, H, W, C], whose
         labels are not read.
-    Raises: DataError, if there are fewer than two images, one is unreadable, or they do not fit the model.
+    Raises DataError if there are fewer than two images, one is unreadable, or they do not fit the model.
     """
     path = Path(path)
     source, found = _source(path, model)

@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 Predict = Callable[[Tensor], Tensor]
-"""Images to logits [N, classes]."""
+"""A function from images, of any dtype [N, C, H, W], to logits, float32 [N, classes]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Over `images` labelled images."""
+    """The accuracy of one network over `images` labelled images."""
 
     images: int
     top1: float
-    """Percent."""
+    """Percent of the images whose most likely class is the label."""
     top5: float
-    """Percent; 100 for networks of at most five classes."""
+    """Percent of the images whose label is among the five most likely classes; 100 for networks of at most five."""
     right: Tensor = field(compare=False, repr=False)
-    """Whether the first answer is the label, bool [images]."""
+    """Whether the most likely class of each image is its label, bool [images]."""
 
 
 def evaluate(predict: Predict, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
-    """Accuracy of `predict` over batches of (images, labels int64 [N])."""
+    """Measures `predict` over batches of images, of the dtype that it takes [N, C, H, W], and labels, int64 [N]."""
     right: list[Tensor] = []
     among_five = 0
     with torch.no_grad():

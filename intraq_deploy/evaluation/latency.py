@@ -27,7 +27,7 @@ class Ratio:
 
 
 def speed(times: NDArray[np.float64], baseline: NDArray[np.float64], *, samples: int = 4000, seed: int = 0) -> Ratio:
-    """How many times as fast as `baseline`: the median over rounds of baseline / times.
+    """How many times as fast as the baseline a model is: the median over rounds of baseline / times.
 
     times, baseline: one time per round, float64 [rounds], of the same rounds. The interval is the percentile bootstrap
     over rounds. Raises ValueError if the rounds differ in number.
@@ -43,7 +43,7 @@ def speed(times: NDArray[np.float64], baseline: NDArray[np.float64], *, samples:
 def interleaved(
     models: Mapping[str, Callable[[], object]], rounds: int, seconds: float, threads: int, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each model in each round, float64 [rounds].
+    """Runs models in turn, and returns the milliseconds of each in each round: float64 [rounds], by name.
 
     Each round runs every model, in an order drawn anew: once untimed, so that its weights are in the caches and its
     threads awake as in steady use, and once timed. Ends after `rounds`, or after `seconds` but not before MIN_ROUNDS.
@@ -69,5 +69,5 @@ def interleaved(
 
 
 def medians(times: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """Of each model's rounds."""
+    """The median milliseconds of each model. times: float64 [rounds], by name."""
     return {name: float(np.median(values)) for name, values in times.items()}

@@ -17,24 +17,24 @@ from intraq_deploy.program.reference import Reference
 from intraq_deploy.program.ties import TieReference
 
 Observed = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
-"""Images to a runtime's logits [N, classes] and codes by tensor, int16 [N, ...]."""
+"""A function from images [N, C, H, W] to a runtime's logits, float32 [N, classes], and codes, int16 [N, ...]."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorParity:
-    """One quantized tensor, over all compared images."""
+    """The comparison of one quantized tensor, over all compared images."""
 
     name: str
     compared: int
     mismatched: int
     beyond_rounding: int
-    """Of those, how many no order of float32 arithmetic explains; all of them where the order is the runtime's too."""
+    """How many mismatches no order of float32 arithmetic explains: all where the runtime has the program's order."""
     largest_difference: int
-    """In codes."""
+    """The greatest difference between two codes."""
     tolerance: float | None
-    """The greatest share that may differ, each by one code; None: the tensor is exact, none may."""
+    """The greatest share of codes that may differ, each by one; None for an exact tensor, where none may."""
     reason: str | None
-    """Why it is not exact."""
+    """Why the tensor is not exact."""
     codes_used: int
     """How many different codes occurred."""
     codes_available: int
@@ -47,24 +47,24 @@ class TensorParity:
 
     @property
     def underused(self) -> bool:
-        """Less than half its codes occurred: its range is too wide, or its input is nearly constant."""
+        """Whether less than half the codes occurred: the range is too wide, or the input is nearly constant."""
         return 2 * self.codes_used < self.codes_available
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The whole program against one runtime."""
+    """The comparison of a whole program with one runtime."""
 
     tensors: tuple[TensorParity, ...]
     expected: Tensor
     """The reference's logits, float32 [N, classes], from the images over which integers were compared."""
     found: Tensor
-    """The runtime's."""
+    """The runtime's logits from the same images, float32 [N, classes]."""
     logits_difference: float
     """Greatest difference between the runtime's logits and what the reference makes of the codes before them, as a
     multiple of the largest logit."""
     logits_tolerance: float | None
-    """None: they are exact."""
+    """The greatest `logits_difference` that may be; None for exact logits."""
     near_ties: Tensor
     """How many of an image's integers may differ because another order of float32 arithmetic rounds them otherwise,
     int64 [N]; zeros where the order is the runtime's too."""
@@ -98,7 +98,7 @@ class _Tally:
         self.compared = self.mismatched = self.beyond = self.largest = 0
 
     def add(self, expected: Tensor, found: Tensor, near: Tensor | None) -> None:
-        """near: where the two may differ, bool; None: nowhere."""
+        """Counts codes of one batch, int16 or float32 [N, ...]. near: where the two may differ, bool; None: nowhere."""
         if expected.shape != found.shape:  # a comparer that broadcasts would lie
             raise ValueError(f"shapes {tuple(expected.shape)} and {tuple(found.shape)}")
         difference = (expected.to(torch.int32) - found.to(torch.int32)).abs()
@@ -125,11 +125,11 @@ class _Tally:
 
 
 def compare(program: Program, observed: Observed, images: Tensor, batch: int, *, own_rounding: bool = False) -> Parity:
-    """Every quantized tensor of `program` and its logits, from the reference and from a runtime, on the same images.
+    """Compares all quantized tensors of `program` and its logits: the reference's with a runtime's, on the same images.
 
-    images: what the program takes, [N, C, H, W]. own_rounding: the runtime's order of float32 arithmetic is not the
-    program's, so exact tensors may differ where `program.ties` says that they can. Raises KeyError if the runtime
-    leaves a tensor out.
+    images: what the program takes, float32 or uint8 [N, C, H, W]. own_rounding: the runtime's order of float32
+    arithmetic is not the program's, so exact tensors may differ where `program.ties` says that they can. Raises
+    KeyError if the runtime leaves a tensor out.
     """
     reference = TieReference(program) if own_rounding else Reference(program)
     near = reference.near if isinstance(reference, TieReference) else {}
@@ -164,17 +164,17 @@ def compare(program: Program, observed: Observed, images: Tensor, batch: int, *,
 
 
 def _other_logits(reference: TieReference, images: Tensor) -> Tensor:
-    """With the other code everywhere near a tie."""
+    """The reference's logits with the other code everywhere near a tie, float32 [N, classes]."""
     return reference.run(images, lambda name, _: reference.other.get(name))
 
 
 def _relative_difference(expected: Tensor, found: Tensor) -> float:
-    """0 only if all are equal; NaN, which passes no bound, if one is."""
+    """The greatest difference by the largest logit: 0 only if all are equal; NaN, which passes no bound, if one is."""
     if torch.equal(expected, found):
         return 0.0
     return float((expected - found).abs().max() / expected.abs().max())
 
 
 def agreement(a: Tensor, b: Tensor) -> float:
-    """How often two networks have one top-1 answer, in percent. a, b: logits [N, classes]."""
+    """Percent of images that two networks give the same class. a, b: their logits, float32 [N, classes]."""
     return 100 * float((a.argmax(1) == b.argmax(1)).float().mean())

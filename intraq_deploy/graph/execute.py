@@ -1,4 +1,4 @@
-"""What each operator computes on real values: for tracing's check, fine-tuning and the reference's float parts."""
+"""The operators on real values: for tracing's check, fine-tuning and the reference's float parts."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -38,11 +38,11 @@ FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "LeakyRelu": F.leaky_relu,
     "Elu": F.elu,
 }
-"""By their names in `ops.FUNCTIONS`: of a tensor of any float type, and alpha."""
+"""Functions of a tensor, of any float type and shape, and alpha, by their names in `ops.FUNCTIONS`."""
 
 
 def apply_layer(op: Conv2d | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution or linear layer: x [N, ...], weight [O, ...], bias [O] or None -> [N, O, ...], any float type."""
+    """Computes a convolution or linear layer: x [N, ...], weight [O, ...], bias [O] -> [N, O, ...], any float dtype."""
     if isinstance(op, Linear):
         return F.linear(x, weight, bias)
     top, left, bottom, right = op.padding
@@ -53,7 +53,10 @@ def apply_layer(op: Conv2d | Linear, x: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def apply(op: Op, *inputs: Tensor) -> Tensor:
-    """An operator without weights, on tensors [N, ...] of any float type."""
+    """Computes an operator without weights on tensors [N, ...] of any float dtype.
+
+    Raises TypeError for an operator with weights, and for the Input.
+    """
     x = inputs[0]
     match op:
         case Add():
@@ -100,7 +103,10 @@ def _average(x: Tensor, op: AveragePool2d) -> Tensor:
 
 
 def clamp(x: Tensor, activation: Clamp | None, ceiling: Tensor | None = None) -> Tensor:
-    """The activation behind a node, or x itself. ceiling: float32 [C], instead of its upper bound."""
+    """Applies the activation behind a node, if any, to x [N, C, ...] of any float dtype.
+
+    ceiling: float32 [C], in place of the activation's upper bound.
+    """
     if activation is None:
         return x
     if ceiling is not None:
@@ -113,12 +119,14 @@ def clamp(x: Tensor, activation: Clamp | None, ceiling: Tensor | None = None) ->
 
 
 Evaluate = Callable[[Node, Sequence[Tensor]], Tensor]
+"""A function that makes a node's tensor from those of its inputs."""
 
 
 def walk(graph: Graph, images: Tensor, evaluate: Evaluate) -> Tensor:
     """Runs a graph: `evaluate` makes each node's tensor from its inputs' (the Input's is `images`).
 
-    Returns the output's tensor. A tensor is let go after its last reader.
+    images: [N, C, H, W], of any dtype that `evaluate` takes. Returns the output's tensor, [N, classes]. A tensor is let
+    go after its last reader.
     """
     remaining = Counter(name for node in graph.nodes for name in node.inputs)
     remaining[graph.output] += 1
@@ -136,7 +144,11 @@ def walk(graph: Graph, images: Tensor, evaluate: Evaluate) -> Tensor:
 def walk_keeping(
     graph: Graph, images: Tensor, evaluate: Evaluate, names: Collection[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """As `walk`, and the tensors `names` beside."""
+    """Runs a graph as `walk` does, and returns the tensors `names` beside its output.
+
+    images: [N, C, H, W], of any dtype that `evaluate` takes. Returns the output, [N, classes], and the tensors [N, ...]
+    by name.
+    """
     kept: dict[str, Tensor] = {}
 
     def evaluate_and_keep(node: Node, inputs: Sequence[Tensor]) -> Tensor:
@@ -149,7 +161,7 @@ def walk_keeping(
 
 
 def evaluate_float(graph: Graph, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-    """One node of the float network, with its activation."""
+    """Computes one node of the float network, with its activation, on float32 tensors [N, ...]."""
     if isinstance(node.op, Input):
         return inputs[0]
     if isinstance(node.op, Conv2d | Linear):
@@ -161,5 +173,5 @@ def evaluate_float(graph: Graph, node: Node, inputs: Sequence[Tensor]) -> Tensor
 
 
 def run_float(graph: Graph, images: Tensor) -> Tensor:
-    """The float network's logits. images: float32 [N, C, H, W], normalised."""
+    """The float network's logits, float32 [N, classes]. images: float32 [N, C, H, W], normalised."""
     return walk(graph, images, lambda node, inputs: evaluate_float(graph, node, inputs))

@@ -12,25 +12,25 @@ from intraq_deploy.graph import ops
 from intraq_deploy.graph.ops import HAS_WEIGHT, Clamp, Input, Op
 
 INPUT_NAME, OUTPUT_NAME = "image", "logits"
-"""What the network's input and output are called; no other node has these names."""
+"""The names of the network's input and output; no other node has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator. Its output tensor carries its name."""
+    """One operator of the network. Its output tensor carries its name."""
 
     name: str
     op: Op
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
-    """Of the output, without the batch."""
+    """The shape of the output, without the batch."""
     activation: Clamp | None = None
     """A ReLU-like function applied to the output, where only that function reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm:
-    """y = gamma (x - mean) / sqrt(variance + epsilon) + beta, per channel; each tensor float32 [C]."""
+    """A batch norm: y = gamma (x - mean) / sqrt(variance + epsilon) + beta, per channel; each tensor float32 [C]."""
 
     gamma: Tensor
     beta: Tensor
@@ -40,24 +40,24 @@ class BatchNorm:
 
     @property
     def deviation(self) -> Tensor:
-        """sigma = sqrt(variance + epsilon), float32 [C]."""
+        """The deviation sigma = sqrt(variance + epsilon), float32 [C]."""
         return torch.sqrt(self.variance + self.epsilon)
 
     def followed_by(self, norm: "BatchNorm") -> "BatchNorm":
-        """Both as one."""
+        """This batch norm and `norm` behind it, as one."""
         gain = norm.gamma / norm.deviation
         return replace(self, gamma=self.gamma * gain, beta=norm.beta + (self.beta - norm.mean) * gain)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a Conv2d or Linear holds: weight [O, ...], bias [O] or None, and the batch norm behind it, if any."""
+    """The weights of a Conv2d or Linear, and the batch norm behind it, if any: weight [O, ...], bias [O] or None."""
 
     weight: Tensor
     bias: Tensor | None
     batch_norm: BatchNorm | None
     ceiling: Tensor | None = None
-    """float32 [O]: the upper bound of each channel in the float network, in place of the activation's `high`. The
+    """The upper bound of each channel in the float network, float32 [O], in place of the activation's `high`. The
     quantized network keeps `high`."""
 
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Nodes in execution order, the first an Input, and the float weights of each Conv2d and Linear by node name."""
+    """A network: its nodes in execution order, the first an Input, and the float weights of its layers by node name."""
 
     nodes: tuple[Node, ...]
     output: str
@@ -95,7 +95,7 @@ class Graph:
         return [node for node in self.nodes if isinstance(node.op, HAS_WEIGHT)]
 
     def topology(self) -> "Graph":
-        """The same graph without its float weights."""
+        """This graph without its float weights."""
         return replace(self, weights={})
 
     def to_json(self) -> dict[str, Any]:

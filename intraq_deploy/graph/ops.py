@@ -14,18 +14,18 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Conv2d:
-    """Cross-correlation with zero padding, then a per-channel bias. Weight [O, C / groups, kh, kw]."""
+    """A cross-correlation with zero padding, then a bias per channel. Weight [O, C / groups, kh, kw]."""
 
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
-    """Top, left, bottom, right (ONNX's order)."""
+    """Zeros at the top, left, bottom and right (ONNX's order)."""
     dilation: tuple[int, int]
     groups: int
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = W x + b on [F]. Weight [O, F]."""
+    """The linear layer y = W x + b on [F]. Weight [O, F]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Multiply:
 
 @dataclass(frozen=True, slots=True)
 class Clamp:
-    """min(max(x, low), high): ReLU is (0, inf), ReLU6 (0, 6), Hardtanh (-1, 1)."""
+    """The function min(max(x, low), high): ReLU is (0, inf), ReLU6 (0, 6), Hardtanh (-1, 1)."""
 
     low: float
     high: float
@@ -48,16 +48,16 @@ class Clamp:
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """One of FUNCTIONS, element by element."""
+    """One of FUNCTIONS, applied to each element."""
 
     function: str
     alpha: float = 0.0
-    """LeakyRelu's and Elu's slope; others have none."""
+    """The slope of LeakyRelu and Elu; others have none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelNorm:
-    """(x - mean) / sqrt(variance + epsilon) over the channels of each position (LayerNorm without its gain)."""
+    """The norm (x - mean) / sqrt(variance + epsilon) over the channels of a position (LayerNorm without its gain)."""
 
     epsilon: float
 
@@ -74,7 +74,7 @@ class AveragePool2d:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Top, left, bottom, right, with zeros."""
+    """Zeros at the top, left, bottom and right."""
     count_padding: bool = True
     """Whether padding counts in a window's mean."""
 
@@ -97,19 +97,19 @@ class MaxPool2d:
 
 @dataclass(frozen=True, slots=True)
 class Flatten:
-    """[C, H, W] -> [C * H * W]. Moves data."""
+    """The elements in one dimension: [C, H, W] -> [C * H * W]. Moves data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reshape:
-    """The same elements in the same order, in another shape. Moves data."""
+    """A change of shape that keeps the elements and their order. Moves data."""
 
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Transpose:
-    """y's dimension i is x's dimension permutation[i], counted without the batch. Moves data."""
+    """A transposition: dimension i of y is dimension permutation[i] of x, counted without the batch. Moves data."""
 
     permutation: tuple[int, ...]
 
@@ -123,7 +123,7 @@ class Concat:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """x[start:stop:step] along `dim`, counted without the batch (0 is C). Moves data."""
+    """The slice x[start:stop:step] along `dim`, counted without the batch (0 is C). Moves data."""
 
     dim: int
     start: int
@@ -133,7 +133,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Pad:
-    """Zeros before and after each dimension, (C, H, W). Moves data."""
+    """A padding with zeros before and after each dimension, (C, H, W). Moves data."""
 
     before: tuple[int, int, int]
     after: tuple[int, int, int]

@@ -10,8 +10,12 @@ from intraq_deploy.graph.ops import Add, Clamp, Conv2d, Linear, Multiply, Pad
 
 
 def simplify(graph: Graph) -> Graph:
-    """Zero padding moves into convolutions, ReLU-like functions onto the nodes before them, scales of channels into
-    the layers behind them; what the logits do not depend on goes. Raises UnsupportedModelError if that is all."""
+    """Merges nodes without changing any value.
+
+    Zero padding moves into convolutions, ReLU-like functions onto the nodes before them, scales of channels into the
+    layers behind them; what the logits do not depend on is left out. Raises UnsupportedModelError for logits that do
+    not depend on the input.
+    """
     return _fuse_activations(_fold_scales(_fold_padding(_prune(graph))))
 
 

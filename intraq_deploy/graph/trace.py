@@ -54,7 +54,7 @@ def _export(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch prints about a failure, which becomes one sentence."""
+    """Silences what torch prints about a failure, which becomes one sentence."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""What `--arch` names: an architecture that can be built for a class count and a channel count."""
+"""Architectures, as `--arch` names them: they are built for a class count and a channel count."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from intraq_deploy.models.shapes import (
     shared_count,
 )
 from intraq_deploy.models.user_code import user_network
-from intraq_deploy.models.wording import nearest, reason
+from intraq_deploy.wording import nearest, reason
 
 FORMS = "builtin:NAME, torchvision:NAME, timm:NAME, package.module:callable or path/to/file.py:callable"
 
@@ -36,14 +36,14 @@ class Architecture:
     any_channels: bool = True
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
-    """Of the weights entry; they apply where their number is the class count."""
+    """Class names of the weights entry; they apply where their number is the class count."""
 
     def counts(self, shapes: Shapes) -> tuple[int | None, int]:
-        """The class count and input channels that a checkpoint's shapes show, by comparing two builds.
+        """Finds the class count and input channels that a checkpoint's shapes show, by comparing two builds.
 
-        Returns: the class count, None where it does not show, and the channels, `USUAL_CHANNELS` where they
+        Returns the class count, None where it does not show, and the channels, `USUAL_CHANNELS` where they
         do not.
-        Raises: ArchitectureError, if it cannot be built, or changes with the counts in more than sizes.
+        Raises ArchitectureError if it cannot be built, or changes with the counts in more than sizes.
         """
         if not self.any_classes:
             return None, USUAL_CHANNELS
@@ -58,7 +58,7 @@ class Architecture:
         return classes, shared_count(probed.signature.channels, shapes) or USUAL_CHANNELS
 
     def make(self, classes: int, channels: int) -> nn.Module:
-        """Build with random weights. Raises: ArchitectureError, if it cannot be built."""
+        """Builds the network with random weights. Raises ArchitectureError for one that cannot be built."""
         try:
             return self.build(classes, channels)
         except IntraqError:
@@ -71,9 +71,9 @@ class Architecture:
 
 
 def find_architecture(spec: str) -> Architecture:
-    """Read an `--arch` specification.
+    """Finds the architecture that an `--arch` specification names.
 
-    Raises: ArchitectureError, for an unknown name or form, code that cannot be imported, or a library that is
+    Raises ArchitectureError for an unknown name or form, code that cannot be imported, or a library that is
         not installed.
     """
     library, colon, name = spec.partition(":")
@@ -120,7 +120,7 @@ LIBRARIES: dict[str, Callable[[str], Architecture]] = {
     "torchvision": _torchvision,
     "timm": _timm,
 }
-"""What stands before the colon -> how the name after it becomes an architecture."""
+"""Functions that find the architecture of a name, by the library before the colon."""
 
 
 def _no_form(spec: str) -> str:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from intraq_deploy.errors import CheckpointError
 from intraq_deploy.models.exported import read_exported
 from intraq_deploy.models.file_kind import FileKind, file_kind
-from intraq_deploy.models.wording import reason
 from intraq_deploy.models.wrappers import AVERAGED, strip_prefixes, unwrap, unwrap_module
+from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +36,20 @@ class Checkpoint:
 
     path: Path
     sha256: str
-    """Of the file's bytes, in hex."""
+    """The SHA-256 of the file's bytes, in hex."""
     tensors: dict[str, Tensor]
     """The state_dict: on the CPU, floats as float32 and finite, names without prefixes and up to date."""
     original: dict[str, Tensor]
-    """The same tensors under the names in the file."""
+    """The tensors under the names that they have in the file."""
     module: nn.Module | None = None
     """The whole network, where the file held one and the user trusts it."""
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
-    """Read a .pth/.pt (torch.save), .safetensors or .pt2 (torch.export) file.
+    """Reads a .pth/.pt (torch.save), .safetensors or .pt2 (torch.export) file.
 
     trust_pickle: unpickle it even if it needs more than tensors and containers, which can run any code.
-    Raises: CheckpointError, with the remedy, for anything that is no complete, finite, float state_dict.
+    Raises CheckpointError, with the remedy, for anything that is no complete, finite, float state_dict.
     """
     content = _content(path, file_kind(path), trust_pickle)
     if isinstance(content, Mapping) and any(name in content for name in AVERAGED):
@@ -67,7 +67,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hex."""
+    """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -84,7 +84,7 @@ def _content(path: Path, kind: FileKind, trust_pickle: bool) -> Any:
 
 
 def _load_torch(path: Path, trust_pickle: bool) -> Any:
-    """What torch.save wrote. Raises: CheckpointError, if it is damaged, or needs trust that was not given."""
+    """Reads a file of torch.save. Raises CheckpointError for a damaged one, and for one that needs trust not given."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -126,7 +126,7 @@ def _globals_needed(path: Path, error: Exception) -> list[str]:
 
 
 def _usable(path: Path, key: str, tensor: Tensor) -> Tensor:
-    """Returns: the tensor, dense and on the CPU; a float one as float32. Raises: CheckpointError."""
+    """The tensor, dense and on the CPU; a float one as float32. Raises CheckpointError."""
     tensor = tensor.detach()
     strange = _strangeness(tensor)
     if strange:
@@ -147,7 +147,7 @@ def _usable(path: Path, key: str, tensor: Tensor) -> Tensor:
 
 
 def _strangeness(tensor: Tensor) -> str | None:
-    """What keeps a tensor from being used as a float weight or an integer buffer; None if nothing does."""
+    """The reason why a tensor cannot be used as a float weight or an integer buffer; None if it can."""
     if tensor.is_meta:
         return "on the meta device and has no values"
     if tensor.is_quantized:

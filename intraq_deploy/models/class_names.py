@@ -11,11 +11,11 @@ FORMS = "one name per line, a JSON list of names, or a JSON object from index to
 
 
 def read_class_names(classes: Path | Sequence[str], count: int) -> tuple[str, ...]:
-    """Read the class names in the order of the logits.
+    """Reads the class names in the order of the logits.
 
     classes: the names themselves; or a text file with one name per line; or a JSON file with a list of names,
         an object {"0": "cat", ...} or an object {"cat": 0, ...}.
-    Raises: DataError, if the file cannot be read, or their number is not `count`.
+    Raises DataError if the file cannot be read, or their number is not `count`.
     """
     if isinstance(classes, (str, Path)):
         path = Path(classes)

@@ -5,7 +5,7 @@ from torch import nn
 
 
 def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """Returns: name and module of the first Conv2d in order of registration; None if there is none."""
+    """The name and module of the first Conv2d in order of registration; None if there is none."""
     for name, child in module.named_modules():
         if isinstance(child, nn.Conv2d):
             return name, child
@@ -13,9 +13,9 @@ def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
 
 
 def with_input_channels(module: nn.Module, channels: int) -> nn.Module:
-    """Give a freshly built network another number of input channels, in place, with new random weights there.
+    """Gives a freshly built network another number of input channels, in place, with new random weights there.
 
-    Returns: `module`. Raises: ValueError, if it has no convolution, or a grouped one first.
+    Returns `module`. Raises ValueError for a network that has no convolution, or a grouped one first.
     """
     found = first_convolution(module)
     if found is None:

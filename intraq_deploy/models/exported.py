@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.errors import CheckpointError
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 WEIGHTS = "data/weights/"
 
@@ -30,13 +30,13 @@ DTYPES = {
     12: torch.bool,
     13: torch.bfloat16,
 }
-"""The archive's numbers of types."""
+"""The types by their number in the archive."""
 
 
 def read_exported(path: Path) -> dict[str, Tensor]:
-    """Returns: the exported program's state_dict, on the CPU.
+    """Reads the exported program's state_dict: tensors of any dtype and shape, by name, on the CPU.
 
-    Raises: CheckpointError, if the archive has no table of weights, more than one, or is damaged.
+    Raises CheckpointError if the archive has no table of weights, more than one, or is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""What kind of file a checkpoint is, told by its content: suffixes lie, and failed downloads keep theirs."""
+"""The kind of a checkpoint file, told by its content: suffixes lie, and failed downloads keep theirs."""
 
 import zipfile
 from enum import Enum
@@ -10,7 +10,7 @@ REMEDY = "give a file written by torch.save, safetensors or torch.export"
 
 
 class FileKind(Enum):
-    """The formats that can be read."""
+    """The formats of checkpoints that can be read."""
 
     TORCH = "torch.save"
     SAFETENSORS = "safetensors"
@@ -32,13 +32,13 @@ FOREIGN = {
     b"<!doctype": "a web page: the download went wrong",
     b"<html": "a web page: the download went wrong",
 }
-"""How files that are often mistaken for checkpoints begin, in lower case where they are text."""
+"""Files that are often mistaken for checkpoints, by how they begin: in lower case where they are text."""
 
 
 def file_kind(path: Path) -> FileKind:
-    """Tell the format by the first bytes, and that of zip archives by their members.
+    """Tells a file's format by its first bytes, and that of a zip archive by its members.
 
-    Raises: CheckpointError, if `path` is missing, a directory, empty, unreadable, or of another format.
+    Raises CheckpointError if `path` is missing, a directory, empty, unreadable, or of another format.
     """
     head, size = _head(path)
     if head.startswith(b"PK\x03\x04"):
@@ -86,7 +86,7 @@ def _head(path: Path) -> tuple[bytes, int]:
 
 
 def _kind_of_zip(path: Path) -> FileKind:
-    """torch.save, torch.export and TorchScript all write zip archives; their members tell them apart."""
+    """The kind of a zip archive: torch.save, torch.export and TorchScript all write one, with other members."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.split("/", 1)[-1] for name in archive.namelist()]

@@ -21,10 +21,10 @@ from intraq_deploy.models.shapes import FreeDimension, Shapes, Signature, shared
 DATA_FILE = Path(__file__).with_name("fingerprints.json.xz")
 
 PADDING = 0xFFFFFFFF
-"""Fills sketches of networks with fewer tensors than a sketch has places."""
+"""The value that fills sketches of networks with fewer tensors than a sketch has places."""
 
 WORTH_NAMING = 0.1
-"""Share of equal tensors below which an architecture is no help to name."""
+"""The share of equal tensors below which an architecture is no help to name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Candidate:
     """An architecture whose names and shapes a checkpoint has."""
 
     spec: str
-    """As `--arch` takes it."""
+    """The architecture as `--arch` takes it."""
     classes: int
     channels: int
-    """3 where the architecture does not show its input channels."""
+    """The number of input channels; 3 where the architecture does not show it."""
     traits: dict[str, str]
-    """What may tell it apart from candidates with the same tensors."""
+    """Traits by title, which may tell the candidate apart from others with the same tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,17 @@ class Index:
     versions: dict[str, str]
     signatures: list[Signature]
     by_fingerprint: dict[tuple[int, int], list[int]]
-    """(position of the signature, fingerprint) -> positions in `specs`."""
+    """Positions in `specs`, by the position of the signature and the fingerprint."""
     specs: list[str]
     traits: list[dict[str, str]]
     sketches: list[list[int]]
     failed: dict[str, str]
-    """Specification -> why it has no fingerprint."""
+    """Why an architecture has no fingerprint, by specification."""
 
 
 @cache
 def load_index(path: Path = DATA_FILE) -> Index:
-    """Read the data file: tens of milliseconds, once."""
+    """Reads the data file, once: it takes tens of milliseconds."""
     data: dict[str, Any] = json.loads(lzma.decompress(path.read_bytes()))
     by_fingerprint: dict[tuple[int, int], list[int]] = {}
     for position, (_, signature, value, _) in enumerate(data["architectures"]):
@@ -76,10 +76,9 @@ def load_index(path: Path = DATA_FILE) -> Index:
 
 
 def find_candidates(shapes: Shapes, index: Index | None = None) -> list[Candidate]:
-    """Every known architecture with exactly these names and shapes, apart from class count and input
-    channels.
+    """Finds every known architecture with exactly these names and shapes, apart from class count and input channels.
 
-    shapes: from `shapes_of`. Returns: sorted by specification; empty if there is none.
+    shapes: from `shapes_of`. The candidates are sorted by specification.
     """
     index = index or load_index()
     hashes = item_hashes(shapes)
@@ -98,9 +97,9 @@ def find_candidates(shapes: Shapes, index: Index | None = None) -> list[Candidat
 
 
 def nearest_architectures(shapes: Shapes, *, count: int = 3, index: Index | None = None) -> list[tuple[str, float]]:
-    """The architectures that share most tensors (name and shape) with a checkpoint.
+    """Finds the architectures that share most tensors (name and shape) with a checkpoint.
 
-    Returns: (specification, estimated share from 0 to 1), best first; none below `WORTH_NAMING`.
+    Returns pairs (specification, estimated share from 0 to 1), best first, none below `WORTH_NAMING`.
     """
     index = index or load_index()
     own = sketch(item_hashes(shapes))

@@ -17,20 +17,20 @@ SKETCH_SIZE = 64
 
 
 def item_hash(key: str, shape: Iterable[object]) -> int:
-    """64 bits of a tensor's name and shape; masked dimensions are words."""
+    """The 64-bit hash of a tensor's name and shape, in which masked dimensions are words."""
     text = f"{key}|{','.join(str(size) for size in shape)}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=FINGERPRINT_BITS // 8).digest())
 
 
 def item_hashes(shapes: Shapes) -> dict[str, int]:
-    """Tensor name -> hash of its unmasked item."""
+    """The hash of each tensor's unmasked item, by tensor name."""
     return {key: item_hash(key, shape) for key, shape in shapes.items()}
 
 
 def fingerprint(shapes: Shapes, hashes: dict[str, int], signature: Signature) -> int:
-    """The fingerprint of `shapes` under `signature`, whose tensors must all be there.
+    """The 64-bit fingerprint of `shapes` under `signature`, whose tensors must all be there.
 
-    hashes: `item_hashes(shapes)`, computed once for many signatures. Returns: 64 bits.
+    hashes: `item_hashes(shapes)`, computed once for many signatures.
     """
     masked: dict[str, list[object]] = {key: list(shapes[key]) for key in signature.names()}
     for frees, word in ((signature.classes, "classes"), (signature.channels, "channels")):
@@ -49,7 +49,7 @@ def sketch(hashes: dict[str, int], free: frozenset[str] = frozenset()) -> list[i
 
 
 def overlap(first: list[int], second: list[int]) -> float:
-    """Estimate, from two sketches, the share of items that two networks have in common: 0 to 1."""
+    """The share of items, from 0 to 1, that two networks have in common, estimated from their sketches."""
     union = sorted({*first, *second})[:SKETCH_SIZE]
     common = {*first} & {*second}
     return sum(value in common for value in union) / len(union) if union else 0.0

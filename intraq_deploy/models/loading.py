@@ -22,7 +22,7 @@ from intraq_deploy.models.preprocessing import resolve_preprocessing
 from intraq_deploy.models.shapes import Shapes, shapes_of
 from intraq_deploy.models.traits import tell_apart
 from intraq_deploy.models.weights import load_weights
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Loaded:
     source: Source
     classes: int | None = None
     channels: int | None = None
-    """Both None where the checkpoint does not show them: the module does then."""
+    """The input channels. They and `classes` are None where the checkpoint does not show them: the module does then."""
 
 
 def load_model(
@@ -57,7 +57,7 @@ def load_model(
     output: str | int | None = None,
     trust_pickle: bool = False,
 ) -> Model:
-    """Load a trained classifier.
+    """Loads a trained classifier.
 
     source: a checkpoint file (.pth/.pt, .safetensors, or .pt2 for its weights), or published weights as
         "builtin:NAME", "torchvision:NAME" or "timm:NAME".
@@ -70,10 +70,10 @@ def load_model(
     output: which of a network's several outputs are the logits: a key, a name or an index.
     trust_pickle: run the code in a pickle that holds more than tensors.
 
-    Returns: the model, in eval mode, float32, on the CPU.
-    Raises: CheckpointError, if the weights cannot be read or do not fit; ArchitectureError, if the
-        architecture is unknown, ambiguous or cannot be built; UsageError, for missing or wrong values;
-        UnsupportedModelError, if the network does not run or returns no logits; DataError, for class names
+    Returns the model, in eval mode, float32, on the CPU.
+    Raises CheckpointError if the weights cannot be read or do not fit; ArchitectureError if the
+        architecture is unknown, ambiguous or cannot be built; UsageError for missing or wrong values;
+        UnsupportedModelError if the network does not run or returns no logits; DataError for class names
         that do not fit.
     """
     with torch.random.fork_rng(devices=[]):  # weights that are overwritten must not move the caller's seed
@@ -145,7 +145,7 @@ def _fit(
     origin: Source,
     counts: tuple[int | None, int] | None = None,
 ) -> Loaded:
-    """Build the architecture for the checkpoint's class and channel counts, and load the weights."""
+    """Builds the architecture for the checkpoint's class and channel counts, and loads the weights."""
     classes, channels = counts or architecture.counts(shapes_of(checkpoint.tensors))
     if classes is None:  # a network with a part called "model" has the names that wrappers add
         classes, channels = architecture.counts(shapes_of(checkpoint.original))
@@ -163,7 +163,7 @@ def _whole_module(module: nn.Module, origin: Source) -> Loaded:
 
 
 def _single(path: Path, shapes: Shapes, candidates: list[Candidate]) -> Candidate:
-    """The only candidate. Raises: ArchitectureError, for several or none."""
+    """The only candidate. Raises ArchitectureError for several or none."""
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_deploy.errors import UnsupportedModelError, UsageError
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 BATCH = 2
 """Images of the trial run: more than one, so that the batch dimension shows."""
@@ -17,7 +17,7 @@ BATCH = 2
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a network's output a tensor is: an attribute, or an item of a list or dictionary."""
+    """The place of a tensor in a network's output: an attribute, or an item of a list or dictionary."""
 
     key: str | int
     attribute: bool = False
@@ -28,7 +28,7 @@ class Place:
 
 
 class LogitsOf(nn.Module):
-    """A network that returns more than its logits, returning only them: float32 [N, classes]."""
+    """A network that returns its logits alone, around one that returns more."""
 
     def __init__(self, network: nn.Module, place: Place) -> None:
         super().__init__()
@@ -36,6 +36,7 @@ class LogitsOf(nn.Module):
         self.place = place
 
     def forward(self, images: Tensor) -> Tensor:
+        """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]."""
         logits: Tensor = self.place.take(self.network(images))
         return logits
 
@@ -47,13 +48,13 @@ def with_logits(
     classes: int | None = None,
     output: str | int | None = None,
 ) -> tuple[nn.Module, int]:
-    """Run a network once on random images, and make it return its logits only.
+    """Runs a network once on random images, and makes it return its logits only.
 
     module: in eval mode. input_shape: channels, height, width.
     classes: the class count, where the checkpoint shows it: tells logits from features.
     output: the user's choice where there are several candidates: a key, an attribute's name or an index.
-    Returns: the network, wrapped if needed, and its class count.
-    Raises: UnsupportedModelError, if it does not run at this size or has no logits; UsageError, for a wrong
+    Returns the network, wrapped if needed, and its class count.
+    Raises UnsupportedModelError if it does not run at this size or has no logits; UsageError for a wrong
         or missing choice.
     """
     result = _run(module, input_shape)

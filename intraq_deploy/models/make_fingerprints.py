@@ -1,4 +1,4 @@
-"""Writes the fingerprint data file: python -m intraq_deploy.models.make_fingerprints
+"""Writes the fingerprint data file, as `python -m intraq_deploy.models.make_fingerprints`.
 
 Builds every classifier of the installed torchvision and timm twice, most of them without memory, in about 15
 minutes on one core. Networks that cannot be fingerprinted are kept in the file with the reason. The file is
@@ -36,7 +36,7 @@ from intraq_deploy.models.hashing import SKETCH_SIZE, fingerprint, item_hashes, 
 from intraq_deploy.models.model import Preprocessing
 from intraq_deploy.models.shapes import BuildNetwork, Probed, Signature, probe_any_channels
 from intraq_deploy.models.traits import describe
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Tables:
     failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, spec: str, probed: Probed, preprocessing: Preprocessing | None) -> None:
-        """Append one architecture. Raises: ValueError, if nothing in it follows the class count."""
+        """Appends one architecture. Raises ValueError where nothing in it follows the class count."""
         signature = probed.signature
         if not signature.classes:
             raise ValueError("nothing in it depends on the number of classes: not a classifier")
@@ -88,7 +88,7 @@ class Tables:
 
 
 def architectures() -> Iterator[tuple[str, BuildNetwork, Callable[[], Preprocessing | None]]]:
-    """Every (specification, builder, what its weights entry says) of the three libraries."""
+    """Yields the specification, the builder and the preprocessing of every network of the three libraries."""
     for name, network in NETWORKS.items():
         yield f"builtin:{name}", network.build, partial(getattr, network, "preprocessing")
     for name in torchvision_zoo.names():
@@ -102,7 +102,7 @@ def architectures() -> Iterator[tuple[str, BuildNetwork, Callable[[], Preprocess
 
 
 def generate() -> Tables:
-    """Fingerprint everything; one log line per network that fails, and one per hundred."""
+    """Fingerprints every network; one log line for each that fails, and one per hundred."""
     tables = Tables()
     start = time.monotonic()
     for count, (spec, build, preprocessing) in enumerate(architectures(), 1):
@@ -117,7 +117,7 @@ def generate() -> Tables:
 
 
 def main() -> None:
-    """Write the data file beside this module, or where the first argument says."""
+    """Writes the data file beside this module, or where the first argument says."""
     parser = argparse.ArgumentParser(description="Write the fingerprints of the installed libraries.")
     parser.add_argument("output", nargs="?", type=Path, default=DATA_FILE)
     output: Path = parser.parse_args().output

@@ -22,23 +22,22 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: int | None = None
     interpolation: str = "bilinear"
-    """As PIL and torchvision name it: "nearest", "bilinear", "bicubic"."""
+    """The filter's name at PIL and torchvision: "nearest", "bilinear", "bicubic"."""
     source: str = "given"
-    """Where the values came from, for people: "torchvision ResNet18_Weights.IMAGENET1K_V1", "--mean,
-    --std"."""
+    """The origin of the values, for people: "torchvision ResNet18_Weights.IMAGENET1K_V1", "--mean, --std"."""
     squash: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the weights came from."""
+    """The origin of a network's weights."""
 
     kind: str
-    """"file", "builtin", "torchvision", "timm" or "module"."""
+    """The kind of origin: "file", "builtin", "torchvision", "timm" or "module"."""
     location: str
     """The path or name that the user gave."""
     sha256: str | None
-    """Of the checkpoint's bytes; None where there is no file."""
+    """The SHA-256 of the checkpoint's bytes, in hex; None where there is no file."""
 
 
 @dataclass(frozen=True, slots=True)

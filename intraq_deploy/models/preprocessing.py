@@ -1,11 +1,11 @@
-"""Which preprocessing a model gets: its weights entry's, with what the user gave in its place."""
+"""The preprocessing that a model gets: its weights entry's, with what the user gave in its place."""
 
 import math
 from collections.abc import Sequence
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import listing
+from intraq_deploy.wording import listing
 
 
 def resolve_preprocessing(
@@ -17,13 +17,13 @@ def resolve_preprocessing(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Preprocessing:
-    """Combine the architecture's entry with the user's values.
+    """Combines the architecture's entry with the user's values.
 
     entry: None where the architecture has no weights entry: then all three values are required.
     input_size: pixels, one number for a square or (height, width). `resize` follows in proportion, so that
         the same part of an image is seen: 256 and a crop of 224 become 219 and a crop of 192.
     mean, std: one value per channel, or one for all, for images scaled to [0, 1].
-    Raises: UsageError, for missing values, a wrong number of them, or values out of range.
+    Raises UsageError for missing values, a wrong number of them, or values out of range.
     """
     given = {"--input-size": input_size, "--mean": mean, "--std": std}
     missing = [option for option, value in given.items() if value is None]

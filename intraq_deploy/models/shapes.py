@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Tensor name -> shape."""
+"""Shapes by tensor name."""
 
 BuildNetwork = Callable[[int, int], nn.Module]
-"""(classes, channels) -> the network, with any weights."""
+"""A function from the class count and the input channels to the network, with any weights."""
 
 PROBE_CLASSES = (1009, 1013)
 PROBE_CHANNELS = (3, 4)
@@ -34,7 +34,7 @@ class FreeDimension:
     factor: int = 1
 
     def count(self, shapes: Shapes) -> int | None:
-        """Returns: the count that `shapes` shows here; None where the tensor is absent or does not divide."""
+        """The count that `shapes` shows in this dimension; None where the tensor is absent or does not divide."""
         shape = shapes.get(self.key, ())
         if self.dimension >= len(shape) or shape[self.dimension] % self.factor:
             return None
@@ -54,7 +54,7 @@ class Signature:
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shapes that identify an architecture.
+    """The shapes that identify an architecture, of tensors of any dtype and shape.
 
     Counters of batches and auxiliary heads are left out: old checkpoints lack the first, deployed ones the
     second.
@@ -67,15 +67,15 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def shared_count(frees: Iterable[FreeDimension], shapes: Shapes) -> int | None:
-    """Returns: the one count that all `frees` show in `shapes`; None if they differ, or there are none."""
+    """The one count that all `frees` show in `shapes`; None if they differ, or there are none."""
     counts = {free.count(shapes) for free in frees}
     return counts.pop() if len(counts) == 1 else None
 
 
 def find_signature(first: Shapes, second: Shapes) -> Signature:
-    """Compare two builds of one architecture, made with `PROBE_CLASSES` and `PROBE_CHANNELS`.
+    """Compares two builds of one architecture, made with `PROBE_CLASSES` and `PROBE_CHANNELS`.
 
-    Raises: ValueError, if the two differ in anything but dimensions proportional to those counts.
+    Raises ValueError if the two differ in anything but dimensions proportional to those counts.
     """
     if first.keys() != second.keys():
         raise ValueError(f"the tensor {min(first.keys() ^ second.keys())} comes and goes with the counts")
@@ -102,20 +102,20 @@ def find_signature(first: Shapes, second: Shapes) -> Signature:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What two builds of one architecture show."""
+    """The findings of two builds of one architecture."""
 
     module: nn.Module
     """The first build; its tensors may be without memory."""
     shapes: Shapes
-    """Of the first build: `PROBE_CLASSES[0]` classes and the first of the channel counts."""
+    """The shapes of the first build, with `PROBE_CLASSES[0]` classes and the first of the channel counts."""
     signature: Signature
 
 
 def probe(build: BuildNetwork, *, channels: tuple[int, int] = PROBE_CHANNELS) -> Probed:
-    """Build a network twice, without memory where it can be built on the meta device.
+    """Builds a network twice, without memory where it can be built on the meta device.
 
     channels: the channel counts of the two builds; equal ones where the network takes only one.
-    Raises: ValueError, if the builds differ in anything but proportional dimensions; what `build` raises.
+    Raises ValueError if the builds differ in anything but proportional dimensions; what `build` raises.
     """
     first, second = (build_for_shapes(build, *counts) for counts in zip(PROBE_CLASSES, channels, strict=True))
     shapes = shapes_of(first.state_dict())
@@ -123,12 +123,12 @@ def probe(build: BuildNetwork, *, channels: tuple[int, int] = PROBE_CHANNELS) ->
 
 
 def probe_same_channels(build: BuildNetwork) -> Probed:
-    """Probe a network that takes one number of channels only."""
+    """Probes a network that takes one number of channels only."""
     return probe(build, channels=(PROBE_CHANNELS[0], PROBE_CHANNELS[0]))
 
 
 def probe_any_channels(build: BuildNetwork) -> Probed:
-    """Probe with two channel counts; with one where the network does not take another."""
+    """Probes a network with two channel counts; with one where it does not take another."""
     try:
         return probe(build)
     except Exception:  # any library's constructor may refuse in its own way
@@ -136,7 +136,7 @@ def probe_any_channels(build: BuildNetwork) -> Probed:
 
 
 def build_for_shapes(build: BuildNetwork, classes: int, channels: int) -> nn.Module:
-    """Build on the meta device, or for real where a constructor computes with values."""
+    """Builds a network on the meta device, or for real where a constructor computes with values."""
     try:
         with torch.device("meta"):
             return build(classes, channels)
@@ -145,6 +145,6 @@ def build_for_shapes(build: BuildNetwork, classes: int, channels: int) -> nn.Mod
 
 
 def _factor(sizes: tuple[int, int], counts: tuple[int, int]) -> int | None:
-    """Returns: f with sizes == f * counts, or None."""
+    """The factor f with sizes == f * counts, or None."""
     factor, rest = divmod(sizes[0], counts[0])
     return factor if rest == 0 and factor > 0 and sizes[1] == factor * counts[1] else None

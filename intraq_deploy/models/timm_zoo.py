@@ -12,11 +12,11 @@ from torch import nn
 
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import nearest
+from intraq_deploy.wording import nearest
 
 
 def names() -> list[str]:
-    """Every architecture of the installed timm. Raises: ArchitectureError, if timm is not installed."""
+    """The names of all architectures of the installed timm. Raises ArchitectureError without timm."""
     return list(_timm().list_models())
 
 
@@ -24,7 +24,7 @@ def build(name: str, classes: int, channels: int) -> nn.Module:
     """The network with random weights.
 
     name: "resnet18", or with a weights tag, which only chooses the preprocessing: "resnet18.a1_in1k".
-    Raises: ArchitectureError, for an unknown name or tag, or without timm.
+    Raises ArchitectureError for an unknown name or tag, or without timm.
     """
     _configuration(name)
     # Not every network takes in_chans, and those that do take 3 as their default.
@@ -34,10 +34,10 @@ def build(name: str, classes: int, channels: int) -> nn.Module:
 
 
 def preprocessing(name: str) -> Preprocessing | None:
-    """What the pretrained configuration says, of the default tag where `name` has none.
+    """The preprocessing of the pretrained configuration, of the default tag where `name` has none.
 
-    Returns: None for a way of resizing that is not supported ("border").
-    Raises: ArchitectureError, for an unknown name or tag, or without timm.
+    Returns None for a way of resizing that is not supported ("border").
+    Raises ArchitectureError for an unknown name or tag, or without timm.
     """
     config = _configuration(name)
     if config.crop_mode == "border":
@@ -59,7 +59,7 @@ def preprocessing(name: str) -> Preprocessing | None:
 def pretrained(name: str) -> nn.Module:
     """The network with the library's weights, downloaded through the library if they are not in its cache.
 
-    Raises: ArchitectureError, for an unknown name or tag, or without timm; what the download raises.
+    Raises ArchitectureError for an unknown name or tag, or without timm; what the download raises.
     """
     _configuration(name)
     module: nn.Module = _timm().create_model(name, pretrained=True)

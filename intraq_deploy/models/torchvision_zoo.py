@@ -10,16 +10,16 @@ from torch import nn
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.models.convolutions import with_input_channels
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import listing, nearest
+from intraq_deploy.wording import listing, nearest
 
 TRANSFORM_INPUT = ("googlenet", "inception_v3")
-"""Their pretrained form re-normalises its input from ImageNet's mean and std to 0.5 and 0.5 inside forward.
+"""Networks whose pretrained form re-normalises its input from ImageNet's mean and std to 0.5 and 0.5 inside forward.
 Here the same function is written as mean and std 0.5 with that step off, so the network starts with its first
 convolution."""
 
 
 def names() -> list[str]:
-    """The classification networks of the installed torchvision."""
+    """The names of the classification networks of the installed torchvision."""
     from torchvision import models  # noqa: PLC0415
 
     return list(models.list_models(module=models))
@@ -29,7 +29,7 @@ def build(name: str, classes: int, channels: int) -> nn.Module:
     """The network with random weights and without auxiliary heads.
 
     name: "resnet18", or with a weights tag, which only chooses the preprocessing: "resnet50.IMAGENET1K_V1".
-    Raises: ArchitectureError, for an unknown name.
+    Raises ArchitectureError for an unknown name.
     """
     from torchvision import models  # noqa: PLC0415
 
@@ -42,7 +42,10 @@ def build(name: str, classes: int, channels: int) -> nn.Module:
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """What the weights entry says; the default entry where `name` has no tag. Raises: ArchitectureError."""
+    """The preprocessing of the weights entry, of the default one where `name` has no tag.
+
+    Raises ArchitectureError for an unknown name or tag.
+    """
     weights = _weights(name)
     transforms = weights.transforms()
     mean, std = tuple(transforms.mean), tuple(transforms.std)
@@ -60,14 +63,14 @@ def preprocessing(name: str) -> Preprocessing:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """The categories of the weights entry. Raises: ArchitectureError."""
+    """The class names of the weights entry. Raises ArchitectureError for an unknown name or tag."""
     return tuple(_weights(name).meta["categories"])
 
 
 def pretrained(name: str) -> nn.Module:
     """The network with the library's weights, downloaded through the library if they are not in its cache.
 
-    Raises: ArchitectureError, for an unknown name; what the download raises.
+    Raises ArchitectureError for an unknown name; what the download raises.
     """
     from torchvision import models  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What a network does beyond its tensors, in a few words: enough to tell twins with equal tensors apart."""
+"""Traits of a network that its tensors do not show, in a few words: they tell networks with equal tensors apart."""
 
 from collections import Counter
 
@@ -17,11 +17,11 @@ WHOLE_IMAGE = (
     "Attentional",
     "RotAtt",
 )
-"""How the types of pooling begin that libraries name differently and that all networks end with."""
+"""Beginnings of the types of pooling that libraries name differently and that all networks end with."""
 
 
 def describe(module: nn.Module, preprocessing: Preprocessing | None) -> dict[str, str]:
-    """Returns: title -> words, for those that apply.
+    """Describes a network by its traits: words by title, for the titles that apply.
 
     The titles: "input", "normalisation", "resizing", "weights" from the preprocessing; "BatchNorm eps",
     "activation", "pooling", "padding" from the module.
@@ -39,10 +39,10 @@ def describe(module: nn.Module, preprocessing: Preprocessing | None) -> dict[str
 
 
 def tell_apart(described: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Keep what differs between several networks.
+    """Keeps the traits that differ between several networks.
 
-    described: specification -> traits.
-    Returns: specification -> "input 224x224, padding SAME", or "" if nothing differs.
+    described: traits by specification. Returns "input 224x224, padding SAME", or "" if nothing differs, by
+    specification.
     """
     # A title may be missing where a network calls functions instead of modules: that tells nothing.
     common = set.intersection(*(set(traits) for traits in described.values())) - {"weights"}

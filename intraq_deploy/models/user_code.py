@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from intraq_deploy.errors import ArchitectureError
-from intraq_deploy.models.wording import nearest, reason
+from intraq_deploy.wording import nearest, reason
 
 CLASSES_ARGUMENT = "num_classes"
 
@@ -31,14 +31,14 @@ class UserNetwork:
 
     spec: str
     folder: Path
-    """Importable while the network is built."""
+    """A folder whose modules can be imported while the network is built."""
     function: Callable[..., Any]
     takes_classes: bool
     takes_anything: bool = False
-    """Has **kwargs: `num_classes` is tried first."""
+    """Whether the callable has **kwargs: `num_classes` is then tried first."""
 
     def build(self, classes: int, _channels: int) -> nn.Module:
-        """Raises: ArchitectureError, if the callable fails or returns something else than a module."""
+        """Calls the person's callable. Raises ArchitectureError if it fails or returns no module."""
         try:
             with importable(self.folder):
                 module = self._call(classes)
@@ -64,9 +64,9 @@ class UserNetwork:
 
 
 def user_network(spec: str) -> UserNetwork:
-    """spec: "package.module:callable" or "path/to/file.py:callable".
+    """Finds the callable of "package.module:callable" or "path/to/file.py:callable".
 
-    Raises: ArchitectureError, if the module or the callable cannot be found, or needs other arguments.
+    Raises ArchitectureError if the module or the callable cannot be found, or needs other arguments.
     """
     place, _, name = spec.rpartition(":")
     from_file = place.endswith(".py")
@@ -93,7 +93,7 @@ def user_network(spec: str) -> UserNetwork:
 
 @contextlib.contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """Make the modules in `folder` importable inside the block."""
+    """Makes the modules in `folder` importable inside the block."""
     entry = str(folder)
     sys.path.insert(0, entry)
     try:
@@ -137,7 +137,7 @@ def _import_module(name: str, spec: str) -> ModuleType:
 def _takes_classes(function: Callable[..., Any], spec: str) -> tuple[bool, bool]:
     """Whether `num_classes` is a parameter, and whether **kwargs may take it instead.
 
-    Raises: ArchitectureError, if other arguments are required.
+    Raises ArchitectureError if other arguments are required.
     """
     try:
         parameters = inspect.signature(function).parameters

@@ -10,15 +10,15 @@ from intraq_deploy.models.checkpoint import Checkpoint
 from intraq_deploy.models.shapes import AUXILIARY
 
 COUNTER = "num_batches_tracked"
-"""Absent from checkpoints of before PyTorch 0.4.1, and of no use in eval mode."""
+"""The end of a tensor's name that checkpoints of before PyTorch 0.4.1 lack, and that eval mode does not need."""
 
 
 def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> None:
-    """Copy the checkpoint's tensors into `module`, every one of them and nothing else.
+    """Copies the checkpoint's tensors into `module`, every one of them and nothing else.
 
     Auxiliary heads may be absent on either side, and counters of batches may be missing. Names are tried with
     the wrappers' prefixes taken off, then as they are in the file.
-    Raises: CheckpointError, naming the first missing, unexpected and differently shaped tensors.
+    Raises CheckpointError, naming the first missing, unexpected and differently shaped tensors.
     """
     expected = module.state_dict()
     tensors = _better_named(expected, checkpoint)
@@ -65,7 +65,7 @@ def _words(tensor: Tensor) -> str:
 
 
 def _problem(names: list[str], what: str, describe: Callable[[str], str]) -> str:
-    """Returns: "3 are missing (the first: conv1.weight [16, 3, 3, 3])", or "" if there are none."""
+    """The end of a sentence: "3 are missing (the first: conv1.weight [16, 3, 3, 3])", or "" if there are none."""
     if not names:
         return ""
     verb = "is" if len(names) == 1 else "are"

@@ -1,4 +1,4 @@
-"""What training scripts put around a state_dict: dictionaries, name prefixes, old names."""
+"""Unwrapping a state_dict from what training scripts put around it: dictionaries, name prefixes, old names."""
 
 import re
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from intraq_deploy.errors import CheckpointError
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "module")
 AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model")
-"""Averaged weights are another network: never taken in place of the trained one without being asked."""
+"""Keys of averaged weights: these are another network, never taken in place of the trained one unasked."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""DataParallel, torch.compile, Lightning."""
+"""Prefixes of names, by DataParallel, torch.compile and Lightning."""
 
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 """torchvision's published DenseNets still have the names of before 2018: norm.1 for norm1."""
@@ -23,9 +23,9 @@ DEEPEST = 4
 
 
 def unwrap(path: Path, content: Any) -> dict[str, Tensor] | nn.Module:
-    """Find the state_dict, or whole module, in what a checkpoint file holds.
+    """Finds the state_dict, or whole module, in what a checkpoint file holds: tensors of any dtype and shape, by name.
 
-    Raises: CheckpointError, if there is none, or more than one.
+    Raises CheckpointError if there is none, or more than one.
     """
     for _ in range(DEEPEST):
         if isinstance(content, nn.Module):
@@ -51,7 +51,7 @@ def unwrap(path: Path, content: Any) -> dict[str, Tensor] | nn.Module:
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off prefixes that every name has, and bring old names up to date."""
+    """Takes off prefixes that every name has, and brings old names up to date. tensors: of any dtype and shape."""
     names = list(tensors)
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in names)), None):
         names = [name.removeprefix(prefix) for name in names]
@@ -60,7 +60,7 @@ def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
-    """Take a network out of DataParallel, DistributedDataParallel and torch.compile."""
+    """Takes a network out of DataParallel, DistributedDataParallel and torch.compile."""
     while inner := module._modules.get("_orig_mod") or (
         module._modules.get("module") if len(module._modules) == 1 else None
     ):

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.models.wording import reason
 from intraq_deploy.pipeline.options import MixedOptions, text_of
 from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.run import Run
@@ -30,6 +29,7 @@ from intraq_deploy.quantization.placement import place
 from intraq_deploy.quantization.sensitivity import compare, logits_of, requantize
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.wording import reason
 
 MIXED = "mixed-precision"
 CHOICE = "choice.json"

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import torch
 
-from intraq_deploy import __version__
 from intraq_deploy.data import UnlabelledImages, load_unlabelled
 from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models import Model
@@ -30,6 +29,7 @@ from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 from intraq_deploy.training.teacher import Teacher
+from intraq_deploy.version import __version__
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intraq_deploy import __version__
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.version import __version__
 
 CONFIG, REPORT = "config.json", "run.json"
 _STAGE, _PARTIAL = "stage.json", "unfinished.json"

@@ -11,7 +11,7 @@ from torch import Tensor
 from intraq_deploy import seeds
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 from intraq_deploy.pipeline.finished import Opening, kept_run
 from intraq_deploy.pipeline.options import check_widths
 from intraq_deploy.pipeline.progress import Progress
@@ -27,6 +27,7 @@ from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.quantization.sensitivity import Loss, compare, logits_of, measure
 from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.wording import reason
 
 SENSITIVITY = "sensitivity"
 TABLE, SHEET, PLOT = "sensitivity.json", "sensitivity.csv", "sensitivity.png"

@@ -10,7 +10,7 @@ from torch import Tensor
 from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.models.wording import reason
+from intraq_deploy.wording import reason
 from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.targets.device.profile import DeviceProfile, device_names, load_device, read_device
 from intraq_deploy.targets.profile import NO_TARGETS, TargetProfile, load_profile, profile_names
-from intraq_deploy.targets.reading import nearest, parse, read
+from intraq_deploy.targets.reading import parse, read
+from intraq_deploy.wording import did_you_mean
 
 __all__ = [
     "Catalogue",
@@ -123,7 +124,7 @@ def find(text: str, kept: Iterable[TargetProfile] = ()) -> TargetProfile | Devic
         raise UsageError(f"{text} is no target: {NO_TARGETS[text]}")
     if text.endswith(".toml") or "/" in text:
         return _read_own(Path(text))
-    raise UsageError(f"The target {text!r} is unknown: {nearest(text, [*profile_names(), *device_names()])}")
+    raise UsageError(f"The target {text!r} is unknown: {did_you_mean(text, [*profile_names(), *device_names()])}")
 
 
 def _read_own(path: Path) -> TargetProfile | DeviceProfile:
@@ -158,7 +159,7 @@ def _check_own(path: Path, profile: TargetProfile) -> None:
 
     for index, name in enumerate(profile.passes):
         if name not in PASSES:
-            raise UsageError(f"The target {path} has the unknown pass {name!r}: {nearest(name, sorted(PASSES))}")
+            raise UsageError(f"The target {path} has the unknown pass {name!r}: {did_you_mean(name, sorted(PASSES))}")
         if AFTER.get(name, name) not in profile.passes[: index + 1]:
             raise UsageError(
                 f"The target {path} has the pass {name!r}, which needs {AFTER[name]!r} before it: add that."

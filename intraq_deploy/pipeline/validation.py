@@ -128,18 +128,10 @@ def normalised(program: Program, images: Tensor) -> Tensor:
 
     images: as the program takes them, float32 or uint8 [N, C, H, W].
     """
-    normalization = program.normalization
-    if normalization is None:
-        return images
-    shift, divisor = (torch.tensor(v).reshape(-1, 1, 1) for v in (normalization.shift, normalization.divisor))
-    return (images.float() - shift) / divisor
+    return images if program.normalization is None else program.normalization.apply(images)
 
 
 def program_input(program: Program, images: Tensor) -> Tensor:
     """Returns normalised images, float32 [N, C, H, W], as the program takes them: themselves, or the nearest uint8
     pixels [N, C, H, W]."""
-    normalization = program.normalization
-    if normalization is None:
-        return images
-    shift, divisor = (torch.tensor(v).reshape(-1, 1, 1) for v in (normalization.shift, normalization.divisor))
-    return (images * divisor + shift).round().clamp(0, 255).to(torch.uint8)
+    return images if program.normalization is None else program.normalization.invert(images)

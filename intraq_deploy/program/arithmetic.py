@@ -20,52 +20,52 @@ F32 = torch.float32
 _COMMON_TIE = 1 << 16
 _SMALL_ACCUMULATOR = 1 << 10
 _NEAR = 5e-7
-"""Relative: what summing a few hundred products in float32 leaves open."""
+"""The relative error that summing a few hundred products in float32 leaves open."""
 _SMALLEST_SUM = 64.0
 """Accumulators below it are sums whose parts cancel: their error is no smaller than this one's (3e-5 accumulator
 steps; ResNet-20 at W3A3: 5e-6 in the mean, 1e-4 at most)."""
 _FUNCTION_ERROR = 1e-6
-"""Relative: several times what the float32 kernels of torch and ONNX Runtime leave open (tests/targets hold it)."""
+"""A relative error: several times what the float32 kernels of torch and ONNX Runtime leave open (tests/targets)."""
 
 
 def f32(value: float) -> float:
-    """`value` rounded to float32."""
+    """Returns `value` rounded to float32."""
     return float(torch.tensor(value, dtype=F32))
 
 
 def quantize(x: Tensor, grid: Grid) -> Tensor:
-    """clip(rint(x / scale)): float32 values to codes, as float32 integers."""
+    """Quantizes values, float32 [N, ...], to codes, float32 integers of the same shape: clip(rint(x / scale))."""
     return (x / torch.tensor(grid.scale, dtype=F32, device=x.device)).round_().clamp_(grid.code_min, grid.code_max)
 
 
 def quantize_by_reciprocal(x: Tensor, grid: Grid) -> Tensor:
-    """clip(rint(x f32(1 / scale))): as TensorRT quantizes."""
+    """Quantizes as TensorRT does: clip(rint(x f32(1 / scale))). x: float32 [N, ...] -> float32 integers [N, ...]."""
     reciprocal = 1 / torch.tensor(grid.scale, dtype=F32)
     return (x * reciprocal).round_().clamp_(grid.code_min, grid.code_max)
 
 
 def dequantize(codes: Tensor, grid: Grid) -> Tensor:
-    """f32(scale * c)."""
+    """The values f32(scale c) of codes, of any dtype [N, ...]: float32 [N, ...]."""
     return codes.to(F32) * torch.tensor(grid.scale, dtype=F32, device=codes.device)
 
 
 def accumulator_scale(input_scale: float, weight_scale: Tensor) -> Tensor:
-    """f32(s_x s_w), float32 [O]: the step of the accumulator and of the bias."""
+    """The step of the accumulator and of the bias, f32(s_x s_w): float32 [O], as the weight's scales."""
     return torch.tensor(input_scale, dtype=F32) * weight_scale
 
 
 def multiplier(input_scale: float, weight_scale: Tensor, output_scale: float) -> Tensor:
-    """f32(f32(s_x s_w) / s_y), float32 [O]."""
+    """The factor from accumulators to output codes, f32(f32(s_x s_w) / s_y): float32 [O], as the weight's scales."""
     return accumulator_scale(input_scale, weight_scale) / torch.tensor(output_scale, dtype=F32)
 
 
 def add(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
-    """The reference's sum of codes: rint of f32(f32(s_a c_a) + f32(s_b c_b)) / s_y, clipped."""
+    """The reference's sum of codes, float32 [N, ...]: rint of f32(f32(s_a c_a) + f32(s_b c_b)) / s_y, clipped."""
     return quantize(dequantize(a, grid_a) + dequantize(b, grid_b), grid_y)
 
 
 def _add_exactly(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
-    """The same in float64."""
+    """The sum of codes in float64, rounded and clipped: float32 [N, ...]."""
     y = (a.double() * grid_a.scale + b.double() * grid_b.scale) / grid_y.scale
     return y.round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
 
@@ -92,17 +92,17 @@ def _add_fixed_point(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: G
 
 
 def _add_by_reciprocal(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
-    """TensorRT's: the reference's sum, times f32(1 / s_y)."""
+    """TensorRT's sum of codes: the reference's sum, times f32(1 / s_y)."""
     return quantize_by_reciprocal(dequantize(a, grid_a) + dequantize(b, grid_b), grid_y)
 
 
 def _fma(x: Tensor, y: float, z: Tensor) -> Tensor:
-    """x y + z with one rounding: the product of two float32 is exact in float64."""
+    """Computes x y + z with one rounding: the product of two float32 is exact in float64."""
     return (x.double() * y + z.double()).to(F32)
 
 
 def add_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
-    """For how many pairs of input codes the forms of a sum do not all give one code."""
+    """Counts the pairs of input codes for which the forms of a sum do not all give one code."""
     a, b = _pairs(grid_a, grid_b)
     reference = add(a, b, grid_a, grid_b, grid_y)
     forms = [
@@ -126,14 +126,16 @@ def _disagreements(reference: Tensor, *forms: Tensor) -> int:
 
 
 def multiply(a: Tensor, b: Tensor, grid_a: Grid, grid_b: Grid, grid_y: Grid) -> Tensor:
-    """The reference's product of codes: rint of f32(f32(s_a c_a) f32(s_b c_b)) / s_y, clipped."""
+    """The reference's product of codes, float32 [N, ...]: rint of f32(f32(s_a c_a) f32(s_b c_b)) / s_y, clipped."""
     return quantize(dequantize(a, grid_a) * dequantize(b, grid_b), grid_y)
 
 
 def multiply_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
-    """For how many pairs of input codes the forms of a product do not all give one code: the reference's, TensorRT's,
-    the exact one, and those on the product of codes with the ratio f32(f32(s_a s_b) / s_y) and the stored zero-point
-    added in float32, with one rounding or two."""
+    """Counts the pairs of input codes for which the forms of a product do not all give one code.
+
+    The forms are the reference's, TensorRT's, the exact one, and those on the product of codes with the ratio
+    f32(f32(s_a s_b) / s_y) and the stored zero-point added in float32, with one rounding or two.
+    """
     a, b = _pairs(grid_a, grid_b)
     products = a * b  # below 2^24
     ratio = f32(f32(grid_a.scale * grid_b.scale) / grid_y.scale)
@@ -154,18 +156,20 @@ def multiply_disagreements(grid_a: Grid, grid_b: Grid, grid_y: Grid) -> int:
 
 
 def unary_table(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
-    """The code of a function's value for every input code from code_min on, float32 [codes]: computed in float64 from
-    f32(s_x c), and clipped."""
+    """The code of a function's value for every input code from code_min on, float32 [codes].
+
+    Values are computed in float64 from f32(s_x c), and clipped.
+    """
     return unary_values(op, grid_x, grid_y).round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
 
 
 def unary_values(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
-    """The same before rounding, float64 [codes]."""
+    """The value of a function in steps of its output, before rounding, for every input code: float64 [codes]."""
     return FUNCTIONS[op.function](dequantize(_codes(grid_x), grid_x).double(), op.alpha) / grid_y.scale
 
 
 def unary_errors(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
-    """How far a float32 kernel of the function can be from `unary_values`, float64 [codes]."""
+    """The greatest distance of a float32 kernel of the function from `unary_values`, float64 [codes]."""
     x = _codes(grid_x).double() * (grid_x.scale / grid_y.scale)
     y = unary_values(op, grid_x, grid_y)
     # Near a zero of the function its parts cancel, and the error is theirs.
@@ -173,21 +177,27 @@ def unary_errors(op: Unary, grid_x: Grid, grid_y: Grid) -> Tensor:
 
 
 def unary_disagreements(op: Unary, grid_x: Grid, grid_y: Grid) -> int:
-    """For how many input codes a float32 kernel of the function could give another code than the table."""
+    """Counts the input codes for which a float32 kernel of the function could give another code than the table."""
     y, error = unary_values(op, grid_x, grid_y), unary_errors(op, grid_x, grid_y)
     low, high = (bound.round().clamp(grid_y.code_min, grid_y.code_max) for bound in (y - error, y + error))
     return int((low != high).sum())
 
 
 def average(total: Tensor, count: int, grid_x: Grid, grid_y: Grid) -> Tensor:
-    """The reference's mean of `count` codes with the sum `total`: rint(total * f32(s_x / f32(s_y count))), clipped."""
+    """The reference's mean of `count` codes from their sum: rint(total * f32(s_x / f32(s_y count))), clipped.
+
+    total: integers of any dtype [N, ...]. Returns codes, float32 [N, ...].
+    """
     step = f32(grid_x.scale / f32(grid_y.scale * count))
     return (total.to(F32) * step).round_().clamp_(grid_y.code_min, grid_y.code_max)
 
 
 def average_disagreements(count: int, grid_x: Grid, grid_y: Grid) -> int:
-    """For how many sums of `count` codes the forms of a mean do not all give one code: the reference's, the exact one,
-    the mean of dequantized values, and a convolution's with weights of f32(1 / count)."""
+    """Counts the sums of `count` codes for which the forms of a mean do not all give one code.
+
+    The forms are the reference's, the exact one, the mean of dequantized values, and a convolution's with weights of
+    f32(1 / count).
+    """
     low, high = min(grid_x.code_min, 0), max(grid_x.code_max, 0)  # zeros pad
     total = torch.arange(count * low, count * high + 1, dtype=torch.float64)
     exact = (total * grid_x.scale / (count * grid_y.scale)).round().clamp(grid_y.code_min, grid_y.code_max).to(F32)
@@ -198,7 +208,9 @@ def average_disagreements(count: int, grid_x: Grid, grid_y: Grid) -> int:
 
 
 def near_ties(multipliers: Tensor, grid: Grid) -> int:
-    """How many small accumulators lie so near the middle between two codes that float arithmetic may go either way.
+    """Counts small accumulators so near the middle between two codes that float arithmetic may go either way.
+
+    multipliers: float32 [O].
 
     Small accumulators are frequent: one such value (81 for a multiplier of 1 / 32.4: 81 / 32.4 = 2.5) turns up in
     every image. Integers round it alike everywhere; the fake-quant module, which sums floats, does not.
@@ -211,10 +223,10 @@ def near_ties(multipliers: Tensor, grid: Grid) -> int:
 
 
 def ties_are_common(multipliers: Tensor) -> Tensor:
-    """Per channel: whether more than one accumulator in 65,536 lies exactly between two codes.
+    """Whether more than one accumulator in 65,536 lies exactly between two codes, of each channel: bool [O].
 
-    With m = p / 2^e, p odd, acc * m ends in .5 only for multiples of 2^(e - 1). A random float32 has e far above 16;
-    a power of two does not.
+    multipliers: float32 [O]. With m = p / 2^e, p odd, acc * m ends in .5 only for multiples of 2^(e - 1). A random
+    float32 has e far above 16; a power of two does not.
     """
     mantissa, exponent = torch.frexp(multipliers.double())
     integer = (mantissa * (1 << 24)).to(torch.int64)

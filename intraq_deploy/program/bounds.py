@@ -1,4 +1,4 @@
-"""How far accumulators and codes can reach, for any input: what need not be clipped, and what fits int32."""
+"""Bounds of accumulators and codes, for any input: what need not be clipped, and what fits int32."""
 
 import math
 
@@ -59,7 +59,7 @@ def accumulator_range(weights: IntegerWeights, grid_x: Grid) -> tuple[Tensor, Te
 
 
 def accumulator_bound(weights: IntegerWeights, grid_x: Grid) -> Tensor:
-    """What no partial sum of a channel's products can exceed: max|c_x| sum|c_w| + |bias_codes|, int64 [O]."""
+    """The bound of all partial sums of a channel's products: max|c_x| sum|c_w| + |bias_codes|, int64 [O]."""
     largest_code = max(abs(grid_x.code_min), abs(grid_x.code_max))
     return (
         largest_code * weights.codes.to(torch.int64).abs().flatten(1).sum(1) + weights.bias_codes.to(torch.int64).abs()
@@ -67,7 +67,7 @@ def accumulator_bound(weights: IntegerWeights, grid_x: Grid) -> Tensor:
 
 
 def largest_accumulator(program: Program) -> tuple[str, int]:
-    """The integer layer whose accumulator can grow largest, and how far; ("", 0) without one."""
+    """The integer layer whose accumulator can grow largest, and its bound; ("", 0) without such a layer."""
     bounds = {
         name: int(accumulator_bound(weights, program.grids[program.graph[name].inputs[0]]).max())
         for name, weights in program.layers.items()
@@ -81,5 +81,5 @@ def _values(grid: Grid) -> Reach:
 
 
 def _codes(low: float, high: float, grid: Grid) -> Reach:
-    """With room for float32's rounding."""
+    """The codes of values from low to high, with room for float32's rounding."""
     return math.floor(low / grid.scale + 0.499), math.ceil(high / grid.scale - 0.499)

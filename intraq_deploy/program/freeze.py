@@ -33,14 +33,14 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 
 LARGEST_ACCUMULATOR = 1 << 31
 FLOAT_CODES = 1e-3
-"""Behind a sum in float32, codes differ by one where the order of summation moves a value over a rounding boundary.
-Measured: a share of 7e-6 at most (docs/exactness.md)."""
+"""The share of codes that may differ by one behind a sum in float32, whose order moves values over rounding boundaries.
+Measured: 7e-6 at most (docs/exactness.md)."""
 FLOAT_LOGITS = 1e-4
-"""Of the largest logit: what the order of summation in float32 changes, with room."""
+"""The share of the largest logit that the order of summation in float32 changes, with room."""
 
 
 def freeze(network: FakeQuantNetwork, normalization: Normalization | None = None) -> Program:
-    """The program of `network`, on the CPU and settled (`settle.settle`).
+    """Freezes `network`, which is on the CPU and settled (`settle.settle`), into a program.
 
     normalization: for a program that takes uint8 images. Raises FreezeError for a network that is not settled, or a
     layer whose accumulator could leave int32.
@@ -56,7 +56,7 @@ def freeze(network: FakeQuantNetwork, normalization: Normalization | None = None
 
 
 def float_program(graph: Graph, normalization: Normalization | None = None) -> Program:
-    """The float network as a program without any quantizer: what accuracy, size and speed are compared with."""
+    """The float network as a program without any quantizer, with which accuracy, size and speed are compared."""
     layers = {node.name: UnquantizedWeights(*graph.weights[node.name].folded()) for node in graph.layers()}
     return Program(graph.topology(), {}, layers, normalization=normalization)
 

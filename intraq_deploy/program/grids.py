@@ -1,4 +1,4 @@
-"""From a fake-quant module's quantizers to grids of codes."""
+"""Grids of codes from a fake-quant module's quantizers."""
 
 import math
 
@@ -28,7 +28,7 @@ def grid_of(network: FakeQuantNetwork, name: str) -> Grid | None:
 
 
 def _grid(network: FakeQuantNetwork, name: str) -> Grid | None:
-    """With the quantizer's own bounds."""
+    """The grid with the quantizer's own bounds."""
     quantizer = network.quantizer(name)
     if quantizer is None:
         return None

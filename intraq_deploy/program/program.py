@@ -13,6 +13,7 @@ codes is the same as clipping values. A program holds no float weight except in 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from intraq_deploy.graph.graph import Graph, Node
@@ -21,14 +22,14 @@ from intraq_deploy.graph.ops import HAS_WEIGHT, on_integers
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What the codes of a tensor mean, and which of them occur."""
+    """The meaning of a tensor's codes, and which of them occur."""
 
     scale: float
-    """A float32 value, strictly positive."""
+    """The value of one step, a float32 number, strictly positive."""
     bits: int
     code_min: int
     code_max: int
-    """The quantizer's bounds, narrowed by the activation in front of it."""
+    """The greatest code. Both bounds are the quantizer's, narrowed by the activation in front of it."""
     lowest: int
     """The least code_min of all tensors that share the grid: what is concatenated is stored alike."""
 
@@ -45,38 +46,41 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class IntegerWeights:
-    """A layer in integers."""
+    """The weights of a layer that runs on integers."""
 
     codes: Tensor
-    """int8 [O, ...]."""
+    """The weight's codes, int8 [O, ...]."""
     scale: Tensor
-    """float32 [O], the batch norm's gain in it."""
+    """The step of each output channel, float32 [O], with the batch norm's gain in it."""
     bias_codes: Tensor
-    """int32 [O], on the grid f32(s_x * scale)."""
+    """The bias on the grid f32(s_x * scale), int32 [O]."""
 
 
 @dataclass(frozen=True, slots=True)
 class FloatWeights:
-    """A layer that runs in float on quantized weights: its values are codes * scale."""
+    """The weights of a layer that runs in float on quantized weights: their values are codes * scale."""
 
     codes: Tensor
+    """The weight's codes, int8 [O, ...]."""
     scale: Tensor
+    """The step of each output channel, float32 [O]."""
     bias: Tensor
-    """float32 [O]."""
+    """The bias of each output channel, float32 [O]."""
 
     def weight(self) -> Tensor:
-        """float32 [O, ...]."""
+        """The weight's values, float32 [O, ...]."""
         return self.codes.float() * self.scale.reshape(-1, *[1] * (self.codes.dim() - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class UnquantizedWeights:
-    """A layer of the float baseline: the batch norm folded into weight [O, ...] and bias [O], float32."""
+    """The weights of a layer of the float baseline, batch norm folded: weight [O, ...] and bias [O], float32."""
 
     values: Tensor
     bias: Tensor
 
     def weight(self) -> Tensor:
+        """The weight's values, float32 [O, ...]."""
         return self.values
 
 
@@ -89,35 +93,54 @@ class Tolerance:
 
     reason: str
     bound: float
-    """The greatest share of its codes that may differ, each by one. Of float logits: the greatest difference, as a
-    multiple of the largest logit."""
+    """The greatest share of codes that may differ, each by one; of float logits the greatest difference, as a multiple
+    of the largest logit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """For programs that take uint8 images: x = (f32(pixel) - shift) / divisor per channel, float32."""
+    """The normalization of programs that take uint8 images: x = (f32(pixel) - shift) / divisor per channel, float32."""
 
     shift: tuple[float, ...]
     divisor: tuple[float, ...]
 
     @staticmethod
     def of(mean: tuple[float, ...], std: tuple[float, ...]) -> "Normalization":
-        """From a mean and deviation of pixels scaled to [0, 1]."""
+        """The normalization with this mean and deviation per channel, of pixels scaled to [0, 1]."""
         return Normalization(tuple(255 * m for m in mean), tuple(255 * s for s in std))
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 [N, C, H, W], as normalised images, float32 of the same shape and on the same device."""
+        shift, divisor = self.constants(torch.float32, pixels.device)
+        return (pixels.float() - shift) / divisor
+
+    def invert(self, images: Tensor) -> Tensor:
+        """The nearest pixels, uint8, of normalised images, float32 [N, C, H, W]: same shape, same device."""
+        shift, divisor = self.constants(torch.float32, images.device)
+        return (images * divisor + shift).round().clamp(0, 255).to(torch.uint8)
+
+    def constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The shift and the divisor as tensors [C, 1, 1] of a float `dtype` (float32 or float64) on `device`."""
+        shift, divisor = (
+            torch.tensor(values, dtype=dtype, device=device).reshape(-1, 1, 1) for values in (self.shift, self.divisor)
+        )
+        return shift, divisor
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """graph: without float weights. Tensors without a grid are float."""
+    """A network in integers. Nothing changes a program once it is made."""
 
     graph: Graph
+    """The operators, without float weights. Tensors without a grid are float."""
     grids: Mapping[str, Grid]
-    """Of every quantized tensor, those that only move data included."""
+    """The grid of every quantized tensor by name, tensors that only move data included."""
     layers: Mapping[str, LayerWeights]
+    """The weights of every convolution and linear layer by name."""
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    """Of quantized tensors and the logits; those without one are exact."""
+    """The tolerances of quantized tensors and of the logits by name; a tensor without one is exact."""
     normalization: Normalization | None = None
-    """None: images are float32, already normalised. Else they are uint8."""
+    """The normalization of uint8 images; None where images are float32 and already normalised."""
 
     def is_integer(self, node: Node) -> bool:
         """Whether a node computes on codes."""

@@ -1,4 +1,4 @@
-"""The reference: runs a Program exactly as it is defined. Every runtime must equal it; it imports none.
+"""The reference: it runs a Program exactly as it is defined. Every runtime must equal it; it imports none.
 
 Integers are held in floating point where that is exact: float32 on the CPU while every partial sum stays below 2^24,
 else float64 (below 2^53, and always on a GPU, whose float32 convolutions may reorder into other number formats).
@@ -31,11 +31,12 @@ from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.quantization.quantizer import by_row
 
 Observe = Callable[[str, Tensor], Tensor | None]
+"""A function that is called with the name and the codes of a quantized tensor, and may return other codes."""
 _EXACT_FLOAT32 = 1 << 24
 
 
 class Reference:
-    """Executes a program on `device`."""
+    """The reference of one program, on `device`."""
 
     def __init__(self, program: Program, device: str = "cpu") -> None:
         self.program = program
@@ -47,7 +48,7 @@ class Reference:
         }
 
     def run(self, images: Tensor, observe: Observe | None = None) -> Tensor:
-        """Logits, float32 [N, classes].
+        """Runs the program, and returns its logits, float32 [N, classes].
 
         images: float32 [N, C, H, W], normalised, or uint8 for a program with a normalization. observe: called with
         the name and codes (float32 integers, [N, ...]) of every quantized tensor, in execution order; it may return
@@ -65,7 +66,10 @@ class Reference:
             return walk(self.program.graph, images.to(self.device), evaluate)
 
     def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        """One node: takes and gives codes for quantized tensors, values for float ones."""
+        """Computes one node on codes, float32 integers [N, ...], where tensors are quantized; else on values, float32.
+
+        Only the Input reads images, float32 or uint8.
+        """
         grids = self.program.grids
         if isinstance(node.op, Input):
             return self._input(node, inputs[0])
@@ -76,7 +80,7 @@ class Reference:
         return self._float(node, inputs)
 
     def _integer(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        """On codes, to codes or to an integer classifier's logits."""
+        """Computes an integer node: from codes to codes, or to an integer classifier's logits."""
         if isinstance(node.op, Conv2d | Linear):
             return self._prepared[node.name].run(inputs[0])
         grids = [self.program.grids[name] for name in (*node.inputs, node.name)]
@@ -96,9 +100,7 @@ class Reference:
     def _input(self, node: Node, images: Tensor) -> Tensor:
         normalization = self.program.normalization
         if normalization is not None:
-            shift = torch.tensor(normalization.shift, dtype=torch.float32, device=self.device)
-            divisor = torch.tensor(normalization.divisor, dtype=torch.float32, device=self.device)
-            images = (images.float() - shift.reshape(-1, 1, 1)) / divisor.reshape(-1, 1, 1)
+            images = normalization.apply(images)
         grid = self.program.grids.get(node.name)
         return images if grid is None else arithmetic.quantize(images, grid)
 
@@ -108,7 +110,7 @@ class Reference:
         return apply(node.op, *codes)
 
     def _float(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        """In float32: dequantize what is quantized, compute, quantize where the output is."""
+        """Computes a node in float32: dequantizes what is quantized, and quantizes the output where it is."""
         grids = self.program.grids
         values = [
             arithmetic.dequantize(x, grids[name]) if name in grids else x
@@ -126,7 +128,7 @@ class Reference:
 
 
 def window_sums(op: GlobalAveragePool | AveragePool2d, codes: Tensor) -> tuple[Tensor, int]:
-    """Sums over windows, zeros padded, and how many codes each is of."""
+    """Sums over windows, zeros padded, and how many codes each is of. codes: [N, C, H, W] of any float dtype."""
     if isinstance(op, GlobalAveragePool):
         return codes.sum((2, 3), keepdim=True), codes.shape[2] * codes.shape[3]
     top, left, bottom, right = op.padding

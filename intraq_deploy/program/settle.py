@@ -1,4 +1,4 @@
-"""The last step of training: grids that every runtime computes alike.
+"""Settling, the last step of training: it makes grids that every runtime computes alike.
 
 Settling changes a fake-quant module in place, in execution order, by the least that makes its integers unambiguous:
 
@@ -34,9 +34,9 @@ from intraq_deploy.quantization.placement import is_integer
 from intraq_deploy.quantization.quantizer import ActivationQuantizer, LearnedWeightQuantizer
 
 LARGEST_BIAS = 1 << 24
-"""Integers below it are exact in float32, in which some runtimes hold the bias."""
+"""The bound of biases: integers below it are exact in float32, in which some runtimes hold them."""
 SMALLEST_SCALE = 1e-20
-"""Of a channel with its batch norm in it: keeps products with it normal float32 numbers."""
+"""The least scale of a channel with its batch norm in it: products with it stay normal float32 numbers."""
 _NUDGES = [1e-6 * step for step in range(1, 101)] + [1e-5 * step for step in range(11, 101)]
 """Changes of a scale that are tried, up and down, the smallest first."""
 LARGEST_NUDGE = _NUDGES[-1]
@@ -49,14 +49,14 @@ _SWEEPS = 8
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """What settling changed: for the report."""
+    """One change that settling made, for the report."""
 
     name: str
     what: str
 
 
 def settle(network: FakeQuantNetwork) -> list[Adjustment]:
-    """Settles `network`, on the CPU, in place. Raises FreezeError where no nudge within bounds helps."""
+    """Settles `network`, which is on the CPU, in place. Raises FreezeError where no nudge within bounds helps."""
     adjustments: list[Adjustment] = []
     with torch.no_grad():
         for _ in range(_SWEEPS):
@@ -72,7 +72,7 @@ def settle(network: FakeQuantNetwork) -> list[Adjustment]:
 
 
 def unsettled(network: FakeQuantNetwork) -> list[str]:
-    """What is not settled, one sentence each: empty after `settle`."""
+    """Lists all that is not settled, one sentence each: nothing after `settle`."""
     problems = []
     with torch.no_grad():
         for node in _integer_nodes(network):
@@ -133,7 +133,7 @@ def _grid(network: FakeQuantNetwork, name: str) -> Grid:
 
 @dataclass(frozen=True, slots=True)
 class _Ambiguity:
-    """What counts a node's ambiguous inputs for a candidate of its grid."""
+    """A function that counts a node's ambiguous inputs for a candidate of its grid."""
 
     count: Callable[[Grid], int]
     grid: Grid
@@ -142,7 +142,7 @@ class _Ambiguity:
 
 
 def _ambiguities(network: FakeQuantNetwork, node: Node) -> list[_Ambiguity]:
-    """Of the node, and of those before it that share its grid."""
+    """The ambiguities of the node, and of those before it that share its grid."""
     owner = network.placement.grid(node.name)
     assert owner is not None
     found = []

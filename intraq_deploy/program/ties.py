@@ -1,4 +1,4 @@
-"""Where a code depends on the order of float32 arithmetic: the integers in which an honest runtime may differ.
+"""Near ties: codes that depend on the order of float32 arithmetic, in which an honest runtime may differ.
 
 A Program fixes one order of roundings. A runtime with another (TensorRT multiplies by f32(1 / s), and adds the bias
 behind the product) computes the same real number y with another error, so its code can only differ where y lies within
@@ -37,12 +37,12 @@ class TieReference(Reference):
     def __init__(self, program: Program, device: str = "cpu") -> None:
         super().__init__(program, device)
         self.near: dict[str, Tensor] = {}
-        """By exact tensor, of the last batch: where, bool [N, ...]."""
+        """Whether each code of the last batch is near a tie, bool [N, ...], by exact tensor."""
         self.other: dict[str, Tensor] = {}
-        """The codes, and where they are near a tie, the other ones."""
+        """The codes of the last batch, near a tie the other ones, float32 [N, ...], by exact tensor."""
 
     def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        """As the reference's, and fills in `near`."""
+        """Computes one node as the reference does, on float32 [N, ...], and fills in `near` and `other`."""
         codes = super().evaluate(node, inputs)
         grid = self.program.grids.get(node.name)
         computed = isinstance(node.op, Input) or self.program.is_integer(node)
@@ -55,7 +55,7 @@ class TieReference(Reference):
         return codes
 
     def _with_error(self, node: Node, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """What is rounded to the code, and how far any order of float32 arithmetic can be from it; float64."""
+        """The number that is rounded to the code, and the greatest error of any order of float32 sums: float64."""
         scale = self.program.grids[node.name].scale
         if isinstance(node.op, Input):
             return self._of_input(inputs[0].double(), scale)
@@ -84,10 +84,7 @@ class TieReference(Reference):
         if normalization is None:
             y = images / scale
             return y, _ROUNDINGS * _UNIT * y.abs()
-        shift, divisor = (
-            torch.tensor(values, dtype=torch.float64, device=self.device).reshape(-1, 1, 1)
-            for values in (normalization.shift, normalization.divisor)
-        )
+        shift, divisor = normalization.constants(torch.float64, self.device)
         y = (images - shift) / (divisor * scale)
         return y, _ROUNDINGS * _UNIT * ((images + shift.abs()) / (divisor * scale) + y.abs())
 

@@ -1,4 +1,4 @@
-"""Which layer gets how many bits: the least summed loss that a budget buys.
+"""The choice of bits for each layer: the least summed loss that a budget buys.
 
     minimise sum_l loss(l, b_l)        subject to sum_l cost(l, b_l) <= budget
 
@@ -25,16 +25,16 @@ class Choice:
 
     bits: int
     cost: int
-    """In whatever the budget counts: bytes, or bits."""
+    """The cost in what the budget counts: bytes, or bits."""
     loss: float
-    """Added over layers."""
+    """The loss, which is added over layers."""
 
 
 class Allocations:
     """The best allocations of a network, from the cheapest on, each of less loss than the one before."""
 
     def __init__(self, layers: Mapping[str, Sequence[Choice]]) -> None:
-        """layers: at least one choice each, by layer."""
+        """Finds all allocations at once. layers: at least one choice each, by layer."""
         self._layers = {name: list(choices) for name, choices in layers.items()}
         self._base = {name: min(choice.cost for choice in choices) for name, choices in layers.items()}
         best = {name: min(choices, key=lambda choice: (choice.loss, choice.cost)) for name, choices in layers.items()}
@@ -49,7 +49,7 @@ class Allocations:
             least, taken = self._with_layer(least, name, choices)
             self._taken.append(taken)
         self._ends = np.flatnonzero(np.diff(least, prepend=np.inf) < 0)
-        """Where one more unit first buys less loss."""
+        """Numbers of units at which one more first buys less loss."""
 
     def _with_layer(self, before: np.ndarray, name: str, choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
         """`least` with one more layer, and which choice it takes, uint8, by units spent."""
@@ -88,7 +88,10 @@ class Allocations:
 
 
 def stored_bytes(channels: int, weights: int, bits: int) -> int:
-    """Of one layer of `channels` outputs and `weights` weights: codes of up to 4 bits two to a byte, wider ones a byte
-    each; per channel a float32 scale, a zero-point of one byte and an int32 bias."""
+    """The bytes that a layer of `channels` outputs and `weights` weights takes.
+
+    Codes of up to 4 bits are stored two to a byte, wider ones a byte each; every channel adds a float32 scale, a
+    zero-point of one byte and an int32 bias.
+    """
     codes = -(-weights // 2) if bits <= 4 else weights
     return codes + (4 + 1 + 4) * channels

@@ -1,4 +1,4 @@
-"""From a traced network and images to a fake-quant module, ready to be trained."""
+"""Building a fake-quant module, ready to be trained, from a traced network and images."""
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from intraq_deploy.quantization.scheme import Scheme
 
 
 def prepare(graph: Graph, recipe: QuantizationRecipe) -> Graph:
-    """The network as it is quantized: the same function of the image."""
+    """Prepares a network for quantization, as the recipe says. It stays the same function of the image."""
     return equalize(graph) if recipe.equalize else graph
 
 
@@ -34,7 +34,7 @@ def build_network(graph: Graph, scheme: Scheme, images: Tensor, seed: int) -> Fa
 
 
 def empty_network(graph: Graph, scheme: Scheme) -> FakeQuantNetwork:
-    """The same module without calibration, to load a kept state into."""
+    """The module that `build_network` makes, without calibration, to load a kept state into."""
     placement = place(graph, scheme)
     ranges = {name: Range(1.0, 0) for name in placement.quantized()}
     return FakeQuantNetwork(graph, placement, ranges, scheme.ranges)

@@ -53,11 +53,11 @@ from intraq_deploy.graph.graph import Graph, Node, Weights
 from intraq_deploy.graph.ops import AVERAGES, HAS_WEIGHT, Conv2d, Flatten, MaxPool2d, Op, Pad
 
 DEVIATIONS = 6.0
-"""n: how many |gamma| from beta a channel's values end."""
+"""The number n of |gamma| from beta at which a channel's values end."""
 LIMIT = 8.0
 """The greatest s; the least is 1 / LIMIT, or 1 behind a bound."""
 _DEAD = 1 / (2 * 255 * LIMIT)
-"""Of R: a smaller range is below half a step of 8 bits at any s."""
+"""A share of R: a smaller range is below half a step of 8 bits at any s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class _Reader:
 
     node: Node
     values: int
-    """Of each channel, next to each other in one dimension: more than one behind a Flatten."""
+    """Values of each channel, next to each other in one dimension: more than one behind a Flatten."""
 
     def by_channel(self, weights: Weights) -> Tensor:
         """The weight as [groups, outputs of a group, channels of a group, weights per channel]."""
@@ -76,7 +76,7 @@ class _Reader:
 
 
 def equalize(graph: Graph) -> Graph:
-    """The same float network with ranges moved between the channels of consecutive layers (equations above).
+    """Moves ranges between the channels of consecutive layers, and leaves the float network the same (equations above).
 
     graph: with float weights, which stay as they are. What cannot be equalised shares its weights with the result.
     """
@@ -122,8 +122,10 @@ def _is_bounded(node: Node) -> bool:
 
 
 def _ranges(node: Node, weights: Weights) -> Tensor | None:
-    """r: the greatest |value| of each channel, float32 [C]; None where it is not known or the activation is none whose
-    values can be multiplied."""
+    """The range r, the greatest |value| of each channel, float32 [C].
+
+    None where it is not known, and for an activation whose values cannot be multiplied.
+    """
     norm, activation = weights.batch_norm, node.activation
     if norm is None or (activation is not None and (activation.low != 0 or activation.high <= 0)):
         return None
@@ -134,7 +136,7 @@ def _ranges(node: Node, weights: Weights) -> Tensor | None:
 
 
 def _column_norms(readers: list[_Reader], weights: dict[str, Weights]) -> Tensor | None:
-    """w, float32 [C], over all readers that sum over channels; None if there is none."""
+    """The norms w, float32 [C], over all readers that sum over channels; None if there is none."""
     squares = []
     for reader in readers:
         weight = reader.by_channel(weights[reader.node.name])
@@ -146,7 +148,7 @@ def _column_norms(readers: list[_Reader], weights: dict[str, Weights]) -> Tensor
 
 
 def _factors(ranges: Tensor, columns: Tensor | None, *, bounded: bool) -> Tensor:
-    """s, float32 [C]. ranges: r, columns: w, or None where the readers' weights do not mind."""
+    """The factors s, float32 [C]. ranges: r, columns: w, or None where the readers' weights do not mind."""
     largest = ranges.max()
     alive = ranges > _DEAD * largest
     one = torch.ones_like(ranges)

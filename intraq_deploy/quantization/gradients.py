@@ -15,7 +15,7 @@ from intraq_deploy.graph.ops import Conv2d
 
 
 class _Convolution(torch.autograd.Function):
-    """x: float32 [N, C, H, W]; weight: float32 [O, C / groups, kh, kw]; bias: float32 [O]; op: how, without padding."""
+    """A convolution with a backward pass in bfloat16, for `convolve`. padding: what both sides have alike."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, op: Conv2d, padding: tuple[int, int]) -> Tensor:
@@ -40,7 +40,10 @@ class _Convolution(torch.autograd.Function):
 
 
 def convolve(op: Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """As graph.execute.apply_layer."""
+    """Computes a convolution in float32, and its gradients in bfloat16.
+
+    x: float32 [N, C, H, W]; weight: float32 [O, C / groups, kh, kw]; bias: float32 [O] -> float32 [N, O, H', W'].
+    """
     top, left, bottom, right = op.padding
     padding = (top, left)
     if padding != (bottom, right):

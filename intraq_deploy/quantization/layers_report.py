@@ -1,4 +1,4 @@
-"""What the placement pass did, layer by layer, for people and for run directories."""
+"""Rows that say what the placement pass did, layer by layer, for people and for run directories."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from intraq_deploy.quantization.placement import Placement, is_integer
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One node of the network."""
+    """The row of one node of the network."""
 
     name: str
     operator: str
     output: str
-    """How its output is quantized: "4 bits asymmetric", "as conv1" for moved data, or "float"."""
+    """How the node's output is quantized: "4 bits asymmetric", "as conv1" for moved data, or "float"."""
     weight: str
-    """How its weight is quantized, or empty."""
+    """How the node's weight is quantized; empty without a weight."""
     integer: bool
-    """Whether it computes on integers."""
+    """Whether the node computes on integers."""
     reason: str
 
 

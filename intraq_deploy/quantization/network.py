@@ -33,7 +33,7 @@ from intraq_deploy.quantization.scheme import Ranges
 from intraq_deploy.quantization.spec import QuantSpec
 
 SMALLEST_STEP = 1e-30
-"""Keeps a dead channel (gamma = 0) from dividing by zero; settling replaces such channels before freezing."""
+"""The least step: it keeps a dead channel (gamma = 0) from dividing by zero; settling replaces such channels."""
 
 
 class QuantizedLayer(nn.Module):
@@ -68,23 +68,28 @@ class QuantizedLayer(nn.Module):
             self.quantizer = MinMaxWeightQuantizer(spec, channels)
 
     def gain(self) -> Tensor:
-        """gamma / sigma, float32 [O]."""
+        """The batch norm's gain gamma / sigma, float32 [O]."""
         return self.gamma / self.deviation
 
     def bias(self) -> Tensor:
-        """beta - mean gamma / sigma, float32 [O], off the grid."""
+        """The bias beta - mean gamma / sigma, float32 [O], not yet on the grid."""
         return self.beta - self.mean * self.gain()
 
     def codes(self) -> tuple[Tensor, Tensor]:
-        """What freezing takes: codes of the weight, int32 [O, ...], signs of gamma applied, and its scales with the
-        batch norm in them, s_w |g|, float32 [O]."""
+        """The weight as freezing takes it: codes and scales, with the batch norm in them.
+
+        Returns the codes, int32 [O, ...], signs of gamma applied, and the scales s_w |g|, float32 [O].
+        """
         with torch.no_grad():
             codes, (_, scale), gain = self.quantizer.codes(self.weight), self.quantizer(self.weight), self.gain()
             sign = torch.where(gain < 0, -1, 1).to(torch.int32)
             return codes * by_row(sign, codes), scale * gain.abs()
 
     def forward(self, x: Tensor, input_scale: Tensor | None) -> Tensor:
-        """x: float32 [N, ...] on the grid of `input_scale` (0-dim), or float with None."""
+        """Computes the layer, in front of its activation: float32 [N, ...] -> float32 [N, O, ...].
+
+        input_scale: of x, a scalar, float32; None where x lies on no grid.
+        """
         gain, bias = self.gain(), self.bias()
         weight, scale = self.quantizer(self.weight)
         if input_scale is not None:
@@ -97,14 +102,16 @@ class QuantizedLayer(nn.Module):
 
 
 class FakeQuantNetwork(nn.Module):
-    """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes].
+    """The low-bit student: the traced network, fake-quantized.
 
     graph: the traced network without its weights. Parameters: weights, gamma, beta and, if learned, the scales.
     """
 
     def __init__(self, graph: Graph, placement: Placement, ranges: Mapping[str, Range], method: Ranges) -> None:
-        """graph: with float weights, which are copied. ranges: where each activation quantizer starts. Learned scales
-        of weights are 1: `build_network` searches for theirs."""
+        """Makes the module with learned scales of weights of 1: `build_network` searches for theirs.
+
+        graph: with float weights, which are copied. ranges: where each activation quantizer starts.
+        """
         super().__init__()
         self.graph = graph.topology()
         self.placement = placement
@@ -137,14 +144,20 @@ class FakeQuantNetwork(nn.Module):
         return module
 
     def evaluate_layer(self, node: Node, x: Tensor) -> Tensor:
-        """A convolution or linear layer with its batch norm, in front of its activation."""
+        """Computes a convolution or linear layer with its batch norm, in front of its activation.
+
+        x: float32 [N, ...] -> float32 [N, O, ...].
+        """
         integer = self.placement.layers[node.name].integer
         source = self.quantizer(node.inputs[0]) if integer else None
         y: Tensor = self.layer(node.name)(x, None if source is None else source.scale)
         return y
 
     def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        """One node with its activation and its quantizer: inputs and result are values on their grids, or floats."""
+        """Computes one node with its activation and its quantizer.
+
+        Inputs and result are values on their grids, or without a grid: float32 [N, ...].
+        """
         if isinstance(node.op, Input):
             y = inputs[0]
         elif isinstance(node.op, Conv2d | Linear):
@@ -157,18 +170,22 @@ class FakeQuantNetwork(nn.Module):
         return y if quantizer is None else quantizer(y)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]."""
         return walk(self.graph, images, self.evaluate)
 
     def features(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, and the tensors `names`, on their grids."""
+        """The logits, float32 [N, classes], and the tensors `names` on their grids, float32 [N, ...].
+
+        images: float32 [N, C, H, W], normalised.
+        """
         return walk_keeping(self.graph, images, self.evaluate, names)
 
     def zero_points(self) -> dict[str, int]:
-        """Of the activation quantizers, by tensor: with the state_dict, all that the module holds."""
+        """The zero-points of the activation quantizers, by tensor: with the state_dict, all that the module holds."""
         return {name: q.zero_point for name in self.placement.quantized() if (q := self.quantizer(name)) is not None}
 
     def load(self, state: Mapping[str, Any], zero_points: Mapping[str, int]) -> None:
-        """Restores what `state_dict` and `zero_points` gave."""
+        """Restores a state that `state_dict` and `zero_points` gave."""
         for name, zero_point in zero_points.items():
             quantizer = self.quantizer(name)
             assert quantizer is not None

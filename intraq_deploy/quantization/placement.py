@@ -1,4 +1,4 @@
-"""Where quantizers go: a pass over the traced graph that answers, for every tensor and weight, what and why."""
+"""The placement of quantizers: a pass over the traced graph says, for every tensor and weight, what it gets and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,30 +23,30 @@ from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec, weight_spec
 
 @dataclass(frozen=True, slots=True)
 class TensorPlacement:
-    """What happens to one tensor."""
+    """The placement of one tensor."""
 
     role: str
     spec: QuantSpec | None
-    """None: it is not quantized where it is made."""
+    """The quantizer of the tensor; None where it is not quantized where it is made."""
     grid: str | None
-    """The tensor whose quantizer it carries: itself, the one that it moves data from, or the first of those that are
-    concatenated with it; None: it is float."""
+    """The tensor whose quantizer this one carries: itself, the one that it moves data from, or the first of those that
+    are concatenated with it; None for a float tensor."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlacement:
-    """What happens to one convolution or linear layer."""
+    """The placement of one convolution or linear layer."""
 
     weight: QuantSpec
     integer: bool
-    """Whether it can run on integers: its input is quantized, and so is its output unless that is the logits."""
+    """Whether the layer can run on integers: its input is quantized, and so is its output unless that is the logits."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One entry per node of the graph, and one per layer."""
+    """The placement of all tensors, by node, and of all layers."""
 
     tensors: Mapping[str, TensorPlacement]
     layers: Mapping[str, LayerPlacement]
@@ -65,7 +65,10 @@ class Placement:
 
 
 def place(graph: Graph, scheme: Scheme) -> Placement:
-    """Applies `scheme` to `graph`. Raises UnsupportedModelError for a network without convolution or linear layer."""
+    """Places quantizers in `graph` as `scheme` says.
+
+    Raises UnsupportedModelError for a network without convolution or linear layer.
+    """
     layers = graph.layers()
     if not layers:
         raise UnsupportedModelError("The network has no convolution or linear layer: there is nothing to quantize.")
@@ -107,7 +110,7 @@ def _logits(graph: Graph) -> set[str]:
 
 
 def _gates(graph: Graph) -> set[str]:
-    """What only makes the gates of products: their sources, as far back as these are single pixels."""
+    """The tensors that only make the gates of products: their sources, as far back as these are single pixels."""
     names = set()
     for node in reversed(graph.nodes):
         readers = graph.consumers(node.name)
@@ -141,7 +144,7 @@ def _is_gated(graph: Graph, node: Node) -> bool:
 
 
 def _spec(graph: Graph, name: str, scheme: Scheme, role: str) -> QuantSpec | None:
-    """Of a tensor on its own; None leaves it in float."""
+    """The quantizer of a tensor on its own; None leaves it in float."""
     if role == "linear" and not scheme.quantize_sums and not _read_by_layer(graph, name):
         return None
     spec: QuantSpec | None = getattr(scheme, role)

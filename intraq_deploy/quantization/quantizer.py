@@ -23,7 +23,7 @@ SMALLEST_SCALE = 1e-8
 
 
 class _LearnedStep(torch.autograd.Function):
-    """x: any shape; scale: 0-dim, or [O, 1, ...] for one scale per row; the codes' bounds are numbers."""
+    """The equations above. x: any shape; scale: 0-dim, or [O, 1, ...] for one per row; bounds of codes are numbers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, code_min: int, code_max: int) -> Tensor:
@@ -57,13 +57,16 @@ def _sum_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
 
 
 def fake_quantize(x: Tensor, scale: Tensor, code_min: int, code_max: int) -> Tensor:
-    """x on the grid of `scale`, float32 of x's shape, differentiable in x and scale (equations above)."""
+    """Puts x on the grid of `scale`, differentiable in both (equations above).
+
+    x: float32 of any shape; scale: float32, a scalar, or [O, 1, ...] for one per row. Returns float32 of x's shape.
+    """
     result: Tensor = _LearnedStep.apply(x, scale, code_min, code_max)
     return result
 
 
 def round_through(x: Tensor) -> Tensor:
-    """round(x) with the gradient of x."""
+    """Rounds x, float32 of any shape, and passes the gradient through as it is."""
     return x + (x.round() - x).detach()
 
 
@@ -77,15 +80,16 @@ class ActivationQuantizer(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float32), requires_grad=learned)
 
     def bounds(self) -> tuple[int, int]:
-        """Lowest and highest code."""
+        """The lowest and the highest code."""
         return code_bounds(self.spec, self.zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Puts x, float32 of any shape, on the grid."""
         return fake_quantize(x, self.scale, *self.bounds())
 
 
 class LearnedWeightQuantizer(nn.Module):
-    """Symmetric, one learned scale per output channel, float32 [O]."""
+    """A symmetric quantizer with one learned scale per output channel, float32 [O]."""
 
     def __init__(self, spec: QuantSpec, channels: int) -> None:
         super().__init__()
@@ -93,17 +97,17 @@ class LearnedWeightQuantizer(nn.Module):
         self.scale = nn.Parameter(torch.ones(channels))
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """weight [O, ...] on its grid, and the grid's scales [O], float32."""
+        """The weight [O, ...] on its grid, and the grid's scales [O], float32."""
         return fake_quantize(weight, by_row(self.scale, weight), *self.spec.symmetric_range()), self.scale
 
     def codes(self, weight: Tensor) -> Tensor:
-        """int32 of weight's shape."""
+        """The codes of a weight, float32 [O, ...]: int32 of the same shape."""
         codes = (weight / by_row(self.scale, weight)).round().clamp(*self.spec.symmetric_range())
         return codes.to(torch.int32)
 
 
 class MinMaxWeightQuantizer(nn.Module):
-    """The range is each channel's live minimum and maximum, zero included (IntraQ's own weight quantizer).
+    """A quantizer whose range is each channel's live minimum and maximum, zero included (IntraQ's own).
 
     Asymmetric: s = (max - min) / (2^b - 1), z = round(-min / s), codes [-z, 2^b - 1 - z]. Symmetric (8 bits, where
     asymmetric codes would not fit a signed byte): s = max|w| / code_max. The gradient passes straight through.
@@ -118,12 +122,12 @@ class MinMaxWeightQuantizer(nn.Module):
         """The least scale of each channel, float32 [O]: dead channels get a greater one."""
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """weight [O, ...] on its grid, and the grid's scales [O], float32."""
+        """The weight [O, ...] on its grid, and the grid's scales [O], float32."""
         codes, scale = self._quantize(weight.detach())
         return weight + (codes * by_row(scale, weight) - weight).detach(), scale
 
     def codes(self, weight: Tensor) -> Tensor:
-        """int32 of weight's shape."""
+        """The codes of a weight, float32 [O, ...]: int32 of the same shape."""
         return self._quantize(weight)[0].to(torch.int32)
 
     def _quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,5 +145,5 @@ class MinMaxWeightQuantizer(nn.Module):
 
 
 def by_row(values: Tensor, like: Tensor) -> Tensor:
-    """[O] shaped so that it applies to the rows of `like` [O, ...]."""
+    """Shapes values [O], of any dtype, so that they apply to the rows of `like` [O, ...]."""
     return values.reshape(-1, *[1] * (like.dim() - 1))

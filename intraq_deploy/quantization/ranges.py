@@ -1,4 +1,4 @@
-"""Where scales start: from images for activations, from the weights themselves for weights. No label is read.
+"""Ranges from which scales start: of activations from images, of weights from the weights. No label is read.
 
 Two ways, both per tensor (activations) or per output channel (weights):
 
@@ -27,7 +27,7 @@ _FRACTIONS = torch.linspace(0.02, 1.0, 99)
 _AVERAGE = 0.9
 _BATCH = 64
 _CACHED = 1 << 16
-"""Weights that are searched at a time."""
+"""The number of weights that are searched at a time."""
 _SAMPLES, _ALL_SAMPLES = 1 << 17, 1 << 22
 """Values kept for the search, at most: of a tensor, and of all together."""
 
@@ -41,7 +41,7 @@ class Range:
 
 
 def calibrate(graph: Graph, placement: Placement, images: Tensor, method: Ranges, seed: int) -> dict[str, Range]:
-    """The range of every quantized tensor, on the float network's values for `images`, float32 [N, C, H, W].
+    """Finds the range of every quantized tensor, from the float network's values for `images`, float32 [N, C, H, W].
 
     "learned" searches for the least error over sampled values (drawn with `seed`), "min-max" averages batch extremes.
     """
@@ -135,7 +135,7 @@ def range_of(low: float, high: float, spec: QuantSpec) -> Range:
 
 
 def search(values: Tensor, spec: QuantSpec) -> Range:
-    """The fraction of the full range with the least error. values: float32, any number of them."""
+    """Searches for the fraction of the full range with the least error. values: float32 of any shape."""
     low, high = (float(v) for v in torch.aminmax(values))
     best, least = range_of(low, high, spec), float("inf")
     for fraction in _FRACTIONS.tolist():

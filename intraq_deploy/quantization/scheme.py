@@ -24,12 +24,12 @@ INT16_MAX = 32_767
 
 @dataclass(frozen=True, slots=True)
 class TargetConstraints:
-    """What the runtimes that a network is quantized for allow and ask for."""
+    """The demands of the runtimes that a network is quantized for."""
 
     unsigned_activations: bool = False
-    """All of them take unsigned bytes with a zero-point."""
+    """Whether all runtimes take unsigned bytes with a zero-point."""
     largest_weight: int | None = None
-    """The greatest |code| of 8-bit weights; None: 127."""
+    """The greatest |code| of 8-bit weights; None stands for 127."""
 
 
 NO_CONSTRAINTS = TargetConstraints()
@@ -49,8 +49,8 @@ class Scheme:
     pooled: QuantSpec | None
     gate: QuantSpec | None
     ranges: Ranges
-    """"learned": scales start from an MSE search and are trained (LSQ). "min-max": weights from their live minimum and
-    maximum at every step, activations from an average of batch minima and maxima, then fixed."""
+    """The way to ranges. "learned": scales start from an MSE search and are trained (LSQ). "min-max": weights from
+    their live minimum and maximum at every step, activations from an average of batch minima and maxima, then fixed."""
     quantize_sums: bool
     """Whether `linear` also covers tensors that no convolution or linear layer reads (inputs of residual sums)."""
     layer_bits: Mapping[str, int] = field(default_factory=dict)
@@ -59,7 +59,10 @@ class Scheme:
     """The greatest |code| of 8-bit weights; None: 127."""
 
     def with_ranges(self, ranges: Literal["scheme", "learned", "min-max"]) -> "Scheme":
-        """The same tensors at the same bits with other ranges ("scheme": its own); learned weights are symmetric."""
+        """This scheme with other ranges ("scheme": its own) for the same tensors at the same bits.
+
+        Learned weights are symmetric.
+        """
         if ranges in ("scheme", self.ranges):
             return self
         if ranges == "min-max":
@@ -74,7 +77,7 @@ class Scheme:
 
 
 def _integer(weight_bits: int, activation_bits: int, constraints: TargetConstraints) -> Scheme:
-    """What a device runs: every convolution, sum and the classifier on integers.
+    """The scheme of what a device runs: every convolution, sum and the classifier on integers.
 
     Weights symmetric per output channel; k-bit asymmetric activations behind ReLU-like functions, 8-bit means and gates
     (at 8 bits symmetric, so that one program serves runtimes without zero-points, unless all targets take unsigned

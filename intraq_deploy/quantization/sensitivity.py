@@ -1,4 +1,4 @@
-"""What each layer's weight bits cost: one layer at a time, everything else at 8 bits.
+"""The loss that each layer's weight bits cost: one layer at a time, everything else at 8 bits.
 
     kl(l, b) = mean_n KL(p_n || q_n)      p: the float network, q: W8A8 but for layer l's weights, which have b bits
 
@@ -30,12 +30,12 @@ _SMALL_BATCH, _LARGE_BATCH = 64, 16
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """How far a quantized network is from the float one, over some images."""
+    """The loss of a quantized network against the float one, over some images."""
 
     kl: float
-    """KL(float || quantized), nats per image."""
+    """The divergence KL(float || quantized), in nats per image."""
     agreement: float
-    """Percent of the images on which both have one answer."""
+    """Percent of the images that both networks give the same class."""
 
 
 class _Tally:
@@ -56,19 +56,22 @@ class _Tally:
 
 
 def batches(images: Tensor) -> Sequence[Tensor]:
-    """Images [N, C, H, W] in parts whose activations fit in memory several times over."""
+    """Splits images, of any dtype [N, C, H, W], into parts whose activations fit in memory several times over."""
     small = images.shape[2] * images.shape[3] <= _SMALL_PIXELS
     return torch.split(images, _SMALL_BATCH if small else _LARGE_BATCH)
 
 
 def logits_of(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
-    """The logits of `network`, which is on `device`: float32 [N, classes], on the CPU."""
+    """The logits of `network`, which is on `device`: float32 [N, classes], on the CPU.
+
+    images: float32 [N, C, H, W], normalised.
+    """
     with torch.no_grad():
         return torch.cat([network(_on(part, device)).cpu() for part in batches(images)])
 
 
 def compare(teacher: Tensor, student: Tensor) -> Loss:
-    """teacher, student: logits [N, classes]."""
+    """Compares a student with its teacher. teacher, student: their logits, float32 [N, classes]."""
     tally = _Tally()
     tally.add(teacher, student)
     return tally.result()
@@ -82,7 +85,7 @@ def measure(
     device: torch.device,
     report: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Loss]:
-    """The loss of `network` with one layer's weights quantized otherwise, for every layer in `specs`.
+    """Measures the loss of `network` with one layer's weights quantized otherwise, for every layer in `specs`.
 
     network: calibrated, on `device`; it is as before afterwards. specs: which quantizer to try, by layer. images:
     float32 [N, C, H, W], normalised. teacher: the float network's logits, [N, classes]. report: is told how many images

@@ -1,4 +1,4 @@
-"""What a quantizer is, before any value is known.
+"""The description of a quantizer, before any value is known.
 
 A quantized value is x = scale * c with the integer **code** c = q - zero_point, code_min <= c <= code_max:
 
@@ -21,9 +21,9 @@ class QuantSpec:
 
     bits: int
     symmetric: bool
-    """Codes around zero with zero-point 0; else the range is placed by a zero-point."""
+    """Whether codes lie around zero with zero-point 0; else a zero-point places the range."""
     per_channel: bool = False
-    """One scale per output channel (weights), else one per tensor (activations)."""
+    """Whether every output channel has a scale (weights); else the tensor has one (activations)."""
     limit: int | None = None
     """The greatest |code|, where that is less than the bits allow."""
 
@@ -33,11 +33,11 @@ class QuantSpec:
 
     @property
     def levels(self) -> int:
-        """2^bits."""
+        """The number of codes, 2^bits."""
         return 1 << self.bits
 
     def symmetric_range(self) -> tuple[int, int]:
-        """Lowest and highest code of a symmetric quantizer.
+        """The lowest and the highest code of a symmetric quantizer.
 
         Weights leave out the lowest code ([-7, 7] at 4 bits), so that any runtime's signed type takes them and a
         change of sign stays within the range; activations use it ([-128, 127] at 8 bits).
@@ -52,15 +52,18 @@ class QuantSpec:
 
 
 def code_bounds(spec: QuantSpec, zero_point: int) -> tuple[int, int]:
-    """Lowest and highest code of a quantizer with this zero-point."""
+    """The lowest and the highest code of a quantizer with this zero-point."""
     if spec.symmetric:
         return spec.symmetric_range()
     return -zero_point, spec.levels - 1 - zero_point
 
 
 def weight_spec(bits: int, *, symmetric: bool = True, limit: int | None = None) -> QuantSpec:
-    """Per output channel. 8-bit weights are symmetric, as asymmetric codes would not fit a signed byte, and within
-    `limit`, which narrower ones always are."""
+    """The quantizer of a weight, per output channel.
+
+    8-bit weights are symmetric, as asymmetric codes would not fit a signed byte, and within `limit`, which narrower
+    ones always are.
+    """
     widest = bits == MAX_BITS
     return QuantSpec(bits, symmetric or widest, per_channel=True, limit=limit if widest else None)
 
@@ -72,5 +75,5 @@ def largest_code(spec: QuantSpec) -> int:
 
 
 def activation_spec(bits: int, *, symmetric: bool = False) -> QuantSpec:
-    """Per tensor."""
+    """The quantizer of an activation, with one scale per tensor."""
     return QuantSpec(bits, symmetric)

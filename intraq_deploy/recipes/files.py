@@ -22,14 +22,13 @@ What sections hold is imported late: it comes with torch, and the built-in files
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.recipes.recipe import Recipe
-from intraq_deploy.recipes.wording import shown
+from intraq_deploy.wording import did_you_mean, shown
 
 BUILTIN = ("quick", "standard", "best", "paper")
 SECTIONS = ("synthesis", "quantization", "training", "reconstruction")
@@ -37,23 +36,23 @@ _CONDITIONS = ("pixels_at_most", "classes_at_most")
 _TOP = ("description", "extends", "when", *SECTIONS)
 
 Sections = dict[str, dict[str, Any]]
-"""By section: values by key, as they are written."""
+"""The values of a recipe as they are written, by section and key."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeFile:
-    """A recipe as it was written, checked; `resolve` says what it is for one network."""
+    """A recipe as it was written, checked; `resolve` makes it one for a single network."""
 
     name: str
     values: Mapping[str, Any]
-    """The file's, as plain values."""
+    """The file's content as plain values."""
 
     @property
     def description(self) -> str:
         return str(self.values.get("description", ""))
 
     def resolve(self, input_shape: tuple[int, int, int], classes: int) -> Recipe:
-        """The recipe for images [C, H, W] and so many classes. Raises UsageError for a value that is nowhere given."""
+        """Makes the recipe for images [C, H, W] and so many classes. Raises UsageError for a value not given."""
         from intraq_deploy.recipes import sections  # noqa: PLC0415
 
         given = self.sections(input_shape, classes)
@@ -66,7 +65,7 @@ class RecipeFile:
         return Recipe(**{name: sections.make(name, given[name]) for name in SECTIONS})
 
     def sections(self, input_shape: tuple[int, int, int], classes: int) -> Sections:
-        """What is written for images [C, H, W] and so many classes, here and in what this extends."""
+        """The values for images [C, H, W] and so many classes, those of the recipe that this one extends included."""
         merged: Sections = {name: {} for name in SECTIONS}
         if "extends" in self.values:
             merged = builtin(self.values["extends"]).sections(input_shape, classes)
@@ -91,7 +90,7 @@ def builtin_text(name: str) -> str:
 
 
 def read(path: Path) -> RecipeFile:
-    """A person's own recipe. Raises UsageError for a file that cannot be read or is no recipe."""
+    """Reads a person's own recipe. Raises UsageError for a file that cannot be read or is no recipe."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -102,7 +101,7 @@ def read(path: Path) -> RecipeFile:
 
 
 def parse(name: str, text: str) -> RecipeFile:
-    """A recipe from its text. Raises UsageError for what is no recipe."""
+    """Reads a recipe from its text. Raises UsageError for a text that is no recipe."""
     try:
         return check(name, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -115,7 +114,7 @@ def parse(name: str, text: str) -> RecipeFile:
 
 
 def check(name: str, values: Mapping[str, Any]) -> RecipeFile:
-    """A recipe from plain values. Raises UsageError for the first key or value that no recipe has."""
+    """Checks a recipe's plain values. Raises UsageError for the first key or value that no recipe has."""
     _check_keys(f"The recipe {name}", values, _TOP)
     for key in ("description", "extends"):
         if not isinstance(values.get(key, ""), str):
@@ -171,10 +170,8 @@ def _nearest_key(key: str, known: tuple[str, ...], prefix: str) -> str:
     homes = [f"[{section}]" for section in SECTIONS if key in sections.keys(section)]
     if homes:
         return f"it belongs under {' or '.join(homes)}."
-    near = get_close_matches(key, known, n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}."
+    return did_you_mean(key, known, prefix=prefix)
 
 
 def _choice(name: str) -> str:
-    near = get_close_matches(name, BUILTIN, n=1)
-    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(BUILTIN)}."
+    return did_you_mean(name, BUILTIN, otherwise="choose one of")

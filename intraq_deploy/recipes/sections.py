@@ -13,9 +13,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from intraq_deploy.quantization.recipe import QuantizationRecipe
-from intraq_deploy.recipes.wording import shown
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
+from intraq_deploy.wording import shown
 
 _KINDS: dict[str, type[Any]] = {
     "synthesis": SynthesisRecipe, "quantization": QuantizationRecipe, "training": TrainingRecipe,
@@ -33,7 +33,7 @@ _WANTED = {
     "less_than": "less than {lt:,.9g}",
     "literal_error": "{expected}",
 }
-"""What to give instead, by pydantic's name of what is wrong."""
+"""The values to give instead, by pydantic's name of the fault."""
 
 
 class BadValue(ValueError):  # noqa: N818  what it says is the end of a sentence
@@ -41,12 +41,12 @@ class BadValue(ValueError):  # noqa: N818  what it says is the end of a sentence
 
 
 def keys(section: str) -> tuple[str, ...]:
-    """All that a section may have."""
+    """The keys that a section may have."""
     return tuple(field.name for field in fields(_KINDS[section]))
 
 
 def value_of(section: str, key: str, value: Any) -> Any:
-    """The value as the section's dataclass has it. Raises BadValue: "synthesis.images = 1: give at least 2"."""
+    """The value as the section's dataclass has it. Raises BadValue, as "synthesis.images = 1: give at least 2"."""
     try:
         return _adapters(section)[key].validate_python(tuple(value) if isinstance(value, list) else value)
     except ValidationError as error:
@@ -65,7 +65,7 @@ def missing(section: str, given: Mapping[str, Any]) -> list[str]:
 
 
 def make(section: str, values: Mapping[str, Any]) -> Any:
-    """The section's dataclass, of all that is not missing. Raises BadValue."""
+    """Makes the section's dataclass from its values. Raises BadValue for the first that its key cannot have."""
     return _KINDS[section](**{key: value_of(section, key, value) for key, value in values.items()})
 
 

@@ -1,4 +1,4 @@
-"""How a set is cut into batches: their sizes, their labels, and what later batches know of earlier ones."""
+"""The batches of a set: their sizes, their labels, and what later batches know of earlier ones."""
 
 from dataclasses import dataclass
 
@@ -14,21 +14,21 @@ class Centres:
     """Running sums of phi over finished images, by class."""
 
     sums: Tensor
-    """float32 [K, D]."""
+    """The sum of features of each class, float32 [K, D]."""
     counts: Tensor
-    """int64 [K]."""
+    """The number of images of each class, int64 [K]."""
 
     @staticmethod
     def empty(classes: int, features: int) -> "Centres":
         return Centres(torch.zeros(classes, features), torch.zeros(classes, dtype=torch.int64))
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """features: [N, D] of finished, un-augmented images."""
+        """Counts finished, un-augmented images in. features: float32 [N, D]; labels: int64 [N]."""
         self.sums.index_add_(0, labels.cpu(), features.detach().cpu())
         self.counts += torch.bincount(labels.cpu(), minlength=len(self.counts))
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Centres [K, D] and which classes have one, bool [K]."""
+        """The centres, float32 [K, D], and which classes have one, bool [K]."""
         return self.sums / self.counts.clamp(min=1)[:, None], self.counts > 0
 
 

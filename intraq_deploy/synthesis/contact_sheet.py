@@ -1,4 +1,4 @@
-"""Synthetic images for people: a grid of them, one class per row."""
+"""A sheet of synthetic images for people: a grid with one class per row."""
 
 from io import BytesIO
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from intraq_deploy import seeds
 from intraq_deploy.errors import DivergedError
+from intraq_deploy.models.model import Model
 from intraq_deploy.synthesis import objectives
 from intraq_deploy.synthesis.batches import Centres, draw_labels
 from intraq_deploy.synthesis.low_pass import LowPass
@@ -21,44 +23,46 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 _PLATEAU_PATIENCE, _PLATEAU_FACTOR, _PLATEAU_THRESHOLD, _LEAST_RATE = 50, 0.1, 1e-4, 1e-4
 _REPORT_EVERY = 10
 _DIVERGED, _LEAST_FIRST = 100.0, 1.0
-"""Times the first iteration's loss, which counts as this at least: images may start where there is little to gain."""
+"""The greatest loss, in multiples of the first iteration's, and the least that this one counts as: images may start
+where there is little to gain."""
 
 Report = Callable[[int, float], None]
-"""Iterations done and the loss, now and then: reading the loss waits for the device."""
+"""A function that is told the iterations done and the loss, now and then: reading the loss waits for the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetInputs:
+    """The inputs that all batches of one set share."""
+
+    model: Model
+    probe: Probe
+    """The probe that reads a copy of the model's network, on the device where images are made."""
+    recipe: SynthesisRecipe
+    seed: int
 
 
 def synthesize_batch(
-    probe: Probe,
-    input_shape: tuple[int, int, int],
-    recipe: SynthesisRecipe,
-    centres: Centres | None,
-    classes: int,
-    batch: int,
-    seed: int,
-    report: Report | None = None,
-    bounds: tuple[Tensor, Tensor] | None = None,
+    inputs: SetInputs, batch: int, centres: Centres | None, report: Report | None = None
 ) -> SyntheticSet:
-    """Batch number `batch`. centres: of earlier batches; None where the network has no features to compare. bounds: the
-    least and greatest value of pixels, float32 [C, 1, 1], which a bounded recipe needs.
+    """Makes batch number `batch` of a set. centres: of earlier batches; None where the network has no features.
 
     Raises DivergedError, with the iteration and the term, when a loss is no longer finite or grows without bound.
     """
+    model, probe, recipe, seed = inputs.model, inputs.probe, inputs.recipe, inputs.seed
     device = probe.device
-    labels = draw_labels(recipe, classes, batch, seed)
+    labels = draw_labels(recipe, model.classes, batch, seed)
     targets = _draw_targets(len(labels), recipe.softest_target, seeds.generator(seed, "targets", batch))
-    start = torch.randn(len(labels), *input_shape, generator=seeds.generator(seed, "images", batch))
+    start = torch.randn(len(labels), *model.input_shape, generator=seeds.generator(seed, "images", batch))
     images = start.to(device).to(memory_format=torch.channels_last).requires_grad_()
-    low_pass = LowPass(*input_shape[1:], recipe.low_pass, device) if recipe.low_pass else None
+    low_pass = LowPass(*model.input_shape[1:], recipe.low_pass, device) if recipe.low_pass else None
     swing = Swing(seeds.generator(seed, "swing", batch)) if recipe.swing else None
     precision = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
     terms = _Terms(probe, recipe, centres, labels.to(device), targets.to(device))
     rate = _Rate(recipe, device)
     optimizer = torch.optim.Adam([images], lr=rate.value, betas=(0.9, 0.999), capturable=device.type == "cuda")
     crops = seeds.generator(seed, "crops", batch)
-    first, limits = torch.zeros(()), None
-    if recipe.bounded:
-        assert bounds is not None
-        limits = [bound.to(device) for bound in bounds]
+    first = torch.zeros(())
+    limits = [bound.to(device) for bound in pixel_bounds(model)] if recipe.bounded else None
     for iteration in range(recipe.iterations):
         seen = images if low_pass is None else low_pass(images)
         if float(torch.rand((), generator=crops)) < recipe.crop_probability:
@@ -88,8 +92,14 @@ def synthesize_batch(
     return SyntheticSet(finished.contiguous().cpu(), labels, targets)
 
 
+def pixel_bounds(model: Model) -> tuple[Tensor, Tensor]:
+    """Black and white as the network sees them, normalised: float32 [C, 1, 1] each."""
+    mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (model.preprocessing.mean, model.preprocessing.std))
+    return -mean / std, (1 - mean) / std
+
+
 def _draw_targets(count: int, softest: float, generator: torch.Generator) -> Tensor:
-    """t ~ U(softest, 1) for a random half, 1 for the rest: float32 [N]."""
+    """Targets t ~ U(softest, 1) for a random half of the images, 1 for the rest: float32 [N]."""
     soft = torch.randperm(count, generator=generator)[: count // 2]
     targets = torch.ones(count)
     targets[soft] = softest + (1 - softest) * torch.rand(len(soft), generator=generator)
@@ -147,7 +157,7 @@ class _Rate:
         self._waited = torch.tensor(0, device=device)
 
     def step(self, iteration: int, loss: Tensor) -> None:
-        """After `iteration` (counted from 0) with this loss."""
+        """Sets the rate after `iteration` (counted from 0) with this loss."""
         if self._recipe.schedule == "cosine":
             progress = (iteration + 1) / self._recipe.iterations
             self.value.fill_(self._recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -14,13 +14,13 @@ class LowPass:
     """The filter for images of one size."""
 
     def __init__(self, height: int, width: int, cutoff: float, device: torch.device) -> None:
-        """cutoff: D, in cycles per pixel, above 0."""
+        """Makes the filter. cutoff: D, in cycles per pixel, above 0."""
         rows = torch.fft.fftfreq(height, device=device)[:, None]
         columns = torch.fft.rfftfreq(width, device=device)[None]
         self._response = torch.exp(-(rows.square() + columns.square()) / (2 * cutoff**2))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """images: float32 [N, C, H, W] -> the same shape."""
+        """Filters images, float32 [N, C, H, W], to the same shape."""
         spectrum = torch.fft.rfft2(images) * self._response
         filtered: Tensor = torch.fft.irfft2(spectrum, s=images.shape[2:])
         return filtered.contiguous(memory_format=torch.channels_last)

@@ -3,30 +3,23 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from intraq_deploy.models.model import Model
 from intraq_deploy.synthesis.batches import Centres, batch_sizes
-from intraq_deploy.synthesis.loop import synthesize_batch
+from intraq_deploy.synthesis.loop import SetInputs, synthesize_batch
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 Finished = Callable[[int, SyntheticSet], None]
-"""Told of every new batch, by number."""
+"""A function that is told of every new batch, by number."""
 Report = Callable[[int, int, float], None]
-"""Batch, iterations done in it, loss."""
+"""A function that is told the batch, the iterations done in it, and the loss."""
 
 
 def probe_of(model: Model, device: torch.device) -> Probe:
-    """Reads a copy of the network on `device`."""
+    """Makes the probe that reads a copy of the network on `device`."""
     return Probe(model.module_on(device), model.input_shape)
-
-
-def pixel_bounds(model: Model) -> tuple[Tensor, Tensor]:
-    """Black and white as the network sees them, normalised: float32 [C, 1, 1] each."""
-    mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (model.preprocessing.mean, model.preprocessing.std))
-    return -mean / std, (1 - mean) / std
 
 
 def make_images(
@@ -39,10 +32,11 @@ def make_images(
     finished: Finished | None = None,
     report: Report | None = None,
 ) -> SyntheticSet:
-    """The set that `recipe` and `seed` describe. done: its first batches, from an interrupted run.
+    """Makes the set that `recipe` and `seed` describe. done: its first batches, from an interrupted run.
 
     Raises DivergedError when a loss is no longer finite.
     """
+    inputs = SetInputs(model, probe, recipe, seed)
     centres: Centres | None = None
     parts: list[SyntheticSet] = []
     for batch in range(len(batch_sizes(recipe))):
@@ -54,9 +48,7 @@ def make_images(
                 if report is not None:
                     report(batch, iteration, loss)
 
-            part = synthesize_batch(
-                probe, model.input_shape, recipe, centres, model.classes, batch, seed, on_iteration, pixel_bounds(model)
-            )
+            part = synthesize_batch(inputs, batch, centres, on_iteration)
             if finished is not None:
                 finished(batch, part)
         parts.append(part)

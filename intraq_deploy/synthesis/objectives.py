@@ -25,9 +25,11 @@ from torch import Tensor
 
 
 def statistics_distance(batch: Sequence[Tensor], stored: Sequence[Tensor], shallow_weight: float = 1.0) -> Tensor:
-    """L_mean or L_var: mean over layers of the mean squared difference. batch, stored: float32 [C_l] per layer.
+    """The term L_mean or L_var: the mean over layers of the mean squared difference, a scalar, float32.
 
-    shallow_weight: of the first half of the layers; the weights are scaled to a mean of one.
+    batch, stored: float32 [C_l] per layer.
+
+    shallow_weight: the weight of the first half of the layers; the weights are scaled to a mean of one.
     """
     distances = torch.stack([F.mse_loss(b, s) for b, s in zip(batch, stored, strict=True)])
     if shallow_weight == 1:
@@ -38,7 +40,7 @@ def statistics_distance(batch: Sequence[Tensor], stored: Sequence[Tensor], shall
 
 
 def soft_inception(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """L_SIL. logits: float32 [N, K]; labels: int64 [N]; targets: float32 [N], in (0, 1]."""
+    """The term L_SIL, a scalar. logits: float32 [N, K]; labels: int64 [N]; targets: float32 [N], in (0, 1]."""
     probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
     return F.mse_loss(probability, targets)
 
@@ -46,7 +48,7 @@ def soft_inception(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 def marginal_distance(
     features: Tensor, centres: Tensor, known: Tensor, labels: Tensor, lower: float, upper: float
 ) -> tuple[Tensor, Tensor]:
-    """L_lower and L_upper.
+    """The terms L_lower and L_upper, scalars, float32.
 
     features: float32 [N, D]; centres: float32 [K, D]; known: bool [K], classes with a centre; labels: int64 [N].
     Both are 0 if no image's class is known. lower, upper: lambda_l and lambda_u, cosine distances in [0, 2].

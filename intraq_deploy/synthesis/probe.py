@@ -1,4 +1,4 @@
-"""What synthesis reads from the network while it runs: BN batch statistics and penultimate features, through hooks.
+"""Reading a network while it runs: BN batch statistics and penultimate features, through hooks.
 
 Hooks need no tracing and see each batch norm's input in the one pass that also gives the logits.
 """
@@ -18,8 +18,8 @@ from intraq_deploy.synthesis.swing import Swing, is_strided
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One pass: logits [N, K], features [N, D] or None, and per call of a BN layer the batch mean and biased variance
-    [C]."""
+    """The values read in one pass, float32: logits [N, K], features [N, D] or None, and for each call of a BN layer the
+    batch mean and biased variance [C]."""
 
     logits: Tensor
     features: Tensor | None
@@ -28,10 +28,10 @@ class Reading:
 
 
 class Probe:
-    """Reads a network. It is used as it is: eval mode, its parameters without gradients."""
+    """A reader of one network, which is used as it is: in eval mode, its parameters without gradients."""
 
     def __init__(self, module: nn.Module, input_shape: tuple[int, int, int]) -> None:
-        """Raises UnsupportedModelError for a network without stored BN statistics."""
+        """Makes the probe. Raises UnsupportedModelError for a network without stored BN statistics."""
         self._module = module
         self.device = next(module.parameters()).device
         calls = _calls(module, input_shape)
@@ -55,7 +55,7 @@ class Probe:
         return len(self._norms)
 
     def read(self, images: Tensor, precision: torch.dtype = torch.float32, swing: Swing | None = None) -> Reading:
-        """One forward pass, differentiable in `images`, float32 [N, C, H, W].
+        """Reads the network in one forward pass, differentiable in `images`, float32 [N, C, H, W].
 
         precision: of convolutions and products; what is read is float32. swing: what shifts the inputs of strided
         convolutions.
@@ -130,7 +130,7 @@ class _BatchStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Given running statistics, which momentum 0 leaves alone, it answers in their type: float32 for bfloat16.
+        # Given running statistics, which momentum 0 leaves alone, the result has their type: float32 for bfloat16.
         kind = torch.promote_types(x.dtype, torch.float32)
         zeros, ones = (make(x.shape[1], dtype=kind, device=x.device) for make in (torch.zeros, torch.ones))
         mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)
@@ -150,6 +150,6 @@ class _BatchStatistics(torch.autograd.Function):
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-channel mean and biased variance of x, float32 [N, C, ...]: two float32 [C]."""
+    """The mean and the biased variance of each channel of x, float32 [N, C, ...]: float32 [C] each."""
     mean, variance = _BatchStatistics.apply(x)
     return mean, variance

@@ -1,4 +1,4 @@
-"""How good images are, without a label: figures that a person or a gate can judge them by."""
+"""The quality of images, without a label: figures that a person or a gate can judge them by."""
 
 from dataclasses import dataclass
 
@@ -15,21 +15,21 @@ _BATCH = 128
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of a whole set, on un-augmented images."""
+    """The quality of a whole set, measured on un-augmented images."""
 
     bn_distance: float
-    """L_mean + L_var (objectives) of the statistics of all images together."""
+    """The distance L_mean + L_var (objectives) of the statistics of all images together."""
     confidence: float
-    """Mean probability that the network gives the class that an image was made for."""
+    """The mean probability that the network gives the class that an image was made for."""
     agreement: float
     """Percent of images that the network classifies as that class."""
     intra_class_distance: float | None
-    """Mean cosine distance between the features of two images of one class; None without features or pairs. Published
-    for ResNet-18 on ImageNet: real images 0.44, IntraQ 0.42, ZeroQ 0.17."""
+    """The mean cosine distance between the features of two images of one class; None without features or pairs.
+    Published for ResNet-18 on ImageNet: real images 0.44, IntraQ 0.42, ZeroQ 0.17."""
 
 
 def measure(probe: Probe, images: SyntheticSet) -> Quality:
-    """The quality of `images` for the network that `probe` reads."""
+    """Measures the quality of `images` for the network that `probe` reads."""
     logits, features, statistics = [], [], []
     with torch.no_grad():
         for part in images.images.split(_BATCH):
@@ -67,7 +67,10 @@ def _pool(statistics: list[tuple[int, list[Tensor], list[Tensor]]]) -> tuple[lis
 
 
 def intra_class_distance(features: Tensor, labels: Tensor) -> float | None:
-    """Mean of 1 - cos over all pairs of one class. features: float32 [N, D]; labels: int64 [N]."""
+    """The mean of 1 - cos over all pairs of one class; None without pairs.
+
+    features: float32 [N, D]; labels: int64 [N].
+    """
     unit = F.normalize(features, dim=1)
     similarity, pairs = 0.0, 0
     for label in labels.unique():

@@ -1,4 +1,4 @@
-"""How images are made: a recipe is data."""
+"""The recipe by which images are made: a recipe is data."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from annotated_types import Interval
 from intraq_deploy.errors import UsageError
 
 MOST_IMAGES, MOST_ITERATIONS = 1_000_000, 10_000_000
-"""Far beyond any use: what is more is a slip, and would run out of memory or never end."""
+"""Limits far beyond any use: more is a slip, and would run out of memory or never end."""
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
 Positive = Annotated[float, Interval(gt=0, le=1e6)]
 Share = Annotated[float, Interval(ge=0, le=1)]
@@ -21,43 +21,44 @@ class SynthesisRecipe:
 
     images: Annotated[int, Interval(ge=2, le=MOST_IMAGES)]
     iterations: Annotated[int, Interval(ge=0, le=MOST_ITERATIONS)]
-    """0: Gaussian noise, as every batch starts."""
+    """The number of iterations per batch; 0 leaves Gaussian noise, as every batch starts."""
     batch: Annotated[int, Interval(ge=2, le=MOST_IMAGES)] = 256
     learning_rate: Positive = 0.1
     """The paper's 0.5 overshoots at short budgets: on ResNet-20, 128 images after 120 iterations are 7 times as far
     from the stored statistics as with 0.1 (BN distance 7.1 against 1.0)."""
     schedule: Literal["plateau", "cosine"] = "cosine"
-    """"plateau": times 0.1 after 50 iterations without improvement, at least 1e-4. "cosine": down to 0."""
+    """The course of the learning rate. "plateau": times 0.1 after 50 iterations without improvement, at least 1e-4.
+    "cosine": down to 0."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's convolutions while images are made; statistics and losses are float32."""
+    """The type of the network's convolutions while images are made; statistics and losses are float32."""
     statistics: Literal["variance", "relative"] = "variance"
     """How far a batch is from the stored statistics: "variance" as in the paper, "relative" in units of each channel's
     stored deviation."""
     statistics_weight: Weight = 1.0
     shallow_weight: Weight = 1.0
-    """Of the first half of the batch norms, relative to the second half's."""
+    """The weight of the first half of the batch norms, relative to the second half's."""
     soft_inception: Weight = 1.0
-    """Of L_SIL."""
+    """The weight of L_SIL."""
     softest_target: Annotated[float, Interval(gt=0, le=1)] = 0.95
-    """epsilon: probability. 1: hard targets."""
+    """The least target epsilon, a probability; 1 makes hard targets."""
     marginal_distance: Weight = 1.0
-    """Of L_lower and L_upper."""
+    """The weight of L_lower and L_upper."""
     lower: Distance = 0.05
-    """lambda_l: cosine distance."""
+    """The cosine distance lambda_l from the class's centre below which an image is too near."""
     upper: Distance = 0.8
-    """lambda_u: cosine distance."""
+    """The cosine distance lambda_u from the class's centre above which an image is too far."""
     crop_probability: Share = 0.5
-    """Per iteration, for the whole batch."""
+    """The probability of cropping in an iteration, for the whole batch."""
     smallest_crop: Annotated[float, Interval(gt=0, le=1)] = 0.5
-    """eta: area fraction."""
+    """The least fraction eta of the area that a crop covers."""
     bounded: bool = False
-    """Keep every pixel within what an image file can hold."""
+    """Whether every pixel is kept within what an image file can hold."""
     low_pass: Annotated[float, Interval(ge=0, le=10)] = 0.0
-    """Cut-off of a Gaussian low-pass on the images, in cycles per pixel; 0: none."""
+    """The cut-off of a Gaussian low-pass on the images, in cycles per pixel; 0 for none."""
     swing: bool = False
-    """Shift the inputs of strided convolutions by random pixels."""
+    """Whether the inputs of strided convolutions are shifted by random pixels."""
     labels: Literal["stratified", "uniform"] = "stratified"
-    """"stratified": every class equally often; "uniform": drawn, as in the paper."""
+    """The choice of labels. "stratified": every class equally often; "uniform": drawn, as in the paper."""
 
     def __post_init__(self) -> None:
         if self.iterations and not any((self.statistics_weight, self.soft_inception, self.marginal_distance)):

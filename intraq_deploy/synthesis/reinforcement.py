@@ -14,7 +14,7 @@ _LARGEST_ASPECT = 4 / 3
 
 
 def random_crops(images: Tensor, smallest_area: float, generator: torch.Generator) -> Tensor:
-    """One crop of each image, resized to full size. images: float32 [N, C, H, W] -> the same shape.
+    """Crops each image once, and resizes the crop to full size. images: float32 [N, C, H, W] -> the same shape.
 
     smallest_area: eta, a fraction of the image's area in (0, 1]. generator: on the CPU.
     """

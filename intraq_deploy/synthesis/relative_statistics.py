@@ -21,7 +21,7 @@ class RelativeStatistics:
     """Statistics of every layer in units of the stored deviations; the stored ones become zeros and ones."""
 
     def __init__(self, means: Sequence[Tensor], variances: Sequence[Tensor]) -> None:
-        """means, variances: stored, float32 [C_l] per layer."""
+        """Keeps the stored means and variances, float32 [C_l] per layer."""
         self._means = means
         self._epsilons = [_EPSILON * variance.mean() for variance in variances]
         self._deviations = [torch.sqrt(v + e) for v, e in zip(variances, self._epsilons, strict=True)]
@@ -29,9 +29,13 @@ class RelativeStatistics:
         self.stored_deviations = [torch.ones_like(mean) for mean in means]
 
     def means(self, batch: Sequence[Tensor]) -> list[Tensor]:
+        """The means of a batch in units of the stored deviations. batch: float32 [C_l] per layer, as the result."""
         return [(b - m) / s for b, m, s in zip(batch, self._means, self._deviations, strict=True)]
 
     def deviations(self, variances: Sequence[Tensor]) -> list[Tensor]:
-        """variances: of a batch, biased."""
+        """The deviations of a batch in units of the stored ones.
+
+        variances: biased, float32 [C_l] per layer, as the result.
+        """
         layers = zip(variances, self._epsilons, self._deviations, strict=True)
         return [torch.sqrt(v + e) / s for v, e, s in layers]

@@ -14,27 +14,27 @@ from intraq_deploy.files import write_atomically
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSet:
-    """Images that a network is quantized with: made from it, or a person's own, answered by it
+    """Images that a network is quantized with: made from it, or a person's own with its pseudo-labels
     (`calibration_images`)."""
 
     images: Tensor
-    """float32 [N, C, H, W], normalised with the model's mean and std; not clamped."""
+    """The images, float32 [N, C, H, W], normalised with the model's mean and std; not clamped."""
     labels: Tensor
-    """int64 [N]: the class that each image was made for; of a person's own images, the network's answer."""
+    """The class that each image was made for, int64 [N]; of a person's own images the network's pseudo-label."""
     targets: Tensor
-    """float32 [N]: the probability of that class that it was made for, or that the network gives."""
+    """The probability of its class that each image was made for, or that the network gives: float32 [N]."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def save(self, path: Path) -> None:
-        """As safetensors, written beside and renamed."""
+        """Writes the set as a safetensors file that is whole or not there."""
         tensors = {"images": self.images, "labels": self.labels, "targets": self.targets}
         write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
     @staticmethod
     def load(path: Path) -> "SyntheticSet":
-        """Raises DataError for a missing or damaged file."""
+        """Reads a set that `save` wrote. Raises DataError for a missing or damaged file."""
         try:
             tensors = load_file(path)
             return SyntheticSet(tensors["images"], tensors["labels"], tensors["targets"])
@@ -43,7 +43,7 @@ class SyntheticSet:
 
     @staticmethod
     def concatenate(parts: "list[SyntheticSet]") -> "SyntheticSet":
-        """One set of all parts, in order."""
+        """Makes one set of all parts, in their order."""
         return SyntheticSet(
             torch.cat([part.images for part in parts]),
             torch.cat([part.labels for part in parts]),

@@ -1,4 +1,4 @@
-"""A moving average of what is trained (Polyak and Juditsky 1992; as used in QAT by Nagel et al., ICML 2022).
+"""A moving average of the trained parameters (Polyak and Juditsky 1992; as used in QAT by Nagel et al., ICML 2022).
 
     a_t = d_t a_{t-1} + (1 - d_t) w_t        d_t = min(decay, (1 + t) / (10 + t))
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """Of the trained parameters of one module."""
+    """The moving average of the trained parameters of one module."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay = decay
@@ -20,7 +20,7 @@ class MovingAverage:
         self._averages = {name: parameter.detach().clone() for name, parameter in self._trained.items()}
 
     def update(self, step: int) -> None:
-        """After step number `step`, counted from 0."""
+        """Updates the averages after step number `step`, counted from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self._averages.values()), list(self._trained.values()), 1 - decay)
@@ -32,10 +32,10 @@ class MovingAverage:
                 parameter.copy_(self._averages[name])
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """The averages for a checkpoint: float32 of any shape, by parameter name."""
         return dict(self._averages)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """What `state` gave."""
+        """Restores averages that `state` gave: float32 of any shape, by parameter name."""
         for name, average in self._averages.items():
             average.copy_(state[name])

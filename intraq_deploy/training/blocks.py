@@ -12,7 +12,7 @@ from intraq_deploy.graph.ops import Add
 
 
 def block_outputs(graph: Graph) -> list[str]:
-    """The residual sums; in networks without any, the last tensor of each image size. In execution order."""
+    """The residual sums in execution order; in networks without any, the last tensor of each image size."""
     maps = [node for node in graph.nodes[1:] if len(node.shape) == 3 and node.shape[1:] != (1, 1)]
     sums = [node.name for node in maps if isinstance(node.op, Add)]
     if sums:
@@ -26,19 +26,22 @@ class Block:
     """A stretch of a graph that runs on its own, from the tensors in front of it."""
 
     nodes: tuple[Node, ...]
-    """In execution order."""
+    """The nodes in execution order."""
     inputs: tuple[str, ...]
-    """What it reads from before it; for the first block the image, which stands under the Input's name."""
+    """The tensors that the block reads from before it; for the first block the image, under the Input's name."""
     outputs: tuple[str, ...]
-    """What is read behind it, or is the network's output: at the end of a residual block, the sum alone."""
+    """The tensors that are read behind the block, or are the network's output: of a residual block, the sum alone."""
 
     @property
     def name(self) -> str:
-        """Of its last node."""
+        """The name of the block's last node."""
         return self.nodes[-1].name
 
     def run(self, tensors: Mapping[str, Tensor], evaluate: Evaluate) -> dict[str, Tensor]:
-        """Its outputs, by name. tensors: its inputs, by name; more may be there."""
+        """Runs the block, and returns its outputs by name.
+
+        tensors: its inputs by name, float32 [N, ...], as the outputs; more may be there.
+        """
         values = {name: tensors[name] for name in self.inputs}
         for node in self.nodes:
             values[node.name] = evaluate(node, [values[name] for name in _read(node)])
@@ -48,7 +51,10 @@ class Block:
     def run_all(
         self, tensors: Mapping[str, Tensor], evaluate: Evaluate, batch: int, device: torch.device
     ) -> dict[str, Tensor]:
-        """As `run`, for tensors of all images in CPU memory, `batch` at a time on `device`: outputs in CPU memory."""
+        """Runs the block on all images, `batch` at a time on `device`, and returns its outputs by name.
+
+        tensors: its inputs by name, float32 [N, ...], in CPU memory, as the outputs.
+        """
         made: dict[str, list[Tensor]] = {name: [] for name in self.outputs}
         for part in torch.arange(len(tensors[self.inputs[0]])).split(batch):
             inputs = {name: moved(tensors[name][part], device) for name in self.inputs}
@@ -58,7 +64,7 @@ class Block:
 
 
 def blocks(graph: Graph) -> list[Block]:
-    """The stretches that end at `block_outputs`, and the rest up to the logits: every node is in one of them."""
+    """Cuts a graph into blocks that end at `block_outputs`, and one up to the logits: every node is in one of them."""
     ends = set(block_outputs(graph))
     stretches: list[list[Node]] = [[]]
     for node in graph.nodes:
@@ -69,18 +75,18 @@ def blocks(graph: Graph) -> list[Block]:
 
 
 def single_nodes(graph: Graph) -> list[Block]:
-    """Every node as a block of its own, in execution order."""
+    """Cuts a graph into blocks of one node, in execution order."""
     return [_block(graph, [node]) for node in graph.nodes]
 
 
 def carried(tensors: Mapping[str, Tensor], following: Sequence[Block]) -> dict[str, Tensor]:
-    """The tensors that blocks still read."""
+    """Keeps the tensors that the following blocks read. tensors: of any dtype and shape, by name."""
     read = {name for block in following for name in block.inputs}
     return {name: tensor for name, tensor in tensors.items() if name in read}
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On `device`, channels last where there are channels."""
+    """Moves a tensor, of any dtype and shape, to `device`; one of four dimensions becomes channels last."""
     tensor = tensor.to(device)
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 

@@ -17,7 +17,7 @@ _STUDENT, _OPTIMIZER, _BESIDE = "student:", "optimizer:", "beside:"
 
 
 def save_student(path: Path, student: FakeQuantNetwork, **notes: Any) -> None:
-    """The student alone. notes: plain values kept in the file's header."""
+    """Saves the student alone. notes: plain values kept in the file's header."""
     _save(path, _student_tensors(student), {"zero_points": student.zero_points(), **notes})
 
 
@@ -29,7 +29,7 @@ def load_student(path: Path, student: FakeQuantNetwork) -> dict[str, Any]:
 
 
 def save_checkpoint(path: Path, trainer: Trainer) -> None:
-    """The student and the optimiser's state, to continue from."""
+    """Saves the student and the optimiser's state, to continue from."""
     progress = trainer.progress()
     tensors = _student_tensors(trainer.student)
     for index, state in progress.optimizer["state"].items():

@@ -37,9 +37,9 @@ from intraq_deploy.training.teacher import Teacher
 
 _IMAGES, _BATCH = 128, 32
 _LEAST, _MOST = 0.5, 2.0
-"""Bounds of s."""
+"""Bounds of the factor s."""
 _FLAT = 1e-9
-"""Of the mean square: a variance below it is that of a constant, and float32's rounding."""
+"""A share of the mean square: a variance below it is that of a constant, and float32's rounding."""
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def correct(
     """
     student.to(device)
     drawn = torch.randperm(len(images), generator=seeds.generator(seed, "correction"))[:_IMAGES]
-    ours = theirs = {student.graph.input.name: images.images[drawn]}
+    student_inputs = teacher_inputs = {student.graph.input.name: images.images[drawn]}
     parts = single_nodes(student.graph)
     count, corrected = sum(isinstance(block.nodes[0].op, HAS_WEIGHT) for block in parts), 0
     for index, block in enumerate(parts):
@@ -69,15 +69,17 @@ def correct(
                 report(corrected, count)
             (name,) = node.inputs
             layer, pairs = student.layer(node.name), _Pairs()
-            for x, reference in zip(ours[name].split(_BATCH), theirs[name].split(_BATCH), strict=True):
+            batches = (inputs[name].split(_BATCH) for inputs in (student_inputs, teacher_inputs))
+            for x, reference in zip(*batches, strict=True):
                 y = student.evaluate_layer(node, moved(x, device))
                 pairs.see(y, teacher.evaluate_layer(node, moved(reference, device)))
             gain, offset = pairs.line()
             layer.gamma.mul_(gain)
             layer.beta.mul_(gain).add_(offset)
-        expected = block.run_all(theirs, teacher.evaluate, _BATCH, device)
-        found = block.run_all(ours, student.evaluate, _BATCH, device)
-        ours, theirs = carried(ours | found, parts[index + 1 :]), carried(theirs | expected, parts[index + 1 :])
+        expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
+        found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
+        student_inputs = carried(student_inputs | found, parts[index + 1 :])
+        teacher_inputs = carried(teacher_inputs | expected, parts[index + 1 :])
 
 
 class _Pairs:
@@ -89,7 +91,7 @@ class _Pairs:
         self._images = 0
 
     def see(self, y: Tensor, t: Tensor) -> None:
-        """float32 [N, C, H, W] each, or [N, ..., C] behind linear layers."""
+        """Adds pairs, float32 [N, C, H, W] each, or [N, ..., C] behind linear layers."""
         self._images += len(y)
         y, t = (value.double().movedim(1 if value.dim() == 4 else -1, 0).flatten(1) for value in (y, t))
         self._count += y.shape[1]
@@ -97,7 +99,7 @@ class _Pairs:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def line(self) -> tuple[Tensor, Tensor]:
-        """s, and mean t - s mean y, float32 [C] each."""
+        """The line's s and mean t - s mean y, float32 [C] each."""
         assert self._sums is not None
         y, t, yy, yt = self._sums / self._count
         variance = yy - y * y

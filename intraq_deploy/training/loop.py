@@ -23,16 +23,16 @@ from intraq_deploy.training.recipe import TrainingRecipe
 from intraq_deploy.training.teacher import Teacher
 
 Report = Callable[[int, float], None]
-"""Steps done and the loss."""
+"""A function that is told the steps done and the loss."""
 _REPORT_EVERY = 10
 _DIVERGED = 100.0
-"""Times the first step's loss."""
+"""The greatest loss, in multiples of the first step's."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a checkpoint holds besides the student: how far, the optimiser's state, and that of what is kept beside
-    it, by "average:NAME" and "oscillations:NAME"."""
+    """The state that a checkpoint holds besides the student: the steps done, the optimiser's state, and that of the
+    averages and frozen weights, by "average:NAME" and "oscillations:NAME"."""
 
     step: int
     optimizer: dict[str, Any]
@@ -76,7 +76,7 @@ class Trainer:
             )
 
     def progress(self) -> Progress:
-        """For a checkpoint."""
+        """The state of the training, for a checkpoint."""
         beside = {f"{name}{key}": value for name, part in self._beside().items() for key, value in part.state().items()}
         return Progress(self.step, self.optimizer.state_dict(), self._first_loss, beside)
 
@@ -104,7 +104,7 @@ class Trainer:
                 self._finite(self._terms(*self._draw()))
 
     def _finite(self, terms: dict[str, Tensor]) -> float:
-        """The loss."""
+        """The summed loss. Raises DivergedError where it or a weight is not finite, or it grew without bound."""
         values = {name: float(term) for name, term in terms.items()}
         loss = sum(values.values())
         self._first_loss = loss if self._first_loss is None else self._first_loss

@@ -1,4 +1,4 @@
-"""What the low-bit student learns from the float teacher, as pure functions of tensors to a scalar.
+"""The losses by which the low-bit student learns from the float teacher, as pure functions of tensors to a scalar.
 
     KL_T = T^2 mean_n sum_k p_T log(p_T / q_T)        p_T = softmax(teacher / T), q_T = softmax(student / T)
 
@@ -13,19 +13,22 @@ from torch import Tensor
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL_T: batch mean of the divergence at `temperature`, times its square. Logits [N, K]."""
+    """The loss KL_T, a scalar: the batch mean of the divergence at `temperature`, times its square.
+
+    student, teacher: logits, float32 [N, K].
+    """
     log_q = F.log_softmax(student / temperature, dim=1)
     log_p = F.log_softmax(teacher / temperature, dim=1)
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
 def centred_logits(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the logits [N, K] after each row's mean is subtracted (softmax does not see it)."""
+    """The mean squared difference of logits, float32 [N, K], less each row's mean: a scalar. Softmax sees no mean."""
     return F.mse_loss(student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True))
 
 
 def features(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-    """Mean over tensors of |student - teacher|^2 / |teacher|^2: float32 [N, C, H, W] each, by name.
+    """The mean over tensors of |student - teacher|^2 / |teacher|^2, a scalar. Tensors: float32 [N, C, H, W], by name.
 
     Feature distillation as in PLF (Fan et al., 2024) and SynQ (Kim et al., ICLR 2025); the division, which makes all
     blocks count alike, is ours.
@@ -35,7 +38,9 @@ def features(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Te
 
 
 def cross_entropy(student: Tensor, labels: Tensor, teacher: Tensor, least_confidence: float) -> Tensor:
-    """Against hard labels, int64 [N], over the images whose label the teacher gives at least `least_confidence`.
+    """The cross-entropy against hard labels, over images whose label the teacher gives at least `least_confidence`.
+
+    student, teacher: logits, float32 [N, K]; labels: int64 [N]. Returns a scalar.
 
     A label that the network itself doubts teaches little (PLF; SynQ: 1 - p_y <= 0.5). 0: over all of them.
     """

@@ -1,4 +1,4 @@
-"""Who moves how fast: parameter groups and the schedule.
+"""The rates at which parameters move: groups and the schedule.
 
 With `rate_unit` "value" every weight has the recipe's rate, as usual. With "step" a layer's rate is that multiple of
 its mean quantization step, since a code changes when its weight has moved by about one: AdamW moves a weight by about
@@ -20,7 +20,7 @@ from intraq_deploy.training.recipe import TrainingRecipe
 
 
 def make_optimizer(student: FakeQuantNetwork, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """Each group's "base_lr" is its rate before the schedule."""
+    """Makes the optimiser. Each group's "base_lr" is its rate before the schedule."""
     groups = _weights(student, recipe)
     for name, scale in student.named_parameters():
         if scale.requires_grad and is_scale(name):
@@ -56,7 +56,7 @@ def _group(parameters: list[nn.Parameter], rate: float, recipe: TrainingRecipe) 
 
 
 def schedule(recipe: TrainingRecipe, step: int) -> float:
-    """The factor on every rate."""
+    """The factor on every rate at step number `step`, counted from 0."""
     progress = step / recipe.steps
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))

@@ -23,7 +23,7 @@ _PARTS = ("codes", "direction", "frequency", "average", "frozen")
 
 
 class OscillationFreezer:
-    """Watches every weight of a student; `step` is called after each of the optimiser's."""
+    """A watcher of all weights of a student; `step` is called after each step of the optimiser."""
 
     def __init__(self, student: FakeQuantNetwork, threshold: float) -> None:
         self._student, self._threshold = student, threshold
@@ -43,7 +43,7 @@ class OscillationFreezer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Updates what is known of each weight, and holds the frozen ones at their codes."""
+        """Updates the state of each weight, and holds the frozen ones at their codes."""
         for name, layer in self._layers():
             codes, direction, frequency, average, frozen = (self._state[f"{name}:{part}"] for part in _PARTS)
             scale = by_row(layer.quantizer(layer.weight)[1], layer.weight)
@@ -64,10 +64,10 @@ class OscillationFreezer:
         return ((node.name, self._student.layer(node.name)) for node in self._student.graph.layers())
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """The state for a checkpoint: float32 of the weights' shapes, by layer and part."""
         return dict(self._state)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """What `state` gave."""
+        """Restores a state that `state` gave: float32 of the weights' shapes, by layer and part."""
         for name, tensor in self._state.items():
             tensor.copy_(state[name])

@@ -1,6 +1,8 @@
-"""Block-wise reconstruction, before fine-tuning: the blocks' roundings and activation scales are learned one block at a
-time, each on what the quantized blocks before it make (BRECQ, Li et al., "Pushing the Limit of Post-Training
-Quantization by Block Reconstruction", ICLR 2021; data-free in GENIE, Jeon et al., CVPR 2023). For block b
+"""Block-wise reconstruction, before fine-tuning.
+
+The blocks' roundings and activation scales are learned one block at a time, each on what the quantized blocks before it
+make (BRECQ, Li et al., "Pushing the Limit of Post-Training Quantization by Block Reconstruction", ICLR 2021; data-free
+in GENIE, Jeon et al., CVPR 2023). For block b
 
     E = mean_o |B_b(x) - y_o|^2 / |y_o|^2        L = E + lambda R(beta)
 
@@ -37,17 +39,20 @@ from intraq_deploy.training.rounding import SoftWeightQuantizer, commit, soften,
 from intraq_deploy.training.teacher import Teacher
 
 Report = Callable[[int, int, float], None]
-"""The block, counted from 0, its steps done, and its error E."""
+"""A function that is told the block, counted from 0, its steps done, and its error E."""
 _REPORT_EVERY = 10
 _FREE = 0.2
 """The fraction of a block's steps before R counts."""
 _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _DIVERGED, _WORTHLESS = 2.0, 0.9
-"""Times E where it began, and E that is none too high: 1 is what an output of zeros has."""
+"""The greatest E, in multiples of the first, and an E that is none too high: 1 is what an output of zeros has."""
 
 
 def check_ranges(ranges: Ranges) -> None:
-    """Raises UsageError for ranges that follow the weights: rounding one would move the grid of its whole row."""
+    """Checks that ranges do not follow the weights: rounding one would then move the grid of its whole row.
+
+    Raises UsageError for ranges that do.
+    """
     if ranges != "learned":
         raise UsageError(
             f"Reconstruction needs learned ranges, and these are {ranges}: leave reconstruction out, use another "
@@ -73,10 +78,11 @@ def reconstruct(
     check_ranges("min-max" if any(isinstance(x.quantizer, MinMaxWeightQuantizer) for x in layers) else "learned")
     student.to(device)
     parts = blocks(student.graph)
-    ours = theirs = {student.graph.input.name: images.images}
+    student_inputs = teacher_inputs = {student.graph.input.name: images.images}
     for index, block in enumerate(parts):
-        expected = block.run_all(theirs, teacher.evaluate, recipe.batch, device)
-        reconstruction = _Reconstruction(student, block, _Tensors(ours, theirs, expected), recipe, device)
+        expected = block.run_all(teacher_inputs, teacher.evaluate, recipe.batch, device)
+        tensors = _Tensors(student_inputs, teacher_inputs, expected)
+        reconstruction = _Reconstruction(student, block, tensors, recipe, device)
         for step in range(recipe.steps if reconstruction.rounded else 0):
             reconstruction.take_step(step, seeds.generator(seed, "reconstruction", index, step))
             if step % _REPORT_EVERY == 0 or step + 1 == recipe.steps:
@@ -84,21 +90,23 @@ def reconstruct(
                 if report is not None:
                     report(index, step + 1, error)
         reconstruction.commit()
-        found = block.run_all(ours, student.evaluate, recipe.batch, device)
-        ours, theirs = carried(ours | found, parts[index + 1 :]), carried(theirs | expected, parts[index + 1 :])
+        found = block.run_all(student_inputs, student.evaluate, recipe.batch, device)
+        student_inputs = carried(student_inputs | found, parts[index + 1 :])
+        teacher_inputs = carried(teacher_inputs | expected, parts[index + 1 :])
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensors:
-    """What a block reads, in both networks, and what it is to give, of all images, by name."""
+    """The tensors that a block reads, in both networks, and those it is to give, of all images: float32 [N, ...], by
+    name."""
 
-    ours: Mapping[str, Tensor]
-    theirs: Mapping[str, Tensor]
+    student_inputs: Mapping[str, Tensor]
+    teacher_inputs: Mapping[str, Tensor]
     expected: Mapping[str, Tensor]
 
 
 class _Reconstruction:
-    """Of one block."""
+    """The reconstruction of one block."""
 
     def __init__(
         self,
@@ -120,7 +128,7 @@ class _Reconstruction:
         self._first_error: float | None = None
 
     def take_step(self, step: int, generator: torch.Generator) -> None:
-        """Step number `step`, counted from 0, on images drawn with `generator`."""
+        """Takes step number `step`, counted from 0, on images drawn with `generator`."""
         inputs, expected = self._draw(generator)
         loss = losses.features(self._block.run(inputs, self._student.evaluate), expected)
         self._error, beta = loss.detach(), _beta(step / self._recipe.steps)
@@ -134,8 +142,11 @@ class _Reconstruction:
                 scale.clamp_(min=SMALLEST_SCALE)
 
     def finite_error(self, step: int) -> float:
-        """E at step number `step`, the last one taken. Raises DivergedError where it, or what is learned, no longer is
-        finite, or E is about that of zeros or worse, and far above where it began."""
+        """The error E at step number `step`, the last one taken.
+
+        Raises DivergedError where it, or what is learned, no longer is finite, or E is about that of zeros or worse,
+        and far above where it began.
+        """
         error = float(self._error)
         self._first_error = error if self._first_error is None else self._first_error
         whole = all(bool(parameter.isfinite().all()) for parameter in self._trained)
@@ -155,20 +166,20 @@ class _Reconstruction:
             commit(layer)
 
     def _draw(self, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What the block reads in one step, mixed of both networks, and what it is to give."""
+        """The tensors that the block reads in one step, mixed of both networks, and those it is to give."""
         tensors = self._tensors
-        count = len(tensors.ours[self._block.inputs[0]])
+        count = len(tensors.student_inputs[self._block.inputs[0]])
         index = torch.randint(count, (self._recipe.batch,), generator=generator)
         inputs = {}
         for name in self._block.inputs:
-            ours, theirs = tensors.ours[name][index], tensors.theirs[name][index]
-            dropped = torch.rand(ours.shape, generator=generator) < self._recipe.drop
-            inputs[name] = moved(torch.where(dropped, theirs, ours), self._device)
+            from_student, from_teacher = tensors.student_inputs[name][index], tensors.teacher_inputs[name][index]
+            dropped = torch.rand(from_student.shape, generator=generator) < self._recipe.drop
+            inputs[name] = moved(torch.where(dropped, from_teacher, from_student), self._device)
         return inputs, {name: moved(tensor[index], self._device) for name, tensor in tensors.expected.items()}
 
 
 def _quantizers(student: FakeQuantNetwork, block: Block) -> list[ActivationQuantizer]:
-    """Those that the block is the first to use: one that several blocks share is not moved behind the first's back."""
+    """The quantizers that the block is the first to use: a later block does not move those of an earlier one."""
     own = {node.name for node in block.nodes}
     found = [student.quantizer(name) for name in student.placement.quantized() if name in own]
     return [quantizer for quantizer in found if quantizer is not None]
@@ -183,7 +194,7 @@ def _optimizer(
 
 
 def _beta(progress: float) -> float | None:
-    """Of the regulariser, `progress` (0 to 1) through a block's steps; None while it does not count."""
+    """The exponent beta at `progress` (0 to 1) through a block's steps; None while it does not count."""
     if progress < _FREE:
         return None
     left = (1 - progress) / (1 - _FREE)

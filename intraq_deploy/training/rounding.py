@@ -24,15 +24,15 @@ from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer, by_row
 
 _STRETCH, _SHIFT = 1.2, 0.1
 _INSIDE = 2.0**-10
-"""Steps by which the last codes' weights stay inside the range: fake_quantize passes no gradient at its ends, where
-fine-tuning could not move them any more."""
+"""The part of a step by which the last codes' weights stay inside the range: fake_quantize passes no gradient at its
+ends, where fine-tuning could not move them any more."""
 
 
 class SoftWeightQuantizer(LearnedWeightQuantizer):
-    """Stands in for a layer's quantizer, with its grid, while the layer's rounding is learned. Only v is trained."""
+    """A stand-in for a layer's quantizer, with its grid, while the layer's rounding is learned. Only v is trained."""
 
     below: Tensor
-    """floor(w / s), of the weight's shape."""
+    """The lower neighbours floor(w / s), float32 of the weight's shape."""
 
     def __init__(self, grid: LearnedWeightQuantizer, weight: Tensor) -> None:
         super().__init__(grid.spec, len(weight))
@@ -45,15 +45,16 @@ class SoftWeightQuantizer(LearnedWeightQuantizer):
         self.v = nn.Parameter(start)
 
     def up(self) -> Tensor:
-        """h(v), of the weight's shape."""
+        """The share h(v) of a step above the lower neighbour, float32 of the weight's shape."""
         return (_STRETCH * torch.sigmoid(self.v) - _SHIFT).clamp(0, 1)
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight [O, ...] between two neighbours on its grid, and the grid's scales [O], float32."""
         codes = (self.below + self.up()).clamp(*self.spec.symmetric_range())
         return codes * by_row(self.scale, weight), self.scale
 
     def codes(self, weight: Tensor) -> Tensor:
-        """int32: the codes that `commit` leaves."""
+        """The codes that `commit` leaves, int32 of the weight's shape. weight: float32 [O, ...], not read."""
         codes = self.below + (self.up() >= 0.5)
         return codes.clamp(*self.spec.symmetric_range()).to(torch.int32)
 
@@ -78,6 +79,6 @@ def commit(layer: QuantizedLayer) -> None:
 
 
 def undecided(rounded: Sequence[SoftWeightQuantizer], beta: float) -> Tensor:
-    """R over the weights of several layers, 0-dim."""
+    """The regulariser R over the weights of several layers: a scalar, float32."""
     each = [1 - (2 * soft.up() - 1).abs().pow(beta) for soft in rounded]
     return torch.cat([term.reshape(-1) for term in each]).mean()

@@ -1,4 +1,4 @@
-"""The float network as the traced graph, batch norms folded: it gives logits and the tensors in between."""
+"""The teacher: the float network as the traced graph, batch norms folded, with logits and the tensors in between."""
 
 from collections.abc import Collection, Sequence
 
@@ -11,10 +11,10 @@ from intraq_deploy.graph.ops import Conv2d, Input, Linear
 
 
 class Teacher(nn.Module):
-    """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]. Nothing in it is trained."""
+    """The float network that the student learns from. Nothing in it is trained."""
 
     def __init__(self, graph: Graph) -> None:
-        """graph: with float weights."""
+        """Copies the weights of `graph`, which has float ones."""
         super().__init__()
         self._graph = graph.topology()
         self._index = {node.name: index for index, node in enumerate(graph.layers())}
@@ -26,14 +26,18 @@ class Teacher(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]."""
         return self.features(images, ())[0]
 
     def features(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, and the tensors `names`, activations applied."""
+        """The logits, float32 [N, classes], and the tensors `names`, float32 [N, ...], activations applied.
+
+        images: float32 [N, C, H, W], normalised.
+        """
         return walk_keeping(self._graph, images, self.evaluate, names)
 
     def evaluate(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        """One node with its activation."""
+        """Computes one node with its activation, on float32 [N, ...]."""
         if isinstance(node.op, Input):
             return inputs[0]
         if isinstance(node.op, Conv2d | Linear):
@@ -42,7 +46,10 @@ class Teacher(nn.Module):
         return clamp(apply(node.op, *inputs), node.activation)
 
     def evaluate_layer(self, node: Node, x: Tensor) -> Tensor:
-        """A convolution or linear layer with its batch norm, in front of its activation."""
+        """Computes a convolution or linear layer with its batch norm, in front of its activation.
+
+        x: float32 [N, ...] -> float32 [N, O, ...].
+        """
         assert isinstance(node.op, Conv2d | Linear)
         index = self._index[node.name]
         return apply_layer(node.op, x, getattr(self, f"weight{index}"), getattr(self, f"bias{index}"))

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.targets.profile import profile_names
-from intraq_deploy.targets.reading import Name, Version, nearest, read
+from intraq_deploy.targets.reading import Name, Version, read
+from intraq_deploy.wording import did_you_mean
 
 Precision = Literal["int8", "fp4", "fp8", "bf16", "fp16", "tf32", "fp32"]
 Figure = Literal["compute_capability", "memory_gib", "dla", "precisions", "trtexec"]
@@ -71,7 +72,7 @@ class DeviceProfile(BaseModel):
         names = profile_names()
         for target in targets:
             if target not in names:
-                raise ValueError(f"there is no target {target}: {nearest(target, names).rstrip('.')}")
+                raise ValueError(f"there is no target {target}: {did_you_mean(target, names).rstrip('.')}")
         return targets
 
     def source_of(self, figure: Figure) -> str:
@@ -93,7 +94,7 @@ def load_device(name: str) -> DeviceProfile:
     """The device `name`. Raises UsageError for an unknown one."""
     names = device_names()
     if name not in names:
-        raise UsageError(f"The device {name!r} is unknown: {nearest(name, names)}")
+        raise UsageError(f"The device {name!r} is unknown: {did_you_mean(name, names)}")
     return read_device(name, (resources.files("intraq_deploy.targets.devices") / f"{name}.toml").read_text())
 
 

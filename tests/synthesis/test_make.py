@@ -10,8 +10,8 @@ from intraq_deploy.errors import DataError, DivergedError, UsageError
 from intraq_deploy.synthesis import SynthesisRecipe, SyntheticSet
 from intraq_deploy.synthesis.batches import batch_sizes, draw_labels
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
-from intraq_deploy.synthesis.loop import _Rate
-from intraq_deploy.synthesis.make import make_images, pixel_bounds, probe_of
+from intraq_deploy.synthesis.loop import _Rate, pixel_bounds
+from intraq_deploy.synthesis.make import make_images, probe_of
 from intraq_deploy.synthesis.quality import intra_class_distance, measure
 
 CPU = torch.device("cpu")

@@ -46,8 +46,8 @@ _GATES = {"aten.hardswish.default": "HardSigmoid", "aten.silu.default": "Sigmoid
 
 @translates(*_GATES)
 def _gated(t: Translator, call: fx.Node) -> None:
-    """x g(x) as the product that it is: runtimes have integer kernels for products, and for these two functions of a
-    code, but none for the whole."""
+    """Translates x g(x) as the product that it is: runtimes have integer kernels for products, and for these two
+    functions of a code, but none for the whole."""
     function = _GATES[call_name(call)]
     name = child_name(call, call_name(call).split(".")[1])
 
@@ -79,7 +79,7 @@ def _elu(t: Translator, call: fx.Node) -> None:
 
 
 def _elementwise(t: Translator, call: fx.Node, op: Op, kind: str) -> None:
-    """Before a transposition rather than behind it: pairs of transpositions then meet, and go."""
+    """Adds a node before a transposition rather than behind it: pairs of transpositions then meet, and go."""
     t.same(
         call,
         through_transpose(t, t.value(call.args[0]), lambda x: t.add(child_name(call, kind), op, [x], t.shape_of(x))),

@@ -75,7 +75,10 @@ def _batch_norm(t: Translator, call: fx.Node) -> None:
 
 
 def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> None:
-    """`call` is x * gain + shift with constants: numbers, or one per channel."""
+    """Translates `call`, which is x * gain + shift.
+
+    gain, shift: constants, float32, each a single number or one per channel: [C], [C, 1, 1] or [1, C, 1, 1].
+    """
     name = t.value(x)
     last = len(t.shape_of(name)) == 3 and gain.dim() <= 1 and shift.dim() <= 1 and gain.numel() + shift.numel() > 2
     if last:  # one per entry of the last dimension
@@ -93,7 +96,7 @@ def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> 
 
 
 def _per_channel(values: Tensor, channels: int, dims: int, *, last: bool) -> Tensor:
-    """float32 [C] from a number, [C], [C, 1, 1] or [1, C, 1, 1]."""
+    """The values as float32 [C], from a number, [C], [C, 1, 1] or [1, C, 1, 1]."""
     if values.numel() == 1:
         return values.reshape(1).expand(channels).clone()
     spread = [1] * values.dim()

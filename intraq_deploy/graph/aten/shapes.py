@@ -14,7 +14,7 @@ _LAST, _FIRST = (1, 2, 0), (2, 0, 1)
 
 
 def permuted(t: Translator, name: str, permutation: tuple[int, ...], own: str) -> str:
-    """The tensor `name` transposed; two transpositions become one, or none."""
+    """Adds a transposition of the tensor `name`, and returns its name; two transpositions become one, or none."""
     node = t.raw(name).node
     if isinstance(node.op, Transpose):
         permutation = tuple(node.op.permutation[i] for i in permutation)
@@ -26,17 +26,17 @@ def permuted(t: Translator, name: str, permutation: tuple[int, ...], own: str) -
 
 
 def channels_first(t: Translator, name: str) -> str:
-    """[H, W, C] as [C, H, W]."""
+    """Transposes the tensor `name` from [H, W, C] to [C, H, W], and returns the name of the result."""
     return permuted(t, name, _FIRST, f"{name}.channels_first")
 
 
 def channels_last(t: Translator, name: str) -> str:
-    """[C, H, W] as [H, W, C]."""
+    """Transposes the tensor `name` from [C, H, W] to [H, W, C], and returns the name of the result."""
     return permuted(t, name, _LAST, f"{name}.channels_last")
 
 
 def through_transpose(t: Translator, name: str, make: Callable[[str], str]) -> str:
-    """make(name), where it does not matter how data are arranged: of the tensor before a transposition."""
+    """Calls `make` on the tensor before a transposition, where the order of dimensions does not matter to it."""
     node = t.raw(name).node
     if not isinstance(node.op, Transpose):
         return make(name)

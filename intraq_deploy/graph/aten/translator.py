@@ -55,7 +55,7 @@ class Translator:
         self._input_shape = input_shape
 
     def graph(self) -> Graph:
-        """Every call translated. Raises UnsupportedModelError, naming the layer and the call."""
+        """Translates every call. Raises UnsupportedModelError, with the layer and the call, for one that is unknown."""
         self._raw[INPUT_NAME] = Raw(Node(INPUT_NAME, Input(), (), self._input_shape))
         self._alias[str(self._image)] = INPUT_NAME
         for call in self._calls:
@@ -105,7 +105,7 @@ class Translator:
         return isinstance(argument, fx.Node) and argument.name in self._alias
 
     def constant(self, argument: Any) -> Tensor | None:
-        """A parameter, buffer or number as a float32 tensor, or None."""
+        """A parameter, buffer or number as a float32 tensor of its own shape; None for none."""
         if argument is None:
             return None
         if isinstance(argument, fx.Node) and isinstance(self._constants.get(argument.name), Tensor):
@@ -116,13 +116,13 @@ class Translator:
         raise CallError(f"a weight that depends on the image ({argument})")
 
     def parameter_owner(self, argument: Any) -> str | None:
-        """The path of the module whose weight an argument is."""
+        """The path of the module whose weight an argument is; None where it is no parameter or buffer."""
         if isinstance(argument, fx.Node) and argument.name in self._owners:
             return self._owners[argument.name].removesuffix(".weight")
         return None
 
     def shape(self, argument: fx.Node) -> tuple[int, ...]:
-        """Without the batch."""
+        """The shape of the tensor that `argument` makes, without the batch."""
         return tuple(int(size) for size in argument.meta["val"].shape[1:])
 
     def consumers(self, name: str) -> int:
@@ -135,7 +135,7 @@ class Translator:
         return self._raw[name]
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of the tensor `name`, without the batch."""
+        """The shape of the tensor `name`, without the batch."""
         return self._raw[name].node.shape
 
     def add(
@@ -152,21 +152,21 @@ class Translator:
         self._alias[call.name] = self.add(name, op, inputs, self.shape(call), weights)
 
     def same(self, call: fx.Node, name: str) -> None:
-        """`call` stands for the tensor `name`."""
+        """Notes that `call` stands for the tensor `name`."""
         self._alias[call.name] = name
 
     def several(self, call: fx.Node, parts: Sequence[Callable[[], str]]) -> None:
-        """`call` stands for several tensors, each made when it is asked for."""
+        """Notes that `call` stands for several tensors, each made when it is asked for."""
         self._parts[call.name] = parts
 
     def part(self, call: fx.Node, index: int) -> str | None:
-        """One of several, or None where `call` stands for one tensor."""
+        """The name of one of several tensors, or None where `call` stands for a single one."""
         parts = self._parts.get(call.name)
         return None if parts is None else parts[index]()
 
 
 def call_name(call: fx.Node) -> str:
-    """aten's name of a call, or Python's."""
+    """The name that aten or Python has for what is called."""
     target = call.target
     return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
 
@@ -217,7 +217,7 @@ def translates(*targets: str) -> Callable[[_Translation], _Translation]:
 
 
 def arguments(call: fx.Node, *defaults: tuple[str, Any]) -> list[Any]:
-    """Positional and keyword arguments, filled up with defaults: (name, default) in order."""
+    """The positional and keyword arguments of a call, filled up with defaults: (name, default) in order."""
     values = []
     for index, (name, default) in enumerate(defaults):
         values.append(call.args[index] if index < len(call.args) else call.kwargs.get(name, default))

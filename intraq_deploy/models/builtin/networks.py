@@ -9,7 +9,7 @@ from torch import nn
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.models.builtin.resnet20 import ResNet20
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.models.wording import nearest
+from intraq_deploy.wording import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class BuiltinNetwork:
     """A network, its weights and what its inputs and outputs mean."""
 
     build: Callable[[int, int], nn.Module]
-    """(classes, input channels) -> the network with random weights."""
+    """A function from the class count and the input channels to the network with random weights."""
     weights: Path
-    """safetensors, the network's state_dict."""
+    """The file of the network's state_dict, safetensors."""
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
 
@@ -50,11 +50,11 @@ NETWORKS = {
         class_names=CIFAR10_CLASSES,
     ),
 }
-"""Name, as in "builtin:resnet20-cifar10" -> network."""
+"""The networks by name, as in "builtin:resnet20-cifar10"."""
 
 
 def builtin_network(name: str) -> BuiltinNetwork:
-    """Raises: ArchitectureError, for an unknown name."""
+    """Finds a built-in network by its name. Raises ArchitectureError for an unknown one."""
     if name not in NETWORKS:
         raise ArchitectureError(f"there is no built-in network {name!r}; {nearest(name, NETWORKS)}.")
     return NETWORKS[name]

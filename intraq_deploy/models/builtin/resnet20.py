@@ -12,10 +12,7 @@ STAGES = ((16, 1), (32, 2), (64, 2))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut.
-
-    float32 [N, inputs, H, W] -> float32 [N, outputs, H / stride, W / stride].
-    """
+    """Two 3x3 convolutions beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -34,6 +31,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps float32 [N, inputs, H, W] to float32 [N, outputs, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
@@ -42,7 +40,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """Images, float32 [N, channels, H, W] -> logits, float32 [N, classes]. Made for H = W = 32."""
+    """The ResNet with 20 layers, made for images of 32x32 pixels."""
 
     def __init__(self, classes: int = 10, channels: int = 3) -> None:
         super().__init__()
@@ -56,6 +54,7 @@ class ResNet20(nn.Module):
         self.fc = nn.Linear(STAGES[-1][0], classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images, float32 [N, channels, H, W], to logits, float32 [N, classes]."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.flatten(self.avgpool(x)))

@@ -25,14 +25,15 @@ learning_rate = 1e-4
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands():
-    """Every intraq-deploy command line of the README, up to where its output goes."""
-    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [line.partition(" > ")[0] for line in lines if line.startswith("intraq-deploy")]
+    """Every intraq-deploy command line of the pages, up to where its output goes."""
+    lines = "\n".join(block for page in PAGES for block in blocks("sh", page.read_text()))
+    lines = lines.replace("\\\n", " ").splitlines()
+    return sorted({line.partition(" > ")[0] for line in lines if line.startswith("intraq-deploy")})
 
 
 def test_the_python_example(tmp_path, monkeypatch, capsys):
@@ -46,7 +47,7 @@ def test_the_python_example(tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_commands():
-    assert len(commands()) >= 4
+    assert len(commands()) >= 20
 
 
 @pytest.mark.parametrize("line", commands())
@@ -59,15 +60,27 @@ def test_commands_parse(line):
     parser.make_context(name, arguments)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors(page):
+    """The names by which GitHub lets a link name the page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_files_exist(page):
     text = page.read_text()
-    linked = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    linked = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     named = re.findall(r"`((?:intraq_deploy|cli|targets|tests|docs|benchmarks)/[\w./]*)`", text)
-    for name in linked:
+    for name, _, anchor in linked:
         assert (page.parent / name).exists(), name
+        assert not anchor or anchor in anchors(page.parent / name if name else page), f"{name}#{anchor}"
     for name in named:
         assert (ROOT / name).exists(), name
+
+
+def test_the_index_has_every_page():
+    linked = re.findall(r"^\| \[([\w-]+\.md)\]", (ROOT / "docs" / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(linked) == sorted(page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md")
 
 
 def test_every_make_target_exists():

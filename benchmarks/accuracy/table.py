@@ -1,4 +1,4 @@
-"""Writes the tables of docs/accuracy.md, and README's headline table, from the CSV files.
+"""Writes the tables of docs/accuracy.md from the CSV files.
 
     python benchmarks/accuracy/table.py
 
@@ -21,7 +21,7 @@ from intraq_deploy.recipes import read as read_recipe
 ROOT = Path(__file__).parents[2]
 SEEDS = 3
 """What a cell has where it does not say otherwise."""
-PAGES = (ROOT / "docs" / "accuracy.md", ROOT / "README.md")
+PAGE = ROOT / "docs" / "accuracy.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +303,7 @@ def render(page: str, measured: Measured) -> str:
 
 def main() -> None:
     measured = Measured()
-    for path in PAGES:
-        if path.exists():
-            path.write_text(render(path.read_text(), measured))
+    PAGE.write_text(render(PAGE.read_text(), measured))
 
 
 if __name__ == "__main__":

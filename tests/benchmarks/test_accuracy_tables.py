@@ -1,4 +1,4 @@
-"""The accuracy page's tables, and README's, say what the committed rows say."""
+"""The accuracy page's tables say what the committed rows say."""
 
 import pytest
 
@@ -8,15 +8,13 @@ def table(files_of):
     return files_of("accuracy")("table")
 
 
-def test_pages_are_those_of_the_rows(table):
-    measured = table.Measured()
-    for path in table.PAGES:
-        page = path.read_text()
-        assert table.render(page, measured) == page, (
-            f"run benchmarks/accuracy/table.py: {path.name} is older than its rows"
-        )
+def test_the_page_is_that_of_the_rows(table):
+    page = table.PAGE.read_text()
+    assert table.render(page, table.Measured()) == page, (
+        "run benchmarks/accuracy/table.py: the page is older than its rows"
+    )
     for name in table.SECTIONS:
-        assert f"<!-- {name}: made by" in table.PAGES[0].read_text()
+        assert f"<!-- {name}: made by" in page
 
 
 def test_no_integer_differs_where_all_of_a_network_is_integers(table):

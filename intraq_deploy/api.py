@@ -16,10 +16,7 @@ from intraq_deploy.graph import trace
 from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.export import model_metadata
-from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
-from intraq_deploy.pipeline.recipes import Overrides, recipe_for
 from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice
-from intraq_deploy.pipeline.student import StudentTraining
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
@@ -27,11 +24,14 @@ from intraq_deploy.program import Program
 from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import Recipe, RecipeFile, builtin, read
+from intraq_deploy.recipes.overrides import Overrides, recipe_for
 from intraq_deploy.synthesis.make import make_images, probe_of
+from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.target import export as export_program
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.training.student import StudentTraining
 from intraq_deploy.training.teacher import Teacher
 
 __all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize", "validate"]
@@ -125,7 +125,7 @@ def quantize(
     schemes = SchemeChoice(scheme, chosen_targets.targets, chosen_targets.own, chosen.quantization.ranges)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
     student = build_network(graph, schemes.at(weight_bits, activation_bits), images.images, seed)
-    StudentTraining(Teacher(graph).to(where), images, chosen, seed, where).train(student)
+    StudentTraining(Teacher(graph).to(where), images, chosen.student, seed, where).train(student)
     return student
 
 

@@ -23,7 +23,7 @@ ALLOWED = {
     "data": {"models"},
     "synthesis": {"models"},
     "quantization": {"graph"},
-    "training": {"graph", "quantization", "synthesis"},
+    "training": {"graph", "program", "quantization", "synthesis"},
     "recipes": {"quantization", "synthesis", "training"},
     "program": {"graph", "quantization"},
     "evaluation": {"program"},

@@ -31,7 +31,7 @@ class Advice(BaseModel):
 
     target: str
     verdict: Verdict
-    """only-w8a8: the run's bits are W8A8; timed-apart: the run was timed on a GPU, W8A8 on the CPU; float-is-fastest:
+    """The decision. only-w8a8: the run's bits are W8A8; timed-apart: the run was timed on a GPU, W8A8 on the CPU; float-is-fastest:
     quantize for size only; w8a8: it is more accurate, and not slower; equal: the run's bits lose no more and are as
     fast; w8a8-is-faster: they lose no more, and W8A8 is faster."""
     lost: float

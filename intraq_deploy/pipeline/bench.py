@@ -45,7 +45,7 @@ class BenchOptions:
     """Time for all models together."""
 
     def check(self) -> None:
-        """Raises UsageError for numbers that cannot be."""
+        """Checks the values. Raises UsageError for numbers that cannot be."""
         for name, value in (("--batch", self.batch), ("--threads", self.threads)):
             if not 1 <= value <= _MOST:
                 raise UsageError(f"{name} is {value}: give a number from 1 to {_MOST}.")

@@ -1,4 +1,4 @@
-"""Where images are made and students are trained."""
+"""The choice of the device on which images are made and students are trained."""
 
 import torch
 
@@ -6,7 +6,10 @@ from intraq_deploy.errors import UsageError
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto", "cpu" or "cuda". Raises UsageError for another one, and for cuda where there is none."""
+    """Returns the device that "auto", "cpu" or "cuda" stands for.
+
+    Raises UsageError for another name, and for cuda where there is none.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device is {name!r}: give auto, cpu or cuda.")
     if name == "auto":

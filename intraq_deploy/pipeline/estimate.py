@@ -12,7 +12,6 @@ from intraq_deploy.pipeline import stages
 from intraq_deploy.pipeline.mixed import earlier_choice
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.sensitivity import SENSITIVITY, sensitivity_key, work_of
-from intraq_deploy.pipeline.student import images_of
 from intraq_deploy.quantization.build import empty_network
 from intraq_deploy.quantization.sensitivity import logits_of
 from intraq_deploy.synthesis.make import make_images
@@ -54,7 +53,7 @@ def _ahead(run: Run, images_only: bool) -> Iterator[tuple[str, float, Callable[[
     known = asked is None or mixed is not None
     if asked is not None and not known and not finished(SENSITIVITY, sensitivity_key(run, asked.widths, own)):
         yield SENSITIVITY, work_of(run, synthesis.images, asked.widths), lambda: _forward_rate(run, images)
-    work = images_of(run.recipe)
+    work = run.recipe.student.images
     if work and not (known and finished(stages.FINE_TUNING, stages.student_key(run, run.scheme(mixed), own))):
         yield stages.FINE_TUNING, work, lambda: _training_rate(run, min(images, run.recipe.training.batch))
 

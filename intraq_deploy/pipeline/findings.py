@@ -56,7 +56,7 @@ class AccuracyLost(_Finding):
 
     kind: Literal["accuracy-lost"] = "accuracy-lost"
     top1: float
-    """Percent, deployed."""
+    """Top-1 of the deployed network, in percent."""
     fake_quant_top1: float
     images: int
     became_wrong: int
@@ -111,7 +111,7 @@ class LargerThanAsked(_Finding):
     stored_bytes: int
     """Codes, scales and biases."""
     max_size: float
-    """MiB."""
+    """The limit that was asked for, in MiB."""
 
 
 GateWarning = Annotated[

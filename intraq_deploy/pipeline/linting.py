@@ -1,4 +1,4 @@
-"""Any ONNX file against a target's rules."""
+"""The check of any ONNX file against a target's rules."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 
 class LintReport(BaseModel):
-    """Of one file."""
+    """The findings in one file, for one target."""
 
     file: str
     target: str
@@ -22,20 +22,21 @@ class LintReport(BaseModel):
 
     @property
     def refused(self) -> int:
-        """How many findings the target would refuse or compute wrongly."""
+        """Number of findings that the target would refuse or compute wrongly."""
         return sum(finding.refused for finding in self.findings)
 
     def to_json(self) -> str:
+        """Returns the report as JSON."""
         return self.model_dump_json(indent=2)
 
 
 def list_json(reports: list[LintReport]) -> str:
-    """Of several targets."""
+    """Returns the reports for several targets as JSON."""
     return TypeAdapter(list[LintReport]).dump_json(reports, indent=2).decode()
 
 
 def lint_file(path: Path, target: str, own: Iterable[TargetProfile] = ()) -> LintReport:
-    """own: a person's own targets, beside the built-in ones.
+    """Checks an ONNX file. own: a person's own targets, beside the built-in ones.
 
     Raises UsageError for an unknown target, DataError for a file that is no ONNX model.
     """

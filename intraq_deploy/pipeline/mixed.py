@@ -37,7 +37,7 @@ _MIB = 1 << 20
 
 
 def check_budget(run: Run, mixed: MixedOptions) -> None:
-    """Raises UsageError, naming the least possible, for a budget below it."""
+    """Checks that a budget is possible. Raises UsageError, naming the least possible, for one below it."""
     option, value = mixed.budget
     if option == "--max-drop":
         return

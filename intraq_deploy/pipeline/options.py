@@ -1,4 +1,4 @@
-"""What was asked for, checked and kept: `RUN/config.json`."""
+"""The options of a run, checked and kept: `RUN/config.json`."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ class ModelOptions(BaseModel):
     trust_pickle: bool = False
 
     def located(self, folder: Path) -> "ModelOptions":
-        """With the files that were named relative to `folder` named by their whole paths."""
+        """Returns the options with whole paths for the files that were named relative to `folder`."""
 
         def under(name: str) -> str:
             return str(folder / name) if (folder / name).exists() else name
@@ -44,7 +44,7 @@ class ModelOptions(BaseModel):
         return self.model_copy(update=changes)
 
     def load(self) -> Model:
-        """The model. Raises what `load_model` raises."""
+        """Returns the model. Raises what `load_model` raises."""
         return load_model(
             self.source,
             arch=self.arch,
@@ -67,9 +67,9 @@ class MixedOptions(BaseModel):
     max_size: float | None = None
     """MiB of the layers as stored (quantization.allocation.stored_bytes)."""
     average_bits: float | None = None
-    """Per weight."""
+    """Bits per weight."""
     widths: tuple[int, ...] = (4, 8)
-    """What there is to choose from."""
+    """The bits to choose from."""
 
     @property
     def budget(self) -> tuple[str, float]:
@@ -79,7 +79,7 @@ class MixedOptions(BaseModel):
         return f"--{name.replace('_', '-')}", value
 
     def check(self) -> None:
-        """Raises UsageError for what no network could make right."""
+        """Checks the budget. Raises UsageError for what no network could make right."""
         check_widths("--widths", self.widths)
         if len(self.widths) < 2:
             raise UsageError(
@@ -94,7 +94,7 @@ class MixedOptions(BaseModel):
 
 
 def check_widths(option: str, widths: tuple[int, ...]) -> None:
-    """Raises UsageError, naming the option, for bits that are not supported or given twice."""
+    """Checks bits. Raises UsageError, naming the option, for bits that are not supported or given twice."""
     for bits in widths:
         if not MIN_BITS <= bits <= MAX_BITS:
             raise UsageError(f"{option} has {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
@@ -103,7 +103,7 @@ def check_widths(option: str, widths: tuple[int, ...]) -> None:
 
 
 def text_of(widths: tuple[int, ...]) -> str:
-    """As on the command line: "4,8"."""
+    """Returns bits as on the command line: "4,8"."""
     return ",".join(map(str, widths))
 
 
@@ -113,12 +113,12 @@ class OwnRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    """Its path."""
+    """The path of the file."""
     values: dict[str, Any]
 
 
 def own_recipe(path: Path) -> OwnRecipe:
-    """Raises UsageError for a file that cannot be read or is no recipe."""
+    """Reads a recipe. Raises UsageError for a file that cannot be read or is no recipe."""
     file = read(path)
     return OwnRecipe(name=file.name, values=dict(file.values))
 
@@ -130,15 +130,15 @@ class QuantizeOptions(BaseModel):
 
     model: ModelOptions
     weight_bits: int = 4
-    """Of every layer; with `mixed`, the fewest that a layer may get."""
+    """Bits of every layer's weights; with `mixed`, the fewest that a layer may get."""
     mixed: MixedOptions | None = None
     activation_bits: int = 4
     scheme: str = "integer"
     preset: str = "quick"
     recipe: OwnRecipe | None = None
-    """Instead of the preset."""
+    """A recipe in place of the preset."""
     method: Literal["qat", "ptq"] = "qat"
-    """"ptq": no fine-tuning and no reconstruction of the recipe's own, as with 0 steps."""
+    """The method. "ptq": no fine-tuning and no reconstruction of the recipe's own, as with 0 steps."""
     reconstruct: bool = False
     """Whether the recipe's reconstruction is switched on where the recipe itself does not, or would with more steps."""
     calibration: str | None = None
@@ -159,7 +159,7 @@ class QuantizeOptions(BaseModel):
         return self.preset if self.recipe is None else self.recipe.name
 
     def check(self) -> None:
-        """Raises UsageError for what no network could make right."""
+        """Checks the options. Raises UsageError for what no network could make right."""
         if self.mixed is not None:
             self.mixed.check()
         for option, bits in (("--weight-bits", self.weight_bits), ("--activation-bits", self.activation_bits)):
@@ -178,7 +178,7 @@ class QuantizeOptions(BaseModel):
 
 
 def check_apart(calibration: str | None, evaluate: str | None) -> None:
-    """Raises UsageError where images that calibrated would measure."""
+    """Checks that images apart calibrate and measure. Raises UsageError where they do not."""
     if calibration is None or evaluate is None:
         return
     one, other = Path(calibration).resolve(), Path(evaluate).resolve()
@@ -191,7 +191,7 @@ def check_apart(calibration: str | None, evaluate: str | None) -> None:
 
 
 def make_options(model: ModelOptions, **values: Any) -> QuantizeOptions:
-    """Raises UsageError, naming the option, for a value of the wrong kind."""
+    """Returns the options. Raises UsageError, naming the option, for a value of the wrong kind."""
     try:
         return QuantizeOptions(model=model, **values)
     except ValidationError as error:
@@ -201,23 +201,23 @@ def make_options(model: ModelOptions, **values: Any) -> QuantizeOptions:
 
 
 class RunConfig(BaseModel):
-    """What a run directory keeps, so that the run can be looked at again."""
+    """The record in a run directory with which the run can be opened again."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights_sha256: str
-    """Of the network."""
+    """The hash of the network's weights."""
     folder: str
-    """Where the command was given: relative paths start there."""
+    """The folder in which the command was given: relative paths start there."""
     options: QuantizeOptions
 
     def to_json(self) -> str:
-        """Without the consent to run a pickle's code, which is given per command."""
+        """Returns the text of `config.json`, without the consent to run a pickle's code, which is given per command."""
         return self.model_dump_json(indent=2, exclude={"options": {"model": {"trust_pickle"}}})
 
 
 def read_config(path: Path) -> RunConfig:
-    """Raises RunError for a missing or foreign file."""
+    """Returns the record of a run directory. Raises RunError for a missing or foreign file."""
     try:
         return RunConfig.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:

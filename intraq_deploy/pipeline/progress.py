@@ -1,4 +1,4 @@
-"""What a long run tells whoever watches it. The command line draws it; the stages only report."""
+"""The messages of a long run to whoever watches it. The command line draws them; the stages only report."""
 
 from typing import Protocol
 
@@ -26,7 +26,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Nobody watches."""
+    """A watcher that does nothing."""
 
     def say(self, message: str) -> None: ...
 

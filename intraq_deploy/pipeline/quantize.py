@@ -17,7 +17,6 @@ from intraq_deploy.pipeline.measurement import BASELINES, baselines
 from intraq_deploy.pipeline.mixed import MIXED, check_budget, choose_bits
 from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.recipes import too_few_images
 from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
@@ -26,6 +25,7 @@ from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
+from intraq_deploy.recipes.overrides import too_few_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent

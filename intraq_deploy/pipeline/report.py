@@ -216,7 +216,7 @@ class RunReport(_Record):
     reconstructed: bool = False
     """Whether the student was reconstructed block by block before fine-tuning."""
     steps: int
-    """Fine-tuning steps."""
+    """Number of fine-tuning steps."""
     accumulator: AccumulatorRecord | None = None
     settled: list[str] = []
     """Adjustments before freezing, as "layer: adjustment"."""

@@ -16,7 +16,6 @@ from intraq_deploy.models import Model
 from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.recipes import Overrides, recipe_for
 from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.pipeline.schemes import SchemeChoice
@@ -25,6 +24,7 @@ from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import prepare
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.recipes import Recipe, builtin, check
+from intraq_deploy.recipes.overrides import Overrides, recipe_for
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.targets.profile import TargetProfile, load_profile
@@ -43,7 +43,7 @@ class Run:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where images are made and the student is trained. Raises UsageError for a device that is not here."""
+        """The device on which images are made and the student is trained. Raises UsageError for one that is not here."""
         return choose_device(self.options.device)
 
     @cached_property
@@ -78,7 +78,7 @@ class Run:
 
     @cached_property
     def probe(self) -> Probe:
-        """What reads the network's batch norms, on the run's device. Raises UnsupportedModelError without any."""
+        """The reader of the network's batch norms, on the run's device. Raises UnsupportedModelError without any."""
         return probe_of(self.model, self.device)
 
     @cached_property
@@ -105,7 +105,7 @@ class Run:
 
     @cached_property
     def normalization(self) -> Normalization | None:
-        """What a program that takes uint8 images does to them first; None for one that takes floats."""
+        """The normalization of a program that takes uint8 images; None for one that takes floats."""
         preprocessing = self.model.preprocessing
         return None if self.options.input == "float" else Normalization.of(preprocessing.mean, preprocessing.std)
 

@@ -38,7 +38,7 @@ def key_of(**inputs: Any) -> str:
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    """The hash of a tensor's values, on the CPU."""
+    """Returns the hash of a tensor's values: any shape and dtype, on the CPU."""
     return hashlib.sha256(np.ascontiguousarray(tensor.numpy()).data).hexdigest()
 
 

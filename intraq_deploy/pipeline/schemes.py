@@ -11,7 +11,7 @@ from intraq_deploy.quantization.scheme import Scheme, TargetConstraints, make_sc
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 DEFAULT_TARGETS = ("onnxruntime",)
-"""What a network is quantized for where nothing else is said."""
+"""The targets that a network is quantized for where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)

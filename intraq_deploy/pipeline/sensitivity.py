@@ -11,7 +11,6 @@ from torch import Tensor
 from intraq_deploy import seeds
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.wording import reason
 from intraq_deploy.pipeline.finished import Opening, kept_run
 from intraq_deploy.pipeline.options import check_widths
 from intraq_deploy.pipeline.progress import Progress

@@ -27,7 +27,7 @@ from intraq_deploy.targets.profile import TargetProfile
 
 RESULTS = "device"
 HOME = "intraq-deploy"
-"""Where bundles lie on a device, in the home directory."""
+"""The folder of bundles in a device's home directory."""
 _GATE = 3
 _STEPS = ("doctor", "build", "check", "bench")
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -35,18 +35,18 @@ _BATCH = 32
 
 
 class HostReport(BaseModel):
-    """What came of one host."""
+    """The outcome on one host."""
 
     host: str
     device: str | None = None
     """The profile, named or found."""
     machine: str | None = None
     folder: str | None = None
-    """Of the bundle, there."""
+    """The bundle's folder on the host."""
     sent_bytes: int = 0
     seconds: float = 0.0
     answers: dict[str, dict[str, Any]] = {}
-    """What run.py said, by its command."""
+    """The JSON that run.py printed, by its command."""
     accuracy: dict[str, int | float] | None = None
     """Top-1 in percent, of so many labelled images, where they were asked for."""
     failure: str | None = None
@@ -54,41 +54,43 @@ class HostReport(BaseModel):
     exit_code: int = 0
 
     def to_json(self) -> str:
+        """Returns the report as JSON."""
         return self.model_dump_json(indent=1)
 
 
 class ShipReport(BaseModel):
-    """All hosts, in the order in which they were given."""
+    """The outcomes on all hosts, in the order in which they were given."""
 
     run: str
     hosts: list[HostReport]
 
     @property
     def exit_code(self) -> int:
-        """Of a failed check before that of any other failure."""
+        """The exit code: that of a failed check before that of any other failure."""
         codes = {host.exit_code for host in self.hosts}
         return _GATE if _GATE in codes else max(codes)
 
     def to_json(self) -> str:
+        """Returns the report as JSON."""
         return self.model_dump_json(indent=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """What is to be done."""
+    """The hosts that a run is shipped to, and how."""
 
     hosts: tuple[str, ...]
     port: int | None = None
     target: TargetProfile | DeviceProfile | None = None
-    """None: the device that each host is found to be."""
+    """The target or device; None: the device that each host is found to be."""
     asked: str | None = None
     """How it was named: a person's own is a file."""
     folder: str | None = None
-    """On the hosts; None: one in the home directory, named after the run."""
+    """The folder on the hosts; None: one in the home directory, named after the run."""
     python: str = "python3"
 
     def check(self, run: Path) -> None:
-        """Raises UsageError for what cannot be meant, RunError where there is no run."""
+        """Checks the shipment. Raises UsageError for what cannot be meant, RunError where there is no run."""
         for host in self.hosts:
             check_host(host, self.port)
         if len(set(self.hosts)) < len(self.hosts):
@@ -98,7 +100,7 @@ class Shipment:
         read_config(run / CONFIG)
 
     def folder_on(self, run: Path, device: str) -> str:
-        """Where the bundle goes."""
+        """Returns the folder of the bundle on a host."""
         return self.folder or f"~/{HOME}/{run.resolve().name}-{device}"
 
 
@@ -269,7 +271,7 @@ def _reason(said: str, answer: dict[str, Any] | None) -> str:
 
 
 def command_of(shipment: Shipment, folder: str, step: str) -> str:
-    """What is run on a host."""
+    """Returns the command that takes a step on a host."""
     return f"{quoted(shipment.python)} {quoted(PurePosixPath(folder) / 'run.py')} {step} --json"
 
 

@@ -33,7 +33,7 @@ class OpenStage:
 
     folder: Path
     saved: Callable[[], None]
-    """To be called whenever a part has been saved, so that the time spent so far is kept with it."""
+    """A function to call whenever a part has been saved, so that the time spent so far is kept with it."""
 
 
 def kept_or_made(run: Run, work: StageWork, load: Callable[[Path], T], make: Callable[[OpenStage], T]) -> T:

@@ -10,12 +10,9 @@ from torch import Tensor
 from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.wording import reason
-from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
 from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
-from intraq_deploy.pipeline.student import Session, StudentTraining, images_of
 from intraq_deploy.program import Program, freeze, load_program, save_program
 from intraq_deploy.quantization.build import build_network, empty_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
@@ -23,9 +20,12 @@ from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.synthesis.batches import batch_sizes
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
 from intraq_deploy.synthesis.make import make_images
+from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.quality import Quality, measure
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.checkpoint import load_student, save_student
+from intraq_deploy.training.student import Session, StudentTraining
+from intraq_deploy.wording import reason
 
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
 
@@ -162,7 +162,7 @@ def fine_tune(run: Run, images: SyntheticSet, scheme: Scheme) -> tuple[FakeQuant
 
     def make(stage: OpenStage) -> tuple[FakeQuantNetwork, list[str]]:
         student = build_network(run.graph, scheme, images.images, run.options.seed)
-        training = StudentTraining(run.teacher, images, run.recipe, run.options.seed, run.device)
+        training = StudentTraining(run.teacher, images, run.recipe.student, run.options.seed, run.device)
         session = Session(stage.folder, stage.saved, run.progress.advance)
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)
@@ -170,7 +170,7 @@ def fine_tune(run: Run, images: SyntheticSet, scheme: Scheme) -> tuple[FakeQuant
         return student, settled
 
     key = student_key(run, scheme, images.images)
-    work = StageWork(FINE_TUNING, key, images_of(run.recipe), "images")
+    work = StageWork(FINE_TUNING, key, run.recipe.student.images, "images")
     return kept_or_made(run, work, lambda folder: kept_student(run, scheme, folder), make)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from intraq_deploy.quantization.recipe import QuantizationRecipe
     from intraq_deploy.synthesis.recipe import SynthesisRecipe
-    from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
+    from intraq_deploy.training.recipe import ReconstructionRecipe, StudentRecipe, TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +17,10 @@ class Recipe:
     quantization: "QuantizationRecipe"
     training: "TrainingRecipe"
     reconstruction: "ReconstructionRecipe"
+
+    @property
+    def student(self) -> "StudentRecipe":
+        """The part of it that trains a calibrated student."""
+        from intraq_deploy.training.recipe import StudentRecipe  # noqa: PLC0415  it comes with torch
+
+        return StudentRecipe(self.reconstruction, self.quantization.correct, self.training)

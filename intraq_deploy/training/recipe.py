@@ -80,3 +80,24 @@ class TrainingRecipe:
                 "The recipe's cross-entropy wants one class per image, and mixed images have two: set mixup = false, "
                 "or least_confidence, below which an image does not count."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class StudentRecipe:
+    """The work that makes a calibrated student a trained one."""
+
+    reconstruction: ReconstructionRecipe
+    correct: bool
+    """Whether means and gains of channels are corrected before fine-tuning."""
+    training: TrainingRecipe
+
+    @property
+    def images(self) -> int:
+        """Number of images that go through the student: in reconstruction a step in each of the blocks goes through all
+        of it once."""
+        return self.reconstruction_images + self.training.steps * self.training.batch
+
+    @property
+    def reconstruction_images(self) -> int:
+        """Number of images that go through the student in reconstruction."""
+        return self.reconstruction.steps * self.reconstruction.batch if self.reconstruction.enabled else 0

@@ -4,7 +4,7 @@ import json
 
 from support import NETWORK
 
-from intraq_deploy.pipeline import student
+from intraq_deploy.training import student
 
 MINE = """
 extends = "quick"

@@ -5,7 +5,7 @@ import json
 import pytest
 from support import NETWORK
 
-from intraq_deploy.pipeline import student
+from intraq_deploy.training import student
 
 MINE = """
 extends = "quick"

@@ -7,9 +7,9 @@ import pytest
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline.options import OwnRecipe
-from intraq_deploy.pipeline.recipes import Overrides, recipe_for, too_few_images
 from intraq_deploy.recipes import BUILTIN, Recipe, builtin, builtin_text, check, parse, read
 from intraq_deploy.recipes.files import SECTIONS
+from intraq_deploy.recipes.overrides import Overrides, recipe_for, too_few_images
 from intraq_deploy.recipes.sections import BadValue, value_of
 from intraq_deploy.synthesis import SynthesisRecipe
 

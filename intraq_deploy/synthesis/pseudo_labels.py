@@ -1,4 +1,4 @@
-"""A person's own images as the value that later stages take: the network's answers stand in for labels."""
+"""A person's own images as the value that later stages take, with pseudo-labels."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,10 @@ _BATCH = 32
 
 
 def pseudo_labelled(model: Model, images: Tensor, device: torch.device) -> SyntheticSet:
-    """images: float32 [N, C, H, W], normalised, kept as they are. Labels are the classes that the network gives them,
-    targets its probabilities."""
+    """Labels images with the classes that the network predicts; targets are its probabilities.
+
+    images: float32 [N, C, H, W], normalised, kept as they are.
+    """
     network = model.module_on(device)
     with torch.no_grad():
         batches = (part.to(device).to(memory_format=torch.channels_last) for part in images.split(_BATCH))

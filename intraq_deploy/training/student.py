@@ -13,12 +13,12 @@ import torch
 from intraq_deploy.program import settle
 from intraq_deploy.program.settle import Adjustment
 from intraq_deploy.quantization.network import FakeQuantNetwork
-from intraq_deploy.recipes import Recipe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
 from intraq_deploy.training.correction import correct
 from intraq_deploy.training.loop import Trainer
+from intraq_deploy.training.recipe import StudentRecipe
 from intraq_deploy.training.reconstruction import reconstruct
 from intraq_deploy.training.teacher import Teacher
 
@@ -32,14 +32,15 @@ def _silent(done: int, where: str, loss: float | None = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Where an unfinished student is kept between sessions, and who is told how far it is."""
+    """The place where an unfinished student is kept between sessions, and the listener who is told how far it is."""
 
     folder: Path | None = None
-    """None: it is not kept."""
+    """The folder that keeps an unfinished student; None: it is not kept."""
     saved: Callable[[], None] = lambda: None
     """Called when a part has been saved."""
     report: Callable[[int, str, float | None], None] = _silent
-    """Told how many images went through the student (of `images_of`), where in the work that is, and the loss."""
+    """A function that is told how many images went through the student (of `StudentRecipe.images`), where in the work
+    that is, and the loss."""
 
     def part(self, name: str) -> Path | None:
         """The file that keeps a part, which may not exist; None if nothing is kept."""
@@ -55,12 +56,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class StudentTraining:
-    """What a student is trained with."""
+    """Everything that a student is trained with."""
 
     teacher: Teacher
-    """On `device`."""
+    """The float network, on `device`."""
     images: SyntheticSet
-    recipe: Recipe
+    recipe: StudentRecipe
     seed: int
     device: torch.device
 
@@ -74,7 +75,7 @@ class StudentTraining:
         checkpoint = session.part(_CHECKPOINT)
         if self.recipe.reconstruction.enabled:
             self._reconstruct(student, session)
-        if self.recipe.quantization.correct and (checkpoint is None or not checkpoint.exists()):
+        if self.recipe.correct and (checkpoint is None or not checkpoint.exists()):
             self._correct(student, session)
         if self.recipe.training.steps:
             self._fine_tune(student, session)
@@ -97,7 +98,7 @@ class StudentTraining:
             session.saved()
 
     def _correct(self, student: FakeQuantNetwork, session: Session) -> None:
-        done = _reconstruction_images(self.recipe)
+        done = self.recipe.reconstruction_images
 
         def report(layer: int, count: int) -> None:
             session.report(done, f"correcting layer {layer}/{count}", None)
@@ -105,7 +106,7 @@ class StudentTraining:
         correct(student, self.teacher, self.images, self.seed, self.device, report)
 
     def _fine_tune(self, student: FakeQuantNetwork, session: Session) -> None:
-        recipe, before = self.recipe.training, _reconstruction_images(self.recipe)
+        recipe, before = self.recipe.training, self.recipe.reconstruction_images
         trainer = Trainer(student, self.teacher, self.images, recipe, self.seed, self.device)
         kept = session.part(_CHECKPOINT)
         if kept is not None and kept.exists():
@@ -119,13 +120,3 @@ class StudentTraining:
             if kept is not None:
                 save_checkpoint(kept, trainer)
                 session.saved()
-
-
-def images_of(recipe: Recipe) -> int:
-    """Returns how many images go through the student, reconstruction included: a step in each of the blocks goes
-    through all of it once."""
-    return _reconstruction_images(recipe) + recipe.training.steps * recipe.training.batch
-
-
-def _reconstruction_images(recipe: Recipe) -> int:
-    return recipe.reconstruction.steps * recipe.reconstruction.batch if recipe.reconstruction.enabled else 0

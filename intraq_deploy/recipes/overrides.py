@@ -10,17 +10,17 @@ from intraq_deploy.training.recipe import MOST_STEPS
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What stands in place of a recipe's own numbers; None leaves the recipe's."""
+    """Numbers in place of a recipe's own; None leaves the recipe's."""
 
     images: int | None = None
     iterations: int | None = None
     steps: int | None = None
-    """Of fine-tuning; 0: nothing is trained, reconstruction of the recipe's own included."""
+    """Fine-tuning steps; 0: nothing is trained, reconstruction of the recipe's own included."""
     reconstruct: bool = False
     """Switches reconstruction on."""
 
     def check(self) -> None:
-        """Raises UsageError for numbers that cannot be."""
+        """Checks the values. Raises UsageError for numbers that cannot be."""
         _check("--images", self.images, 2, MOST_IMAGES)
         _check("--iterations", self.iterations, 1, MOST_ITERATIONS)
         _check("--steps", self.steps, 0, MOST_STEPS)

@@ -22,7 +22,6 @@ from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.program import Program, load_program
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.bundle import (
     FORMAT,
@@ -142,7 +141,7 @@ def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
             "bits": report.label,
             "scheme": run.options.scheme,
             "classes": model.classes,
-            "program_sha256": program_sha256(program),
+            "program_sha256": program.sha256,
         },
         preprocessing={key: preprocessing[key] for key in sorted(preprocessing)},
         classes=model.class_names,

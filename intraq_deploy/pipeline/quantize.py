@@ -31,7 +31,6 @@ from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
 from intraq_deploy.pipeline.sensitivity import SensitivityReport, measure_sensitivity
 from intraq_deploy.program import Program, load_program
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
@@ -340,7 +339,7 @@ def _validation_key(report: RunReport, program: Program, labelled: LabelledImage
         identity = [labelled.name, changed, labels, asdict(labelled.preprocessing)]
     return key_of(
         report=report.model_dump(exclude={"seconds"}),
-        program=program_sha256(program),
+        program=program.sha256,
         images=identity,
         runtime=onnxruntime().__version__,
         providers=[provider.name for provider in (TENSORRT, CUDA) if why_absent(provider) is None],

@@ -22,7 +22,6 @@ from intraq_deploy.pipeline.report import MixedRecord, bits_label
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import float_program
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import prepare
 from intraq_deploy.quantization.scheme import Scheme, make_scheme
 from intraq_deploy.recipes import Recipe, builtin, check
@@ -115,7 +114,7 @@ class Run:
     def network_sha256(self) -> str:
         """Of what the network computes and of its stored statistics: other code around the same tensors is another
         network."""
-        computes = program_sha256(float_program(self.traced))
+        computes = float_program(self.traced).sha256
         return hashlib.sha256(f"{computes} {self.weights_sha256}".encode()).hexdigest()
 
     @cached_property

@@ -18,7 +18,6 @@ from intraq_deploy.pipeline.pseudo_labels import pseudo_labelled
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import Stage, key_of, tensor_sha256
 from intraq_deploy.program import Normalization, Program, freeze, load_program, save_program, settle
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import build_network, empty_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import Recipe
@@ -288,7 +287,7 @@ def export(run: Run, target: str, program: Program) -> Artifact:
     name = f"targets/{target}"
     metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": run.bits}
     cached = profile.calibration_cache is not None and run.ranges_only
-    key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata, cached=cached)
+    key = key_of(program=program.sha256, profile=profile.model_dump(), metadata=metadata, cached=cached)
     before = kept(run, name, key, whole_artifact)
     if before is not None:
         return before

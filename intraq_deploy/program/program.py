@@ -10,18 +10,25 @@ f32(acc) * f32(s_x s_w). ReLU-like functions are part of code_min and code_max: 
 codes is the same as clipping values. A program holds no float weight except in layers that run in float.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import HAS_WEIGHT, on_integers
 
+FORMAT = 2
+"""The version of the form in which programs are stored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What the codes of a tensor mean, and which of them occur."""
+    """The meaning of a tensor's codes, and which of them occur."""
 
     scale: float
     """A float32 value, strictly positive."""
@@ -81,6 +88,12 @@ class UnquantizedWeights:
 
 
 LayerWeights = IntegerWeights | FloatWeights | UnquantizedWeights
+LAYER_KINDS: dict[str, type[LayerWeights]] = {
+    "integer": IntegerWeights,
+    "float": FloatWeights,
+    "unquantized": UnquantizedWeights,
+}
+"""The kinds of layers by the names that they are stored under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +119,18 @@ class Normalization:
         return Normalization(tuple(255 * m for m in mean), tuple(255 * s for s in std))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
-    """graph: without float weights. Tensors without a grid are float."""
+    """A network in integers. Nothing changes a program once it is made: `sha256` is computed once."""
 
     graph: Graph
+    """The operators, without float weights. Tensors without a grid are float."""
     grids: Mapping[str, Grid]
-    """Of every quantized tensor, those that only move data included."""
+    """The grid of every quantized tensor by name, tensors that only move data included."""
     layers: Mapping[str, LayerWeights]
+    """The weights of every convolution and linear layer by name."""
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    """Of quantized tensors and the logits; those without one are exact."""
+    """The tolerances of quantized tensors and of the logits by name; a tensor without one is exact."""
     normalization: Normalization | None = None
     """None: images are float32, already normalised. Else they are uint8."""
 
@@ -124,3 +139,27 @@ class Program:
         if isinstance(node.op, HAS_WEIGHT):
             return isinstance(self.layers[node.name], IntegerWeights)
         return on_integers(node.op) and all(name in self.grids for name in (*node.inputs, node.name))
+
+    def serialize(self) -> tuple[str, bytes]:
+        """The JSON and the tensors of a program, as its two files hold them: the same program gives the same bytes."""
+        tensors, kinds = {}, {}
+        for name, weights in self.layers.items():
+            kinds[name] = next(kind for kind, type_ in LAYER_KINDS.items() if isinstance(weights, type_))
+            for part in weights.__slots__:
+                tensors[f"{name}:{part}"] = getattr(weights, part).contiguous()
+        data = save_tensors(tensors)
+        structure = {
+            "format": FORMAT,
+            "tensors_sha256": hashlib.sha256(data).hexdigest(),
+            "graph": self.graph.to_json(),
+            "grids": {name: asdict(grid) for name, grid in self.grids.items()},
+            "layers": kinds,
+            "tolerances": {name: asdict(tolerance) for name, tolerance in self.tolerances.items()},
+            "normalization": None if self.normalization is None else asdict(self.normalization),
+        }
+        return json.dumps(structure, indent=1, allow_nan=False), data
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the program's JSON, which holds its tensors' hash: one hash for the whole program."""
+        return hashlib.sha256(self.serialize()[0].encode()).hexdigest()

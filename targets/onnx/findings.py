@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LintFinding:
     """One layer that breaks a rule."""
 
     rule: str

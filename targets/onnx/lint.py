@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from intraq_deploy.targets.onnx import lint_onnxruntime, lint_tensorrt
-from intraq_deploy.targets.onnx.findings import Finding
+from intraq_deploy.targets.onnx.findings import LintFinding
 from intraq_deploy.targets.onnx.places import inline, name_places
 from intraq_deploy.targets.profile import TargetProfile
 
@@ -21,7 +21,7 @@ _RULES = {
 """By runtime."""
 
 
-def lint(model: ir.Model, profile: TargetProfile) -> list[Finding]:
+def lint(model: ir.Model, profile: TargetProfile) -> list[LintFinding]:
     """What is wrong with `model` for the profile's target, in the order of the rules and of the graph."""
     typed = model.clone()  # keeps where data outside the file is
     inline(typed)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from intraq_deploy.program.settle import LARGEST_BIAS
-from intraq_deploy.targets.onnx.findings import Finding, name_of
+from intraq_deploy.targets.onnx.findings import LintFinding, name_of
 from intraq_deploy.targets.onnx.intervals import constant, dequantizer, is_constant, source
 from intraq_deploy.targets.onnx.places import calls_in
 from intraq_deploy.targets.onnx.tensorrt import BLOCKS
@@ -33,10 +33,10 @@ _INT8_CONSTANTS = (
     "8.6 do is not known here"
 )
 _GIVEN_ZERO_POINTS = "read: the parser of 8.x, 'This version of TensorRT requires 3 inputs'"
-_Rule = Callable[[ir.Node], Iterator[Finding]]
+_Rule = Callable[[ir.Node], Iterator[LintFinding]]
 
 
-def findings(model: ir.Model, profile: TargetProfile) -> list[Finding]:
+def findings(model: ir.Model, profile: TargetProfile) -> list[LintFinding]:
     """model: with inferred types, functions inlined, and names that say in which subgraph a node is."""
     found = [*_opset(model, profile), *_functions(model)]
     nodes = [node for node in model.graph.all_nodes() if node.domain in _DOMAINS]
@@ -49,53 +49,53 @@ def _is_version_8(profile: TargetProfile) -> bool:
     return profile.versions is not None and profile.versions[0].startswith("8.")
 
 
-def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[Finding]:
+def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[LintFinding]:
     opset = model.opset_imports.get("", 0)
     if profile.largest_opset is not None and opset > profile.largest_opset:
         what = (
             f"the model has opset {opset}, and {profile.name} reads up to {profile.largest_opset}: export it with that "
             "one"
         )
-        yield Finding("opset", "the model", what, "documented: ONNX operator support by TensorRT version")
+        yield LintFinding("opset", "the model", what, "documented: ONNX operator support by TensorRT version")
 
 
-def _functions(model: ir.Model) -> Iterator[Finding]:
+def _functions(model: ir.Model) -> Iterator[LintFinding]:
     """Calls that are left."""
     for node in calls_in(model.graph, model):
         what = (
             f"{name_of(node)} calls the function {node.op_type}, which is not looked into, because it has another "
             "opset than the model or takes a graph: inline it first (onnx.inliner)"
         )
-        yield Finding("functions that can be inlined", name_of(node), what, "a limit of this linter", False)
+        yield LintFinding("functions that can be inlined", name_of(node), what, "a limit of this linter", False)
 
 
-def _zero_points(node: ir.Node) -> Iterator[Finding]:
+def _zero_points(node: ir.Node) -> Iterator[LintFinding]:
     zero_point = constant(node.inputs[2]) if node.op_type in _QUANTIZERS and len(node.inputs) > 2 else None
     if zero_point is not None and zero_point.any() and not _as_quantized(node, 2):
         what = (
             f"{name_of(node)} has the zero-point {int(zero_point.flat[np.flatnonzero(zero_point)[0]])}, and TensorRT "
             "only knows 0: store signed codes; up to 7 bits any range fits them"
         )
-        yield Finding("zero-points are 0", name_of(node), what, "measured: the parser's shiftIsAllZeros")
+        yield LintFinding("zero-points are 0", name_of(node), what, "measured: the parser's shiftIsAllZeros")
 
 
-def _types(node: ir.Node) -> Iterator[Finding]:
+def _types(node: ir.Node) -> Iterator[LintFinding]:
     stored = _stored_type(node) if _quantizes(node) else None
     if stored is None or stored in _KNOWN:
         return
     name = name_of(node)
     if stored == ir.DataType.INT32:
         what = f"{name} dequantizes INT32, which TensorRT refuses: give the bias as float values on the same grid"
-        yield Finding("biases are float", name, what, "measured: 'input has type Int32 but must have type ...'")
+        yield LintFinding("biases are float", name, what, "measured: 'input has type Int32 but must have type ...'")
     elif stored == ir.DataType.UINT8:
         what = f"{name} stores UINT8, which TensorRT takes for INT8, with a warning, and clips at 127: store INT8"
-        yield Finding("codes are INT8", name, what, "measured: the parser's 'Defaulting to INT8 instead'")
+        yield LintFinding("codes are INT8", name, what, "measured: the parser's 'Defaulting to INT8 instead'")
     else:
         what = f"{name} stores {stored.name}, which TensorRT does not read: store INT8"
-        yield Finding("codes are INT8", name, what, "documented: data types of Quantize and Dequantize layers")
+        yield LintFinding("codes are INT8", name, what, "documented: data types of Quantize and Dequantize layers")
 
 
-def _activation_scales(node: ir.Node) -> Iterator[Finding]:
+def _activation_scales(node: ir.Node) -> Iterator[LintFinding]:
     if node.op_type != "QuantizeLinear" or is_constant(node.inputs[0]):
         return
     scale = constant(node.inputs[1])
@@ -104,32 +104,36 @@ def _activation_scales(node: ir.Node) -> Iterator[Finding]:
         what = (
             f"{name_of(node)} quantizes an activation with {kind}: the layers behind it run in float; give it a scalar"
         )
-        yield Finding("activations have one scale", name_of(node), what, "measured: builds, and runs in float", False)
+        yield LintFinding(
+            "activations have one scale", name_of(node), what, "measured: builds, and runs in float", False
+        )
 
 
-def _scales(node: ir.Node) -> Iterator[Finding]:
+def _scales(node: ir.Node) -> Iterator[LintFinding]:
     scale = constant(node.inputs[1]) if node.op_type in _QUANTIZERS else None
     if scale is not None and not (scale > 0).all() and not _as_quantized(node, 1):
         worst = scale.flat[int(np.flatnonzero(~(scale > 0))[0])]
         what = f"{name_of(node)} has the scale {worst:g}, and TensorRT takes positive ones only: calibrate it again"
-        yield Finding("scales are positive", name_of(node), what, "measured: 'Scale coefficients must all be positive'")
+        yield LintFinding(
+            "scales are positive", name_of(node), what, "measured: 'Scale coefficients must all be positive'"
+        )
 
 
-def _operators(node: ir.Node) -> Iterator[Finding]:
+def _operators(node: ir.Node) -> Iterator[LintFinding]:
     if node.op_type.startswith(_INTEGER):
         what = f"{name_of(node)} is a {node.op_type}, which TensorRT does not read: write QuantizeLinear and "
         what += "DequantizeLinear around a float operator"
-        yield Finding("quantizers, not integer operators", name_of(node), what, "measured: the parser refuses it")
+        yield LintFinding("quantizers, not integer operators", name_of(node), what, "measured: the parser refuses it")
 
 
-def _int4(node: ir.Node) -> Iterator[Finding]:
+def _int4(node: ir.Node) -> Iterator[LintFinding]:
     weight = _dequantize(node, 1)
     if weight is None or weight.inputs[0] is None or weight.inputs[0].dtype not in _INT4:
         return
     name = name_of(node)
     if node.op_type not in _LINEAR and _dequantize(node, 0) is not None:
         what = f"{name} is a convolution with 4-bit weights, for which no TensorRT has a kernel: store them as INT8"
-        yield Finding(
+        yield LintFinding(
             "no INT4 convolutions", name, what, "measured: MyelinCheckException; documented: INT4 is for GEMM"
         )
         return
@@ -137,15 +141,15 @@ def _int4(node: ir.Node) -> Iterator[Finding]:
     if inputs is not None and (block not in (0, *BLOCKS) or (block and inputs % block)):
         sizes = ", ".join(map(str, sorted(BLOCKS)))
         what = f"{name} has INT4 weights in blocks of {block} along {inputs} inputs: TensorRT has blocks of {sizes}"
-        yield Finding("INT4 blocks", name, f"{what}, which divide the inputs", "documented: block quantization")
+        yield LintFinding("INT4 blocks", name, f"{what}, which divide the inputs", "documented: block quantization")
     if block and _dequantize(node, 0) is not None:
         what = f"{name} has INT4 weights in blocks behind quantized activations: INT4 is weight-only, give it float16"
-        yield Finding(
+        yield LintFinding(
             "INT4 is weight-only", name, what, "measured: MyelinCheckException operand.h CHECK(is_constant())"
         )
 
 
-def _biases(node: ir.Node) -> Iterator[Finding]:
+def _biases(node: ir.Node) -> Iterator[LintFinding]:
     """On the accumulator's grid: a runtime that adds them there divides by its step."""
     x, weight = (_dequantize(node, index) for index in (0, 1))
     bias = constant(node.inputs[2]) if node.op_type in _LAYERS and len(node.inputs) > 2 else None
@@ -164,20 +168,20 @@ def _biases(node: ir.Node) -> Iterator[Finding]:
             f"{name_of(node)} has a bias of {largest:.3g} steps of its accumulator, above 2^24, where float32 is not "
             "exact: raise the weight scale of that channel"
         )
-        yield Finding("biases below 2^24", name_of(node), what, "float32 holds every integer only up to 2^24")
+        yield LintFinding("biases below 2^24", name_of(node), what, "float32 holds every integer only up to 2^24")
 
 
-def _one_clip(node: ir.Node) -> Iterator[Finding]:
+def _one_clip(node: ir.Node) -> Iterator[LintFinding]:
     clip = _producer(node, 0) if node.op_type == "QuantizeLinear" else None
     if clip is None or clip.op_type not in ("Clip", "Relu"):
         return
     before = _producer(clip, 0)
     if before is not None and before.op_type in ("Clip", "Relu"):
         what = f"{name_of(node)} stands behind {before.op_type} and {clip.op_type}: one Clip with the narrower bounds"
-        yield Finding("one Clip", name_of(node), f"{what} fuses better", "documented: fusion of activations", False)
+        yield LintFinding("one Clip", name_of(node), f"{what} fuses better", "documented: fusion of activations", False)
 
 
-def _float_layers(node: ir.Node) -> Iterator[Finding]:
+def _float_layers(node: ir.Node) -> Iterator[LintFinding]:
     if node.op_type not in _LAYERS or _stored_in_int4(node):
         return
     missing = [part for index, part in enumerate(("input", "weights")) if _dequantize(node, index) is None]
@@ -188,10 +192,12 @@ def _float_layers(node: ir.Node) -> Iterator[Finding]:
         why = "the scales of its weights are not one, nor one for each output"
     if why is not None:
         what = f"{name_of(node)} runs in float: {why}"
-        yield Finding("layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False)
+        yield LintFinding(
+            "layers on integers", name_of(node), what, "measured: its inputs are Float in the engine", False
+        )
 
 
-def _residuals(node: ir.Node) -> Iterator[Finding]:
+def _residuals(node: ir.Node) -> Iterator[LintFinding]:
     if node.op_type != "Add" or any(is_constant(value) for value in node.inputs):
         return
     sources = [source(value) for value in node.inputs]
@@ -200,10 +206,10 @@ def _residuals(node: ir.Node) -> Iterator[Finding]:
     for value, producer in zip(node.inputs, sources, strict=True):
         if producer is None or producer.op_type not in (*_LAYERS, "DequantizeLinear"):
             what = f"{name_of(node)} adds {getattr(value, 'name', None)} in float: quantize this branch too"
-            yield Finding("sums on integers", name_of(node), what, "documented: Q/DQ on the residual input", False)
+            yield LintFinding("sums on integers", name_of(node), what, "documented: Q/DQ on the residual input", False)
 
 
-def _int8_constants(node: ir.Node) -> Iterator[Finding]:
+def _int8_constants(node: ir.Node) -> Iterator[LintFinding]:
     """Of TensorRT 8: weights are float32 -> QuantizeLinear -> DequantizeLinear."""
     if node.op_type != "DequantizeLinear" or not _quantizes(node) or _stored_type(node) != ir.DataType.INT8:
         return
@@ -213,14 +219,14 @@ def _int8_constants(node: ir.Node) -> Iterator[Finding]:
             f"{name_of(node)} dequantizes an INT8 constant, which TensorRT 8 may refuse: store float32 values with a "
             "QuantizeLinear behind them"
         )
-        yield Finding("float weights", name_of(node), what, _INT8_CONSTANTS)
+        yield LintFinding("float weights", name_of(node), what, _INT8_CONSTANTS)
 
 
-def _given_zero_points(node: ir.Node) -> Iterator[Finding]:
+def _given_zero_points(node: ir.Node) -> Iterator[LintFinding]:
     """Of TensorRT 8."""
     if node.op_type in _QUANTIZERS and (len(node.inputs) < 3 or node.inputs[2] is None):
         what = f"{name_of(node)} has no zero-point, and TensorRT 8 wants one: give it zeros of the scale's shape"
-        yield Finding("zero-points are given", name_of(node), what, _GIVEN_ZERO_POINTS)
+        yield LintFinding("zero-points are given", name_of(node), what, _GIVEN_ZERO_POINTS)
 
 
 _RULES: tuple[_Rule, ...] = (

@@ -7,7 +7,7 @@ from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInfer
 from intraq_deploy.errors import TargetError
 from intraq_deploy.program.program import Program
 from intraq_deploy.targets.onnx import canonical, kernels, older, packing, tensorrt  # noqa: F401  registers its passes
-from intraq_deploy.targets.onnx.findings import Finding
+from intraq_deploy.targets.onnx.findings import LintFinding
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.passes import PASSES
 from intraq_deploy.targets.profile import TargetProfile
@@ -40,7 +40,7 @@ def serialize(model: ir.Model) -> bytes:
     return data
 
 
-def _refuse(findings: list[Finding], profile: TargetProfile) -> None:
+def _refuse(findings: list[LintFinding], profile: TargetProfile) -> None:
     refused = [finding for finding in findings if finding.refused]
     if refused:
         more = f" ({len(refused) - 1} more like it)" if len(refused) > 1 else ""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from intraq_deploy.program.bounds import largest_weight_beside
 from intraq_deploy.program.program import Grid
 from intraq_deploy.targets.onnx.builder import initializer, scalar, set_constant
 from intraq_deploy.targets.onnx.canonical import GRID, UNCLIPPED
@@ -18,7 +19,6 @@ Pass = Callable[[ir.Model], bool]
 PASSES: dict[str, Pass] = {}
 AFTER: dict[str, str] = {}
 """The pass that another one requires before it."""
-_INT16_MAX = 32_767
 _MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Concat", "Slice", "Pad")
 
 
@@ -153,7 +153,7 @@ def _can_overflow(layer: ir.Node) -> bool:
     depthwise = groups > 1 and codes.shape[:2] == (groups, 1)
     if not isinstance(grid, Grid) or depthwise:
         return False
-    return 2 * (grid.code_max + grid.unsigned_zero_point) * int(np.abs(codes).max()) > _INT16_MAX
+    return int(np.abs(codes).max()) > largest_weight_beside(grid.code_max + grid.unsigned_zero_point)
 
 
 def _store_weights_unsigned(dequantize: ir.Node) -> None:

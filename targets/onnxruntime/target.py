@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from intraq_deploy.files import write_atomically
 from intraq_deploy.program.program import Program
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact, sha256_of, write_manifest
 from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
 from intraq_deploy.targets.onnx.sizes import itemise
@@ -36,7 +35,7 @@ def export(program: Program, profile: TargetProfile, folder: Path, metadata: Map
 
 def lowered(program: Program, profile: TargetProfile, metadata: Mapping[str, str]) -> ir.Model:
     """The model that `export` writes, and what it raises."""
-    return lower(program, profile, properties(program, program_sha256(program), metadata))
+    return lower(program, profile, properties(program, program.sha256, metadata))
 
 
 def write(model: ir.Model, program: Program, profile: TargetProfile, folder: Path) -> Artifact:
@@ -51,7 +50,7 @@ def write(model: ir.Model, program: Program, profile: TargetProfile, folder: Pat
         bytes=len(data),
         items=itemise(model, len(data)),
         sha256=sha256_of(path),
-        program_sha256=program_sha256(program),
+        program_sha256=program.sha256,
     )
     write_manifest(artifact)
     return artifact

@@ -30,7 +30,7 @@ from intraq_deploy.recipes import RecipeFile, builtin, read
 from intraq_deploy.synthesis.make import make_images, probe_of
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnxruntime.target import export as export_program
+from intraq_deploy.targets.onnx.export import export as export_program
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.correction import correct
 from intraq_deploy.training.loop import Trainer

@@ -17,8 +17,8 @@ from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 
 BITS = ((4, 4), (4, 8), (8, 8))

@@ -27,7 +27,7 @@ from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.quality import Quality, measure
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact, read_manifest
-from intraq_deploy.targets.onnxruntime.target import lowered, write
+from intraq_deploy.targets.onnx.export import lowered, write
 from intraq_deploy.targets.tensorrt.implicit import add_cache
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
@@ -291,9 +291,9 @@ def export(run: Run, target: str, program: Program) -> Artifact:
     before = kept(run, name, key, whole_artifact)
     if before is not None:
         return before
-    model = lowered(program, profile, metadata)  # what is refused leaves the file that is there
+    made = lowered(program, profile, metadata)  # what is refused leaves the file that is there
     with running(run, name, key, 1, "") as (stage, _):
-        artifact = write(model, program, profile, stage.folder)
+        artifact = write(made, stage.folder)
         return add_cache(artifact, program, profile, metadata) if cached else artifact
 
 

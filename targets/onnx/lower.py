@@ -1,5 +1,7 @@
 """Program -> canonical ONNX -> the dialect that a profile names; and the same model with its integers in view."""
 
+from dataclasses import dataclass
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
@@ -13,8 +15,19 @@ from intraq_deploy.targets.onnx.passes import PASSES
 from intraq_deploy.targets.profile import TargetProfile
 
 
-def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) -> ir.Model:
-    """The program in the profile's dialect.
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A program in a target's dialect."""
+
+    program: Program
+    profile: TargetProfile
+    model: ir.Model
+    data: bytes
+    """The model as it stands in a file."""
+
+
+def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) -> Lowered:
+    """The program in the profile's dialect. metadata: the model's properties.
 
     Raises TargetError if onnx's checker refuses the result, or if the target would refuse it or compute it wrongly
     (`lint`).
@@ -28,11 +41,11 @@ def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) ->
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise TargetError(f"The ONNX model for {profile.name} is not valid: {error}.") from error
     _refuse(lint(model, profile), profile)
-    return model
+    return Lowered(program, profile, model, serialize(model))
 
 
 def serialize(model: ir.Model) -> bytes:
-    """The model as it stands in a file."""
+    """The bytes of a model, as they stand in a file."""
     proto = ir.to_proto(model)
     # onnx-ir repeats the name, type and shape of every initializer there, and nothing else.
     proto.graph.ClearField("value_info")
@@ -60,3 +73,8 @@ def instrument(model: ir.Model, program: Program) -> ir.Model:
         value.shape = ir.Shape(["N", *program.graph[tensor].shape])
         copy.graph.outputs.append(value)
     return copy
+
+
+def stored_zero_points(program: Program) -> dict[str, int]:
+    """The zero-point of every quantized tensor by name, with which its codes are stored where they are UINT8."""
+    return {name: grid.unsigned_zero_point for name, grid in program.grids.items()}

@@ -12,6 +12,7 @@ layer is left in float for want of a scale. Tensors that the program leaves in f
 what makes them runs in float.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -19,10 +20,10 @@ from intraq_deploy.files import write_atomically
 from intraq_deploy.graph.graph import Node
 from intraq_deploy.program.arithmetic import accumulator_scale
 from intraq_deploy.program.program import FloatWeights, IntegerWeights, Program, UnquantizedWeights
-from intraq_deploy.targets.artifact import Artifact, sha256_of, write_manifest
+from intraq_deploy.targets.artifact import Artifact, write_manifest
 from intraq_deploy.targets.onnx.canonical import real_names
-from intraq_deploy.targets.onnx.lower import lower, serialize
-from intraq_deploy.targets.onnxruntime.target import properties
+from intraq_deploy.targets.onnx.export import properties
+from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.calibration import write_cache
 
@@ -38,14 +39,14 @@ def add_cache(artifact: Artifact, program: Program, profile: TargetProfile, meta
     """
     if profile.calibration_cache is None or not is_expressible(program):
         return artifact
-    model = lower(float_network(program), profile, properties(program, artifact.program_sha256, metadata))
-    files = {FLOAT_MODEL: serialize(model), CACHE: write_cache(scales(program), profile.calibration_cache).encode()}
+    floating = lower(float_network(program), profile, properties(program, artifact.program_sha256, metadata))
+    files = {FLOAT_MODEL: floating.data, CACHE: write_cache(scales(program), profile.calibration_cache).encode()}
     for name, data in files.items():
         write_atomically(artifact.path.with_name(name), data)
-    companions = {name: sha256_of(artifact.path.with_name(name)) for name in files}
-    artifact = replace(artifact, companions=companions)
-    write_manifest(artifact)
-    return artifact
+    companions = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    whole = replace(artifact, companions=companions)
+    write_manifest(whole)
+    return whole.with_model(artifact.model)
 
 
 def is_expressible(program: Program) -> bool:

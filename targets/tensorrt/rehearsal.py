@@ -7,8 +7,6 @@ middle between two differ. What an engine itself computes is compared where it r
 
 from dataclasses import replace
 
-import onnx_ir as ir
-
 from intraq_deploy.graph.ops import Clamp
 from intraq_deploy.program.arithmetic import accumulator_scale, f32
 from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights, LayerWeights, Program, Tolerance
@@ -35,7 +33,7 @@ def engine_program(artifact: Artifact, program: Program) -> Program:
 
 def _as_written(artifact: Artifact, program: Program, codes: Tolerance | None, logits: Tolerance) -> Program:
     """The program, but that layers with INT4 weights read their input before it is quantized, and multiply in float."""
-    made = {str(value.name) for node in ir.load(artifact.path).graph for value in node.outputs}
+    made = {str(value.name) for node in artifact.model.graph for value in node.outputs}
     grids = {name: grid for name, grid in program.grids.items() if codes_name(name) in made}
     absent = program.grids.keys() - grids
     nodes = tuple(

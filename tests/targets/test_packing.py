@@ -19,11 +19,11 @@ from intraq_deploy.program.program import Grid, IntegerWeights, Program
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx import canonical
-from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
+from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnx.lower import instrument, lower, serialize, stored_zero_points
 from intraq_deploy.targets.onnx.packing import implied_parameters, packed_weights
 from intraq_deploy.targets.onnx.passes import unsigned_activations, unsigned_weights
 from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export, stored_zero_points
 from intraq_deploy.targets.profile import load_profile
 
 PROFILE = load_profile("onnxruntime")
@@ -155,7 +155,7 @@ def test_kernels_and_integers_are_those_of_the_model_in_full(frozen, case):
     network, *scheme = case
     program = forms(*scheme) if network == "forms" else frozen(network, *scheme)[1]
     images = random_images(4, program.graph.input.shape)
-    small, full = lower(program, PROFILE, {}), lower(program, IN_FULL, {})
+    small, full = lower(program, PROFILE, {}).model, lower(program, IN_FULL, {}).model
     sessions = [Session(serialize(model)) for model in (small, full)]
     assert sessions[0].operators() == sessions[1].operators()
     assert torch.equal(sessions[0].run(images), sessions[1].run(images))
@@ -179,7 +179,7 @@ def run_at(level, model, images, folder):
     settings.log_severity_level = 3
     settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     settings.optimized_model_filepath = str(folder / "optimized.onnx")
-    session = onnxruntime.InferenceSession(serialize(model), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     return logits, Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
@@ -189,8 +189,8 @@ def run_at(level, model, images, folder):
 def test_every_optimisation_level_gives_the_same(level, scheme, tmp_path):
     program = forms(scheme, 4, 4)
     images = random_images(8, program.graph.input.shape)
-    logits, operators = run_at(level, lower(program, PROFILE, {}), images, tmp_path)
-    expected, plain = run_at(level, lower(program, IN_FULL, {}), images, tmp_path)
+    logits, operators = run_at(level, lower(program, PROFILE, {}).data, images, tmp_path)
+    expected, plain = run_at(level, lower(program, IN_FULL, {}).data, images, tmp_path)
     assert np.array_equal(logits, expected)
     unfolded = operators - plain
     if level == "ORT_DISABLE_ALL":

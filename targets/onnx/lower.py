@@ -1,18 +1,39 @@
 """Program -> canonical ONNX -> the dialect that a profile names; and the same model with its integers in view."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import PreconditionError
 from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
 
-from intraq_deploy.errors import TargetError
+from intraq_deploy.errors import TargetError, UsageError
 from intraq_deploy.program.program import Program
-from intraq_deploy.targets.onnx import canonical, kernels, older, packing, tensorrt  # noqa: F401  registers its passes
+from intraq_deploy.targets.onnx import canonical, kernels, older, packing, passes, tensorrt
+from intraq_deploy.targets.onnx.dialect import DialectPass
 from intraq_deploy.targets.onnx.findings import LintFinding
 from intraq_deploy.targets.onnx.lint import lint
-from intraq_deploy.targets.onnx.passes import PASSES
 from intraq_deploy.targets.profile import TargetProfile
+from intraq_deploy.targets.reading import nearest
+
+ALL_PASSES: tuple[DialectPass, ...] = (
+    passes.UnsignedActivations(),
+    passes.AveragesAsConvolutions(),
+    passes.UnsignedWeights(),
+    passes.IntegerMoves(),
+    kernels.TablesOfHardSigmoids(),
+    kernels.FourChannelImages(),
+    packing.PackedWeights(),
+    packing.ImpliedParameters(),
+    older.OlderOperators(),
+    tensorrt.FloatClips(),
+    tensorrt.FloatBiases(),
+    tensorrt.QuantizedFloatWeights(),
+    tensorrt.Int4Gemms(),
+)
+PASSES = {each.name: each for each in ALL_PASSES}
+"""The dialect passes by the names that profiles have for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +50,15 @@ class Lowered:
 def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) -> Lowered:
     """The program in the profile's dialect. metadata: the model's properties.
 
-    Raises TargetError if onnx's checker refuses the result, or if the target would refuse it or compute it wrongly
-    (`lint`).
+    Raises TargetError if a pass cannot do its work after those before it, if onnx's checker refuses the result, or if
+    the target would refuse it or compute it wrongly (`lint`); UsageError for passes that cannot be in this order.
     """
     model = canonical.write(program, profile.opset, metadata)
-    for name in profile.passes:
-        PASSES[name](model)
+    try:
+        for each in passes_of(profile.passes, profile.name):
+            each(model)
+    except PreconditionError as error:
+        raise TargetError(f"The program cannot be lowered for {profile.name}: {error}.") from error
     RemoveUnusedNodesPass()(model)
     try:
         CheckerPass(full_check=True)(model)
@@ -42,6 +66,22 @@ def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) ->
         raise TargetError(f"The ONNX model for {profile.name} is not valid: {error}.") from error
     _refuse(lint(model, profile), profile)
     return Lowered(program, profile, model, serialize(model))
+
+
+def passes_of(names: Sequence[str], target: str) -> list[DialectPass]:
+    """The passes with those names, in order. target: whose they are, for messages: its name, or its file.
+
+    Raises UsageError for an unknown pass, and for one that stands before the pass that it needs.
+    """
+    for index, name in enumerate(names):
+        if name not in PASSES:
+            raise UsageError(f"The target {target} has the unknown pass {name!r}: {nearest(name, sorted(PASSES))}")
+        needed = PASSES[name].after
+        if needed is not None and needed.name not in names[:index]:
+            raise UsageError(
+                f"The target {target} has the pass {name!r}, which needs {needed.name!r} before it: add that."
+            )
+    return [PASSES[name] for name in names]
 
 
 def serialize(model: ir.Model) -> bytes:

@@ -21,8 +21,8 @@ from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx import canonical
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lower import instrument, lower, serialize, stored_zero_points
-from intraq_deploy.targets.onnx.packing import implied_parameters, packed_weights
-from intraq_deploy.targets.onnx.passes import unsigned_activations, unsigned_weights
+from intraq_deploy.targets.onnx.packing import ImpliedParameters, PackedWeights
+from intraq_deploy.targets.onnx.passes import UnsignedActivations, UnsignedWeights
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.profile import load_profile
 
@@ -64,8 +64,8 @@ def channels(*rows):
 )
 def test_codes_are_stored_in_four_bits(codes, zero_points):
     model = canonical.write(one_layer(codes), 21, {})
-    assert packed_weights(model)
-    assert not packed_weights(model), "nothing is left to do"
+    assert PackedWeights()(model).modified
+    assert not PackedWeights()(model).modified, "nothing is left to do"
     tensors = stored(model)
     packed = tensors["conv.weight.int4"]
     assert packed.data_type == TensorProto.INT4
@@ -93,16 +93,16 @@ def test_codes_are_stored_in_four_bits(codes, zero_points):
 def test_codes_of_more_bits_stay_bytes(codes, dtype):
     model = canonical.write(one_layer(codes), 21, {})
     if dtype == TensorProto.UINT8:
-        unsigned_activations(model)
-        unsigned_weights(model)
-    assert not packed_weights(model)
+        UnsignedActivations()(model)
+        UnsignedWeights()(model)
+    assert not PackedWeights()(model).modified
     assert stored(model)["conv.weight.codes"].data_type == dtype
 
 
 def test_parameters_that_follow_are_not_stored():
     model = canonical.write(one_layer(channels([-7, 0, 7], [1, 2, 3])), 21, {})
-    assert implied_parameters(model)
-    assert not implied_parameters(model), "nothing is left to do"
+    assert ImpliedParameters()(model).modified
+    assert not ImpliedParameters()(model).modified, "nothing is left to do"
     layer = {node.name: node for node in model.graph}
     assert layer["conv.bias.scale"].op_type == "Mul"
     assert [value.name for value in layer["conv.bias.scale"].inputs] == ["image.scale", "conv.weight.scale"]
@@ -114,7 +114,7 @@ def test_another_bias_scale_is_stored():
     model = canonical.write(one_layer(channels([-7, 0, 7])), 21, {})
     scale = model.graph.initializers["conv.bias.scale"]
     scale.const_value = type(scale.const_value)(np.nextafter(scale.const_value.numpy(), np.float32(1)))
-    implied_parameters(model)
+    ImpliedParameters()(model)
     assert "conv.bias.scale" in model.graph.initializers
 
 

@@ -1,4 +1,4 @@
-"""TOML files of targets and devices, read and checked: what is wrong with one is said in a sentence."""
+"""TOML files of targets and devices, read and checked: a fault is reported in one sentence."""
 
 import difflib
 import json
@@ -11,18 +11,18 @@ from pydantic_core import ErrorDetails
 from intraq_deploy.errors import UsageError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)]
-"""Of a target or device: also a folder's."""
+"""The name of a target or device, which is also the name of its folder."""
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)+$")]
-"""Also a compute capability."""
+"""A version or a compute capability: numbers with dots."""
 
 M = TypeVar("M", bound=BaseModel)
 _LENGTH = 60
 
 
 def read(kind: str, name: str, text: str, model: type[M]) -> M:
-    """A file's text as a `model`. kind, name: for messages, "target" and "mine.toml".
+    """A file's text as a `model`. kind, name: for messages, as "target" and "mine.toml".
 
-    Raises UsageError for what is no TOML, for the first key that `model` has not, and for the first value that its key
+    Raises UsageError for text that is no TOML, for a key that `model` does not have, and for a value that its key
     cannot have.
     """
     values = parse(kind, name, text)
@@ -33,7 +33,7 @@ def read(kind: str, name: str, text: str, model: type[M]) -> M:
 
 
 def parse(kind: str, name: str, text: str) -> dict[str, Any]:
-    """A file's text as plain values. Raises UsageError for what is no TOML."""
+    """A file's text as plain values. Raises UsageError for text that is no TOML."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; Python has limits of its own
@@ -43,13 +43,13 @@ def parse(kind: str, name: str, text: str) -> dict[str, Any]:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """The end of a sentence on an unknown name."""
+    """The end of a sentence on an unknown name: the nearest known one, or all of them."""
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
 
 
 def _wrong(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """One of pydantic's errors, as the end of a sentence."""
+    """The end of a sentence for one of pydantic's errors."""
     where, kind = error["loc"], error["type"]
     key = ".".join(str(part) for part in where)
     if kind == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""The Program: a network in integers, and the definition of what every runtime must compute.
+"""The Program: a network in integers, which defines the integers that every runtime must compute.
 
 A quantized tensor holds codes c, its values are scale * c. An integer layer with input codes c_x computes
 
@@ -31,11 +31,11 @@ class Grid:
     """The meaning of a tensor's codes, and which of them occur."""
 
     scale: float
-    """A float32 value, strictly positive."""
+    """The value of one step, a strictly positive float32."""
     bits: int
     code_min: int
     code_max: int
-    """The quantizer's bounds, narrowed by the activation in front of it."""
+    """The upper of the quantizer's bounds; the activation in front of the quantizer narrows both."""
     lowest: int
     """The least code_min of all tensors that share the grid: what is concatenated is stored alike."""
 
@@ -52,38 +52,39 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class IntegerWeights:
-    """A layer in integers."""
+    """The weights of a layer that computes in integers."""
 
     codes: Tensor
-    """int8 [O, ...]."""
+    """The weight codes, int8 [O, ...]."""
     scale: Tensor
-    """float32 [O], the batch norm's gain in it."""
+    """The weight scale, float32 [O], with the batch norm's gain in it."""
     bias_codes: Tensor
-    """int32 [O], on the grid f32(s_x * scale)."""
+    """The bias codes, int32 [O], on the grid f32(s_x * scale)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FloatWeights:
-    """A layer that runs in float on quantized weights: its values are codes * scale."""
+    """The weights of a layer that runs in float on quantized weights: their values are codes * scale."""
 
     codes: Tensor
     scale: Tensor
     bias: Tensor
-    """float32 [O]."""
+    """The bias, float32 [O]."""
 
     def weight(self) -> Tensor:
-        """float32 [O, ...]."""
+        """The values of the weights, float32 [O, ...]."""
         return self.codes.float() * self.scale.reshape(-1, *[1] * (self.codes.dim() - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class UnquantizedWeights:
-    """A layer of the float baseline: the batch norm folded into weight [O, ...] and bias [O], float32."""
+    """The weights of a layer of the float baseline, float32: weight [O, ...] and bias [O], the batch norm folded in."""
 
     values: Tensor
     bias: Tensor
 
     def weight(self) -> Tensor:
+        """The values of the weights, float32 [O, ...]."""
         return self.values
 
 
@@ -98,24 +99,24 @@ LAYER_KINDS: dict[str, type[LayerWeights]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Why a tensor need not be equal, computed from the same codes, and how far it may differ."""
+    """A reason why a tensor may differ from the reference, computed from the same codes, and how far."""
 
     reason: str
     bound: float
-    """The greatest share of its codes that may differ, each by one. Of float logits: the greatest difference, as a
-    multiple of the largest logit."""
+    """The greatest share of the tensor's codes that may differ, each by one; for float logits the greatest difference,
+    as a multiple of the largest logit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """For programs that take uint8 images: x = (f32(pixel) - shift) / divisor per channel, float32."""
+    """The normalisation of programs that take uint8 images: x = (f32(pixel) - shift) / divisor per channel, float32."""
 
     shift: tuple[float, ...]
     divisor: tuple[float, ...]
 
     @staticmethod
     def of(mean: tuple[float, ...], std: tuple[float, ...]) -> "Normalization":
-        """From a mean and deviation of pixels scaled to [0, 1]."""
+        """The normalisation for a mean and deviation of pixels scaled to [0, 1]."""
         return Normalization(tuple(255 * m for m in mean), tuple(255 * s for s in std))
 
 

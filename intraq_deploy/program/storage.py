@@ -1,5 +1,5 @@
-"""A Program as two files: `program.json` (structure, grids, tolerances) and `program.safetensors` (codes, scales,
-biases). The JSON holds the tensors' SHA-256, so that one hash stands for the whole program."""
+"""Programs on disk, as two files each: `program.json` (structure, grids, tolerances) and `program.safetensors`
+(codes, scales, biases). The JSON holds the tensors' SHA-256, so that one hash stands for the whole program."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from intraq_deploy.program.program import (
 
 
 def save_program(program: Program, folder: Path) -> None:
-    """Writes both files into `folder`, which exists."""
+    """Writes both of a program's files into `folder`, which exists."""
     text, data = program.serialize()
     write_atomically(folder / "program.safetensors", data)
     write_atomically(folder / "program.json", text)

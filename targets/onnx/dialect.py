@@ -33,7 +33,7 @@ class DialectPass(InPlacePass):
         """Changes one of the nodes that `find` gave, or puts others in its place."""
 
     def requires(self, model: ir.Model) -> None:
-        """Raises PreconditionError if a node is left that the pass before should have changed."""
+        """Checks that the pass before has run. Raises PreconditionError for a node that it should have changed."""
         left = [] if self.after is None else self.after().find(model)
         if left and self.after is not None:
             raise PreconditionError(
@@ -41,14 +41,14 @@ class DialectPass(InPlacePass):
             )
 
     def call(self, model: ir.Model) -> PassResult:
-        """Changes all nodes that are found."""
+        """Changes every node that `find` gives."""
         found = self.find(model)
         for node in found:
             self.change(model, node)
         return PassResult(model, bool(found))
 
     def ensures(self, model: ir.Model) -> None:
-        """Raises PostconditionError if a node is left that the pass should have changed."""
+        """Checks that the pass has done its work. Raises PostconditionError for a node that is left."""
         left = self.find(model)
         if left:
             raise PostconditionError(f"the pass {self.name!r} left {name_of(left[0])} as it was")
@@ -67,7 +67,7 @@ def replace_output(graph: ir.Graph, last: ir.Node, producer: ir.Node) -> None:
 
 
 def producer_of(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node that makes a value, if it is one of those operators."""
+    """The node that makes a value; None if it is not one of those operators, or if no node makes it."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type in op_types else None
 

@@ -1,4 +1,4 @@
-"""Dialect passes for speed: what ONNX Runtime computes slowly becomes something faster with the same integers."""
+"""Dialect passes for speed: operators that ONNX Runtime computes slowly become faster ones with the same integers."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ from intraq_deploy.targets.onnx.dialect import DialectPass, grid_of, producer_of
 from intraq_deploy.targets.onnx.passes import UnsignedActivations
 
 _SLOPE = 6.0
-"""HardSigmoid is clip(x / 6 + 1/2, 0, 1)."""
+"""The divisor in HardSigmoid(x) = clip(x / 6 + 1/2, 0, 1)."""
 _MARGIN = 1e-4
-"""In codes: as far from a tie, float32 arithmetic of any order rounds alike."""
+"""The distance from a tie, in codes, from which on float32 arithmetic of any order rounds alike."""
 _CHANNELS, _KERNEL, _WORD = 3, (3, 3), 4
 _BYTE = 255
 
@@ -26,7 +26,7 @@ class TablesOfHardSigmoids(DialectPass):
 
     ONNX Runtime has no integer kernel for HardSigmoid, but reads a LeakyRelu between codes from a table of 256 bytes
     (QLinearLeakyRelu): with slope 1 that is a change of scale. Ensures: the same code for every input code; a
-    HardSigmoid of whose output 1/2 is not a code stays as it is.
+    HardSigmoid stays as it is where 1/2 is not a code of its output.
     """
 
     name = "tables-of-hard-sigmoids"
@@ -93,7 +93,7 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
 
 
 def _is_shift(grid_x: Grid, grid_y: Grid, middle: int) -> bool:
-    """Whether the function's table is that of a change of scale."""
+    """Whether HardSigmoid has the same code for every input code as a change of scale."""
     table = unary_table(Unary("HardSigmoid"), grid_x, grid_y)
     codes = torch.arange(grid_x.code_min, grid_x.code_max + 1, dtype=torch.float64)
     shifted = codes * (grid_x.scale / (_SLOPE * grid_y.scale)) + middle

@@ -1,4 +1,4 @@
-"""What ONNX Runtime would compute wrongly without saying so.
+"""The linter's rule for ONNX Runtime: layers that it would compute wrongly without saying so.
 
 The rule **products fit 16 bits**: on CPUs without VNNI, ONNX Runtime's kernels for unsigned inputs and signed weights
 add two products in 16 bits, on *stored* values, and saturate. A layer is exact there only if
@@ -7,7 +7,7 @@ add two products in 16 bits, on *stored* values, and saturate. A layer is exact 
 
 whatever its input. Depthwise convolutions with one filter per channel have kernels of their own, which are exact
 (tests/targets/test_other_cpus.py runs both under an emulated Haswell). Everything is read from the graph itself (how
-far inputs reach, by interval arithmetic), so any Q/DQ file can be checked, not only ours.
+far inputs reach, by interval arithmetic), so any Q/DQ file can be checked.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ _SOURCE = "measured: ONNX Runtime 1.32 under an emulated Haswell"
 
 
 def findings(model: ir.Model, profile: TargetProfile) -> list[LintFinding]:
-    """model: with inferred types."""
+    """The layers whose products could leave 16 bits, for targets without VNNI. model: with inferred types."""
     if profile.vnni:
         return []
     intervals = Intervals(model)

@@ -1,4 +1,4 @@
-"""What TensorRT refuses, computes wrongly, or leaves in float without saying so.
+"""The linter's rules for TensorRT: layers that it refuses, computes wrongly, or silently leaves in float.
 
 "measured" is TensorRT for RTX 1.7.1, whose parser and compiler run without a GPU (tests/targets/test_tensorrt_rtx.py
 holds each such rule); "documented" is NVIDIA's documentation of TensorRT, which says the same of versions 8 to 11;
@@ -20,12 +20,12 @@ from intraq_deploy.targets.profile import TargetProfile
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
-"""ONNX Runtime's quantizer writes QuantizeLinear of the last one too."""
+"""The domains of the operators that are looked at. ONNX Runtime's quantizer writes QuantizeLinear of the last one."""
 _INTEGER = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "QLinear")
-"""How their names begin: ONNX Runtime has many more of the last kind than ONNX."""
+"""The first letters of the names of integer operators. ONNX Runtime has many of the last kind that ONNX has not."""
 _INT4 = (ir.DataType.INT4, ir.DataType.UINT4)
 _KNOWN = (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN)
-"""What TensorRT quantizes to, of the types that ONNX has here."""
+"""The types that TensorRT quantizes to."""
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _INT8_CONSTANTS = (
@@ -37,7 +37,10 @@ _Rule = Callable[[ir.Node], Iterator[LintFinding]]
 
 
 def findings(model: ir.Model, profile: TargetProfile) -> list[LintFinding]:
-    """model: with inferred types, functions inlined, and names that say in which subgraph a node is."""
+    """The findings on a model, in the order of the rules and of the graph.
+
+    model: with inferred types, functions inlined, and names that say in which subgraph a node is.
+    """
     found = [*_opset(model, profile), *_functions(model)]
     nodes = [node for node in model.graph.all_nodes() if node.domain in _DOMAINS]
     for rule in (*_RULES, *(_RULES_OF_8 if _is_version_8(profile) else ())):
@@ -60,7 +63,7 @@ def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[LintFinding]:
 
 
 def _functions(model: ir.Model) -> Iterator[LintFinding]:
-    """Calls that are left."""
+    """The calls of functions that could not be inlined."""
     for node in calls_in(model.graph, model):
         what = (
             f"{name_of(node)} calls the function {node.op_type}, which is not looked into, because it has another "
@@ -150,7 +153,7 @@ def _int4(node: ir.Node) -> Iterator[LintFinding]:
 
 
 def _biases(node: ir.Node) -> Iterator[LintFinding]:
-    """On the accumulator's grid: a runtime that adds them there divides by its step."""
+    """The biases that float32 cannot hold on the accumulator's grid, where a runtime divides by its step."""
     x, weight = (_dequantize(node, index) for index in (0, 1))
     bias = constant(node.inputs[2]) if node.op_type in _LAYERS and len(node.inputs) > 2 else None
     if x is None or weight is None or bias is None:
@@ -210,7 +213,7 @@ def _residuals(node: ir.Node) -> Iterator[LintFinding]:
 
 
 def _int8_constants(node: ir.Node) -> Iterator[LintFinding]:
-    """Of TensorRT 8: weights are float32 -> QuantizeLinear -> DequantizeLinear."""
+    """The INT8 constants, in whose place TensorRT 8 wants float32 -> QuantizeLinear -> DequantizeLinear."""
     if node.op_type != "DequantizeLinear" or not _quantizes(node) or _stored_type(node) != ir.DataType.INT8:
         return
     before = source(node.inputs[0])
@@ -223,7 +226,7 @@ def _int8_constants(node: ir.Node) -> Iterator[LintFinding]:
 
 
 def _given_zero_points(node: ir.Node) -> Iterator[LintFinding]:
-    """Of TensorRT 8."""
+    """The quantizers without a zero-point, which TensorRT 8 wants."""
     if node.op_type in _QUANTIZERS and (len(node.inputs) < 3 or node.inputs[2] is None):
         what = f"{name_of(node)} has no zero-point, and TensorRT 8 wants one: give it zeros of the scale's shape"
         yield LintFinding("zero-points are given", name_of(node), what, _GIVEN_ZERO_POINTS)
@@ -236,18 +239,18 @@ _RULES_OF_8: tuple[_Rule, ...] = (_int8_constants, _given_zero_points)
 
 
 def _as_quantized(node: ir.Node, index: int) -> bool:
-    """Whether a node dequantizes with a parameter that its QuantizeLinear has too, which is named for it."""
+    """Whether a node dequantizes with a parameter of the QuantizeLinear before it, for which that one is reported."""
     before = source(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
     return before is not None and len(before.inputs) > index and before.inputs[index] is node.inputs[index]
 
 
 def _quantizes(node: ir.Node) -> bool:
-    """Whether a node brings quantized values into the graph: those behind a QuantizeLinear are its own."""
+    """Whether a node brings quantized values into the graph: a QuantizeLinear, or a DequantizeLinear of a constant."""
     return node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and is_constant(node.inputs[0]))
 
 
 def _stored_type(node: ir.Node) -> ir.DataType | None:
-    """Of what a quantizer makes, or of the constant that is dequantized."""
+    """The type of the codes that a QuantizeLinear makes, or of the constant that is dequantized."""
     value = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
     return None if value is None else value.dtype
 
@@ -258,7 +261,7 @@ def _producer(node: ir.Node, index: int) -> ir.Node | None:
 
 
 def _dequantize(node: ir.Node, index: int) -> ir.Node | None:
-    """The DequantizeLinear that an input of a layer comes from; None for what is no layer."""
+    """The DequantizeLinear that an input of a layer comes from; None for other operators than layers."""
     return dequantizer(node.inputs[index]) if node.op_type in _LAYERS else None
 
 
@@ -268,7 +271,7 @@ def _stored_in_int4(node: ir.Node) -> bool:
 
 
 def _blocked(weight: ir.Node) -> int | None:
-    """How many weights there are along the axis of a DequantizeLinear, where the model says so."""
+    """The number of weights along the axis of a DequantizeLinear; None where the model does not say it."""
     codes = weight.inputs[0]
     axis: int = weight.attributes.get_int("axis", 1)
     size = None if codes is None or codes.shape is None else codes.shape[axis]

@@ -1,4 +1,4 @@
-"""Program -> canonical ONNX -> the dialect that a profile names; and the same model with its integers in view."""
+"""The lowering of programs to ONNX, in the dialect of a target. Their integers can be brought into view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) ->
 
 
 def passes_of(names: Sequence[str], target: str) -> list[DialectPass]:
-    """The passes with those names, in order. target: whose they are, for messages: its name, or its file.
+    """The passes with those names, in order. target: the name or the file of their target, for messages.
 
     Raises UsageError for an unknown pass, and for one that stands before the pass that it needs.
     """

@@ -1,11 +1,11 @@
-"""Functions that are newer than a model's opset, in operators that it has.
+"""A dialect pass for functions that are newer than a model's opset: it writes them in operators that the opset has.
 
     GELU       x/2 (1 + erf(x / sqrt 2))
     tanh GELU  x/2 (1 + tanh(x sqrt(2 / pi) (1 + 0.044715 x^2)))
     Mish       x tanh(softplus(x))
     LayerNorm  d / sqrt(mean(d^2) + epsilon) gain + bias,  d = x - mean(x), along the last dimension
 
-onnx has bodies of its own for them, for the opsets that have the functions. It cannot convert those to opset 13; and
+onnx has bodies of its own for them, for the opsets that have the functions. It cannot convert those to opset 13, and
 LayerNorm's takes the variance as a difference of two means, Mish's the logarithm of a sum that overflows above 88.
 """
 
@@ -36,7 +36,7 @@ class OlderOperators(DialectPass):
     name = "older-operators"
 
     def requires(self, model: ir.Model) -> None:
-        """Raises PreconditionError for a LayerNormalization of another form."""
+        """Checks the form of LayerNormalizations. Raises PreconditionError for one along other dimensions."""
         for node in model.graph:
             form = node.attributes.get_int("axis", -1), len(node.outputs)
             if node.op_type == "LayerNormalization" and form != (-1, 1):

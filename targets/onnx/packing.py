@@ -1,6 +1,6 @@
-"""Dialect passes that make the file small: what a runtime can compute from other constants is not stored.
+"""Dialect passes that make the file small: constants that a runtime can compute from others are not stored.
 
-ONNX Runtime folds constants when it loads a model, so what runs is what would have been stored in full.
+ONNX Runtime folds constants when it loads a model, so it runs the same model as if everything were stored in full.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Dialect passes for ONNX Runtime: its integer kernels take unsigned activations, and codes where data only moves."""
+"""Dialect passes for ONNX Runtime, whose integer kernels take unsigned activations, and codes where data only moves."""
 
 import math
 
@@ -28,7 +28,7 @@ class UnsignedActivations(DialectPass):
     name = "unsigned-activations"
 
     def requires(self, model: ir.Model) -> None:
-        """Raises PreconditionError for codes that another operator makes."""
+        """Checks that codes come from quantizers. Raises PreconditionError for codes that another operator makes."""
         for node in model.graph:
             if grid_of(node.outputs[0]) is not None and _quantizer(node) is None:
                 raise PreconditionError(f"the pass {self.name!r} comes too late: {name_of(node)} works on codes")

@@ -1,4 +1,4 @@
-"""Dialect passes for TensorRT. Its quantizers are INT8 with zero-point 0, it fuses activations in front of them, and it
+"""Dialect passes for TensorRT, whose quantizers are INT8 with zero-point 0. It fuses activations in front of them, and
 refuses INT32 biases behind a DequantizeLinear.
 
 They start from the canonical form, in which a stored value is the code itself.
@@ -40,7 +40,7 @@ class FloatClips(DialectPass):
     name = "float-clips"
 
     def requires(self, model: ir.Model) -> None:
-        """Raises PreconditionError for a Clip of codes that stands elsewhere."""
+        """Checks that a Clip of codes stands behind a quantizer. Raises PreconditionError for one that does not."""
         for node in self.find(model):
             if producer_of(node.inputs[0], "QuantizeLinear") is None:
                 raise PreconditionError(f"the pass {self.name!r} finds no quantizer in front of {name_of(node)}")
@@ -97,7 +97,7 @@ class QuantizedFloatWeights(DialectPass):
     name = "quantized-float-weights"
 
     def requires(self, model: ir.Model) -> None:
-        """Raises PreconditionError for weights without zero-points, or with others than 0."""
+        """Checks that INT8 weights have zero-points of 0. Raises PreconditionError for weights that have not."""
         for node in self.find(model):
             if len(node.inputs) < 3 or array(node.inputs[2]).any():
                 raise PreconditionError(f"the pass {self.name!r} needs zero-points of 0, which {name_of(node)} has not")
@@ -134,7 +134,7 @@ class Int4Gemms(DialectPass):
     after = FloatBiases
 
     def requires(self, model: ir.Model) -> None:
-        """Raises PreconditionError for biases in integers, and for an opset without INT4."""
+        """Checks that biases are in float. Raises PreconditionError for others, and for an opset without INT4."""
         super().requires(model)
         opset = model.opset_imports[""]
         if opset < _INT4_OPSET:
@@ -191,7 +191,7 @@ def _int4_weights(graph: ir.Graph, gemm: ir.Node) -> ir.Node:
 
 
 def _unquantized(value: ir.Value | None, reader: str) -> tuple[ir.Value, list[ir.Node]]:
-    """The values that a quantized tensor is made from, and copies, for `reader`, of what moves them."""
+    """The real values behind a quantized tensor, and copies, for `reader`, of the nodes that move them."""
     assert value is not None
     node = value.producer()
     if node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear"):

@@ -24,7 +24,7 @@ from intraq_deploy.pipeline.run import machine
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

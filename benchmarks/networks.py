@@ -33,8 +33,8 @@ from intraq_deploy.program.bounds import largest_accumulator
 from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 
 sys.path.append(str(Path(__file__).parent / "latency"))

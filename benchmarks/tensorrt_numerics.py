@@ -14,7 +14,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import onnx_ir as ir
 import torch
 from networks import network_of
 
@@ -24,7 +23,7 @@ from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from intraq_deploy.targets.tensorrt.layers import computed_in
@@ -48,7 +47,7 @@ def row(name: str, graph, images: torch.Tensor, bits: tuple[int, int]) -> list[s
     with tempfile.TemporaryDirectory() as folder:
         artifact = export(program, load_profile("tensorrt-int8"), Path(folder), {})
         rehearsed = validate(artifact, program, images).parity
-        model = ir.load(artifact.path)
+        model = artifact.model
         compiled = compile_model(artifact.path.read_bytes(), "8.6")
     kinds = Counter(computed_in(model, compiled.layers).values())
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

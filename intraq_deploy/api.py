@@ -29,7 +29,7 @@ from intraq_deploy.synthesis.make import make_images, probe_of
 from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnxruntime.target import export as export_program
+from intraq_deploy.targets.onnx.export import export as export_program
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.student import StudentTraining
 from intraq_deploy.training.teacher import Teacher

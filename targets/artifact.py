@@ -1,10 +1,13 @@
-"""What a target ships: a file, and a manifest beside it that says what it is."""
+"""The file that a target ships, and a manifest beside it that says what the file is."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import onnx_ir as ir
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
@@ -13,24 +16,35 @@ from intraq_deploy.targets.profile import load_profile
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Artifact:
-    """A file for one target."""
+    """An ONNX file for one target."""
 
     target: str
     runtime: str
-    """The profile's."""
+    """The runtime that the target's profile names."""
     path: Path
     bytes: int
     items: dict[str, int]
-    """What they are spent on, `bytes` in all."""
+    """Bytes by item, `bytes` in all."""
     sha256: str
     program_sha256: str
     companions: dict[str, str] = field(default_factory=dict)
-    """Further files beside it, by name: their SHA-256."""
+    """The SHA-256 of further files beside it, by file name."""
+
+    @cached_property
+    def model(self) -> ir.Model:
+        """The model in the file, read at most once. Nobody changes it."""
+        return ir.load(self.path)
+
+    def with_model(self, model: ir.Model) -> "Artifact":
+        """A copy that knows its model, so that the file need not be read. model: the one that was written."""
+        copy = replace(self)
+        copy.__dict__["model"] = model  # where cached_property looks for it
+        return copy
 
     def verify(self) -> None:
-        """Raises RunError if a file is missing or not the one that the manifest describes."""
+        """Compares the files with the manifest. Raises RunError for a file that is missing or changed."""
         for name, sha256 in {self.path.name: self.sha256, **self.companions}.items():
             path = self.path.with_name(name)
             if not path.is_file():
@@ -40,19 +54,19 @@ class Artifact:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, hexadecimal."""
+    """The SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(artifact: Artifact) -> None:
-    """Beside the artifact's file."""
+    """Writes manifest.json beside the artifact's file."""
     values: dict[str, Any] = asdict(artifact) | {"path": artifact.path.name}
     write_atomically(artifact.path.parent / MANIFEST, json.dumps(values, indent=1))
 
 
 def read_manifest(folder: Path) -> Artifact:
-    """What `write_manifest` wrote. Raises RunError if there is none."""
+    """The artifact that a folder's manifest describes. Raises RunError where there is none, or no readable one."""
     try:
         values = json.loads((folder / MANIFEST).read_text())
         values["path"] = folder / values["path"]

@@ -1,4 +1,4 @@
-"""What a runtime can do, as a file: adding a target is adding a TOML file."""
+"""Profiles of targets, as TOML files: adding a target is adding a file."""
 
 from collections.abc import Iterable
 from importlib import resources
@@ -12,30 +12,30 @@ from intraq_deploy.wording import did_you_mean
 
 
 class TargetProfile(BaseModel):
-    """One target. Unknown keys are refused."""
+    """A target: its runtime, and the form of the models that are written for it. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     runtime: Literal["onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"] = "onnxruntime"
-    """onnxruntime: its CPU provider; onnxruntime-tensorrt: its TensorRT provider."""
+    """The runtime. onnxruntime is its CPU provider, onnxruntime-tensorrt its TensorRT provider."""
     opset: int
-    """Of the models that are written for it."""
+    """The opset of the models that are written for the target."""
     largest_opset: int | None = None
-    """Of the models that it reads, where `lint` holds it."""
+    """The largest opset of the models that the target reads; None: `lint` does not check it."""
     passes: tuple[str, ...]
-    """Dialect passes, in order."""
+    """The names of the dialect passes, in order."""
     vnni: bool = True
-    """Whether products of unsigned inputs and signed weights are added in 32 bits: true of CPUs with VNNI and of arm64.
-    Else two are added in 16 bits, and a model in which they could leave them is refused."""
+    """Whether products of unsigned inputs and signed weights are added in 32 bits, as CPUs with VNNI and arm64 do.
+    Other CPUs add two of them in 16 bits, and `lint` refuses a model in which they could overflow."""
     largest_weight: int | None = None
     """The greatest 8-bit weight code that training may use; None: all of them."""
     versions: tuple[Version, Version] | None = None
-    """Of the runtime: from the first to before the second."""
+    """The versions of the runtime, from the first to before the second."""
     compute_capability: Version | None = None
-    """Of the GPU that an engine is compiled for where that is done ahead of time."""
+    """The compute capability of the GPU that an engine is compiled for ahead of time."""
     calibration_cache: Version | None = None
-    """For runtimes that also quantize a float network by a cache of scales: the version that its first line names."""
+    """The version in the first line of a calibration cache, for runtimes that also quantize a float network by one."""
     unsigned_activations: bool = False
     """Whether 8-bit activations behind ReLU-like functions are trained with codes from 0 to 255 instead of 127."""
 
@@ -44,17 +44,17 @@ NO_TARGETS = {
     "onnxruntime-cuda": "ONNX Runtime's CUDA provider has no integer convolution; choose onnxruntime-tensorrt. Where "
     "CUDA loads, the float network is measured on it as a baseline."
 }
-"""Names that are asked for, and why there is no such target."""
+"""The reasons why names that people ask for are no targets, by name."""
 
 
 def profile_names() -> list[str]:
-    """The targets that ship with the package."""
+    """The names of the targets that ship with the package."""
     folder = resources.files("intraq_deploy.targets.profiles")
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def profile_text(name: str) -> str:
-    """The file of a target that ships with the package. Raises UsageError for an unknown one."""
+    """The text of a built-in target's file. Raises UsageError for an unknown target."""
     names = profile_names()
     if name in NO_TARGETS:
         raise UsageError(f"{name} is no target: {NO_TARGETS[name]}")
@@ -64,8 +64,7 @@ def profile_text(name: str) -> str:
 
 
 def load_profile(name: str, own: Iterable[TargetProfile] = ()) -> TargetProfile:
-    """The profile `name`: one of a person's `own`, or one that ships with the package. Raises UsageError for an unknown
-    one."""
+    """The profile of that name: one of a person's `own`, or a built-in one. Raises UsageError for an unknown target."""
     for profile in own:
         if profile.name == name:
             return profile

@@ -1,4 +1,4 @@
-"""TOML files of targets and devices, read and checked: what is wrong with one is said in a sentence."""
+"""TOML files of targets and devices, read and checked: a fault is reported in one sentence."""
 
 import tomllib
 from typing import Annotated, Any, TypeVar
@@ -10,17 +10,17 @@ from intraq_deploy.errors import UsageError
 from intraq_deploy.wording import did_you_mean, shown
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)]
-"""Of a target or device: also a folder's."""
+"""The name of a target or device, which is also the name of its folder."""
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)+$")]
-"""Also a compute capability."""
+"""A version or a compute capability: numbers with dots."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def read(kind: str, name: str, text: str, model: type[M]) -> M:
-    """A file's text as a `model`. kind, name: for messages, "target" and "mine.toml".
+    """A file's text as a `model`. kind, name: for messages, as "target" and "mine.toml".
 
-    Raises UsageError for what is no TOML, for the first key that `model` has not, and for the first value that its key
+    Raises UsageError for text that is no TOML, for a key that `model` does not have, and for a value that its key
     cannot have.
     """
     values = parse(kind, name, text)
@@ -31,7 +31,7 @@ def read(kind: str, name: str, text: str, model: type[M]) -> M:
 
 
 def parse(kind: str, name: str, text: str) -> dict[str, Any]:
-    """A file's text as plain values. Raises UsageError for what is no TOML."""
+    """A file's text as plain values. Raises UsageError for text that is no TOML."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; Python has limits of its own
@@ -41,7 +41,7 @@ def parse(kind: str, name: str, text: str) -> dict[str, Any]:
 
 
 def _wrong(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """One of pydantic's errors, as the end of a sentence."""
+    """The end of a sentence for one of pydantic's errors."""
     where, kind = error["loc"], error["type"]
     key = ".".join(str(part) for part in where)
     if kind == "extra_forbidden":

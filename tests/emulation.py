@@ -19,9 +19,8 @@ from torch import Tensor
 from intraq_deploy.evaluation.parity import Parity, compare
 from intraq_deploy.program import Program
 from intraq_deploy.targets.onnx.canonical import OUTPUT, codes_name
-from intraq_deploy.targets.onnx.lower import instrument, lower
+from intraq_deploy.targets.onnx.lower import instrument, lower, stored_zero_points
 from intraq_deploy.targets.onnxruntime.session import INTEGER_KERNELS
-from intraq_deploy.targets.onnxruntime.target import stored_zero_points
 from intraq_deploy.targets.profile import TargetProfile
 
 RUN_MODELS = Path(__file__).with_name("run_models.py")
@@ -61,7 +60,7 @@ class Case:
 def write(program: Program, profile: TargetProfile, images: Tensor, folder: Path) -> Case:
     """The models and images of one case."""
     folder.mkdir()
-    model = lower(program, profile, {})
+    model = lower(program, profile, {}).model
     ir.save(model, folder / "shipped.onnx")
     ir.save(instrument(model, program), folder / "instrumented.onnx")
     np.save(folder / "images.npy", images.numpy())

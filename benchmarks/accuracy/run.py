@@ -42,8 +42,9 @@ from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import BUILTIN
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnxruntime.opening import open_shipped
 from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training import Trainer, correct, reconstruct
 from intraq_deploy.training.losses import distillation

@@ -16,8 +16,8 @@ from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.wording import reason
 

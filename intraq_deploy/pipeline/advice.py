@@ -31,9 +31,9 @@ class Advice(BaseModel):
 
     target: str
     verdict: Verdict
-    """The decision. only-w8a8: the run's bits are W8A8; timed-apart: the run was timed on a GPU, W8A8 on the CPU; float-is-fastest:
-    quantize for size only; w8a8: it is more accurate, and not slower; equal: the run's bits lose no more and are as
-    fast; w8a8-is-faster: they lose no more, and W8A8 is faster."""
+    """The decision. only-w8a8: the run's bits are W8A8; timed-apart: the run was timed on a GPU, W8A8 on the CPU;
+    float-is-fastest: quantize for size only; w8a8: it is more accurate, and not slower; equal: the run's bits lose no
+    more and are as fast; w8a8-is-faster: they lose no more, and W8A8 is faster."""
     lost: float
     """Points that the run's bits lose."""
     w8a8_lost: float

@@ -21,9 +21,9 @@ from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
+from intraq_deploy.targets.onnxruntime.opening import is_rehearsed, open_shipped
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.onnxruntime.static import quantize_static
-from intraq_deploy.targets.onnxruntime.target import is_rehearsed, open_shipped
 
 STATIC = "quantize_static"
 """ONNX Runtime's own, calibrated with the run's images."""

@@ -20,7 +20,7 @@ from intraq_deploy.pipeline.targets import Chosen
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import Program, float_program
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnx.lower import lower, serialize
+from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.onnxruntime.gpu import find_gpu
 from intraq_deploy.targets.onnxruntime.half import in_float16
 from intraq_deploy.targets.profile import TargetProfile, load_profile
@@ -133,7 +133,7 @@ def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> En
         if maker.host is None:
             return build_ahead(artifact, maker.profile, stage.folder)
         timing = stage.folder.parent / f"timing-{key_of(host=maker.identity)[:12]}.cache"
-        floating = serialize(lower(float_program(run.traced, program.normalization), maker.profile, {}))
+        floating = lower(float_program(run.traced, program.normalization), maker.profile, {}).data
         return build_here(artifact, program, in_float16(floating), maker.host, stage.folder, timing)
 
     key = key_of(onnx=artifact.sha256, maker=maker.identity)

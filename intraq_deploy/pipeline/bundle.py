@@ -20,7 +20,6 @@ from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.finished import FinishedRun, Opening, opened_run
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.validation import program_input
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.bundle import (
     FORMAT,
@@ -143,7 +142,7 @@ def _facts(finished: FinishedRun, name: str) -> Facts:
             "bits": report.label,
             "scheme": run.options.scheme,
             "classes": model.classes,
-            "program_sha256": program_sha256(finished.program),
+            "program_sha256": finished.program.sha256,
         },
         preprocessing={key: preprocessing[key] for key in sorted(preprocessing)},
         classes=model.class_names,

@@ -4,8 +4,6 @@ import json
 from functools import cache
 from pathlib import Path
 
-import onnx_ir as ir
-
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.finished import Opening, opened_run
@@ -15,9 +13,9 @@ from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.program import Program
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact, read_manifest
-from intraq_deploy.targets.onnxruntime.target import lowered, write
+from intraq_deploy.targets.onnx.export import lowered, write
+from intraq_deploy.targets.onnx.lower import Lowered
 from intraq_deploy.targets.tensorrt.implicit import add_cache
 
 
@@ -46,15 +44,15 @@ def export_artifact(run: Run, target: str, program: Program, bits: str) -> Artif
     profile = run.profile(target)
     metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
     cached = profile.calibration_cache is not None and run.ranges_only
-    key = key_of(program=program_sha256(program), profile=profile.model_dump(), metadata=metadata, cached=cached)
+    key = key_of(program=program.sha256, profile=profile.model_dump(), metadata=metadata, cached=cached)
     work = StageWork(f"targets/{target}", key)
 
     @cache
-    def model() -> ir.Model:
+    def model() -> Lowered:
         return lowered(program, profile, metadata)
 
     def make(stage: OpenStage) -> Artifact:
-        artifact = write(model(), program, profile, stage.folder)
+        artifact = write(model(), stage.folder)
         return add_cache(artifact, program, profile, metadata) if cached else artifact
 
     if not run.directory.finished(work.name, key):

@@ -43,7 +43,7 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
-from intraq_deploy.targets.onnxruntime.target import why_rehearsed
+from intraq_deploy.targets.onnxruntime.opening import why_rehearsed
 from intraq_deploy.targets.tensorrt.engine import Engine
 from intraq_deploy.targets.tensorrt.layers import INT8
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from pydantic import BaseModel, TypeAdapter
 
 from intraq_deploy.errors import DataError
-from intraq_deploy.targets.onnx.findings import Finding
+from intraq_deploy.targets.onnx.findings import LintFinding
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 
@@ -18,7 +18,7 @@ class LintReport(BaseModel):
 
     file: str
     target: str
-    findings: list[Finding]
+    findings: list[LintFinding]
 
     @property
     def refused(self) -> int:

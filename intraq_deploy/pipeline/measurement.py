@@ -26,11 +26,12 @@ from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.quantization.spec import MAX_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.gpu import NO_INTEGER_CONVOLUTION, CudaSession
 from intraq_deploy.targets.onnxruntime.half import in_float16
+from intraq_deploy.targets.onnxruntime.opening import is_rehearsed, open_shipped
 from intraq_deploy.targets.onnxruntime.providers import CUDA, why_absent
 from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.engine import EngineSessions
 from intraq_deploy.targets.tensorrt.host import Runs

@@ -22,7 +22,7 @@ from intraq_deploy.pipeline.run import Run, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
 from intraq_deploy.pipeline.sensitivity import SENSITIVITY
 from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
-from intraq_deploy.program.storage import program_sha256
+from intraq_deploy.program import Program
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.recipes.overrides import too_few_images
@@ -94,7 +94,7 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
         write_atomically(stage.folder / REPORT, checked.to_json())
         return checked
 
-    key = _validation_key(report, program_sha256(program), labelled)
+    key = _validation_key(report, program, labelled)
     return kept_or_made(run, StageWork(VALIDATION, key), lambda folder: read_report(folder / REPORT), check)
 
 
@@ -164,7 +164,7 @@ def _keep(run: Run, report: RunReport) -> RunReport:
     return report
 
 
-def _validation_key(report: RunReport, program_sha256: str, labelled: LabelledImages | None) -> str:
+def _validation_key(report: RunReport, program: Program, labelled: LabelledImages | None) -> str:
     """Returns the key of everything that the report will say."""
     identity = None
     if labelled is not None:
@@ -174,7 +174,7 @@ def _validation_key(report: RunReport, program_sha256: str, labelled: LabelledIm
         identity = [labelled.name, changed, labels, asdict(labelled.preprocessing)]
     return key_of(
         report=report.model_dump(exclude={"seconds"}),
-        program=program_sha256,
+        program=program.sha256,
         images=identity,
         runtime=onnxruntime().__version__,
         providers=[provider.name for provider in (TENSORRT, CUDA) if why_absent(provider) is None],

@@ -20,7 +20,6 @@ from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.program import Normalization, float_program
-from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.quantization.build import prepare
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.recipes import Recipe, builtin, check
@@ -43,7 +42,7 @@ class Run:
 
     @cached_property
     def device(self) -> torch.device:
-        """The device on which images are made and the student is trained. Raises UsageError for one that is not here."""
+        """The device that makes images and trains the student. Raises UsageError for one that is not here."""
         return choose_device(self.options.device)
 
     @cached_property
@@ -113,7 +112,7 @@ class Run:
     def network_sha256(self) -> str:
         """The hash of what the network computes and of its stored statistics: other code around the same tensors is
         another network."""
-        computes = program_sha256(float_program(self.traced))
+        computes = float_program(self.traced).sha256
         return hashlib.sha256(f"{computes} {self.weights_sha256}".encode()).hexdigest()
 
     @cached_property

@@ -154,16 +154,9 @@ def _check_own(path: Path, profile: TargetProfile) -> None:
     """What the schema cannot know: passes and opsets, which come with onnx, and what a runtime asks for."""
     import onnx  # noqa: PLC0415
 
-    from intraq_deploy.targets.onnx import lower  # noqa: F401, PLC0415  registers the passes
-    from intraq_deploy.targets.onnx.passes import AFTER, PASSES  # noqa: PLC0415
+    from intraq_deploy.targets.onnx.lower import passes_of  # noqa: PLC0415
 
-    for index, name in enumerate(profile.passes):
-        if name not in PASSES:
-            raise UsageError(f"The target {path} has the unknown pass {name!r}: {did_you_mean(name, sorted(PASSES))}")
-        if AFTER.get(name, name) not in profile.passes[: index + 1]:
-            raise UsageError(
-                f"The target {path} has the pass {name!r}, which needs {AFTER[name]!r} before it: add that."
-            )
+    passes_of(profile.passes, str(path))
     newest = onnx.defs.onnx_opset_version()
     if not _FIRST_OPSET <= profile.opset <= newest:
         raise UsageError(

@@ -8,13 +8,8 @@ from torch import Tensor
 from intraq_deploy.evaluation.parity import Parity, agreement, compare
 from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.onnxruntime.target import (
-    is_rehearsed,
-    loaded_provider,
-    open_instrumented,
-    open_shipped,
-    stored_zero_points,
-)
+from intraq_deploy.targets.onnx.lower import stored_zero_points
+from intraq_deploy.targets.onnxruntime.opening import is_rehearsed, loaded_provider, open_instrumented, open_shipped
 from intraq_deploy.targets.tensorrt.engine import EngineSessions
 from intraq_deploy.targets.tensorrt.host import Runs
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program, rehearsed

@@ -1,4 +1,4 @@
-"""The Program: a network in integers, and the definition of what every runtime must compute.
+"""The Program: a network in integers, which defines the integers that every runtime must compute.
 
 A quantized tensor holds codes c, its values are scale * c. An integer layer with input codes c_x computes
 
@@ -10,14 +10,21 @@ f32(acc) * f32(s_x s_w). ReLU-like functions are part of code_min and code_max: 
 codes is the same as clipping values. A program holds no float weight except in layers that run in float.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 import torch
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import HAS_WEIGHT, on_integers
+
+FORMAT = 2
+"""The version of the form in which programs are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +92,17 @@ class UnquantizedWeights:
 
 
 LayerWeights = IntegerWeights | FloatWeights | UnquantizedWeights
+LAYER_KINDS: dict[str, type[LayerWeights]] = {
+    "integer": IntegerWeights,
+    "float": FloatWeights,
+    "unquantized": UnquantizedWeights,
+}
+"""The kinds of layers by the names that they are stored under."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Why a tensor need not be equal, computed from the same codes, and how far it may differ."""
+    """A reason why a tensor may differ from the reference, computed from the same codes, and how far."""
 
     reason: str
     bound: float
@@ -127,9 +140,9 @@ class Normalization:
         return shift, divisor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
-    """A network in integers. Nothing changes a program once it is made."""
+    """A network in integers. Nothing changes a program once it is made: `sha256` is computed once."""
 
     graph: Graph
     """The operators, without float weights. Tensors without a grid are float."""
@@ -147,3 +160,27 @@ class Program:
         if isinstance(node.op, HAS_WEIGHT):
             return isinstance(self.layers[node.name], IntegerWeights)
         return on_integers(node.op) and all(name in self.grids for name in (*node.inputs, node.name))
+
+    def serialize(self) -> tuple[str, bytes]:
+        """The JSON and the tensors of a program, as its two files hold them: the same program gives the same bytes."""
+        tensors, kinds = {}, {}
+        for name, weights in self.layers.items():
+            kinds[name] = next(kind for kind, type_ in LAYER_KINDS.items() if isinstance(weights, type_))
+            for part in weights.__slots__:
+                tensors[f"{name}:{part}"] = getattr(weights, part).contiguous()
+        data = save_tensors(tensors)
+        structure = {
+            "format": FORMAT,
+            "tensors_sha256": hashlib.sha256(data).hexdigest(),
+            "graph": self.graph.to_json(),
+            "grids": {name: asdict(grid) for name, grid in self.grids.items()},
+            "layers": kinds,
+            "tolerances": {name: asdict(tolerance) for name, tolerance in self.tolerances.items()},
+            "normalization": None if self.normalization is None else asdict(self.normalization),
+        }
+        return json.dumps(structure, indent=1, allow_nan=False), data
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the program's JSON, which holds its tensors' hash: one hash for the whole program."""
+        return hashlib.sha256(self.serialize()[0].encode()).hexdigest()

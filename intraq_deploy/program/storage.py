@@ -1,72 +1,37 @@
-"""A Program as two files: `program.json` (structure, grids, tolerances) and `program.safetensors` (codes, scales,
-biases). The JSON holds the tensors' SHA-256, so that one hash stands for the whole program."""
+"""Programs on disk, as two files each: `program.json` (structure, grids, tolerances) and `program.safetensors`
+(codes, scales, biases). The JSON holds the tensors' SHA-256, so that one hash stands for the whole program."""
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.graph.graph import Graph
 from intraq_deploy.program.program import (
-    FloatWeights,
+    FORMAT,
+    LAYER_KINDS,
     Grid,
-    IntegerWeights,
     LayerWeights,
     Normalization,
     Program,
     Tolerance,
-    UnquantizedWeights,
 )
-
-FORMAT = 2
-_KINDS: dict[str, type[LayerWeights]] = {
-    "integer": IntegerWeights,
-    "float": FloatWeights,
-    "unquantized": UnquantizedWeights,
-}
-
-
-def serialize(program: Program) -> tuple[str, bytes]:
-    """The contents of both files: the same program, the same bytes."""
-    tensors, kinds = {}, {}
-    for name, weights in program.layers.items():
-        kinds[name] = next(kind for kind, type_ in _KINDS.items() if isinstance(weights, type_))
-        for field in weights.__slots__:
-            tensors[f"{name}:{field}"] = getattr(weights, field).contiguous()
-    data = save_tensors(tensors)
-    structure = {
-        "format": FORMAT,
-        "tensors_sha256": hashlib.sha256(data).hexdigest(),
-        "graph": program.graph.to_json(),
-        "grids": {name: asdict(grid) for name, grid in program.grids.items()},
-        "layers": kinds,
-        "tolerances": {name: asdict(tolerance) for name, tolerance in program.tolerances.items()},
-        "normalization": None if program.normalization is None else asdict(program.normalization),
-    }
-    return json.dumps(structure, indent=1, allow_nan=False), data
-
-
-def program_sha256(program: Program) -> str:
-    """One hash for the whole program: of its JSON, which holds its tensors' hash."""
-    return hashlib.sha256(serialize(program)[0].encode()).hexdigest()
 
 
 def save_program(program: Program, folder: Path) -> None:
-    """Writes both files into `folder`, which exists."""
-    text, data = serialize(program)
+    """Writes both of a program's files into `folder`, which exists."""
+    text, data = program.serialize()
     write_atomically(folder / "program.safetensors", data)
     write_atomically(folder / "program.json", text)
 
 
 def load_program(folder: Path) -> Program:
-    """Reads what `save_program` wrote. Raises RunError for missing, changed or newer files."""
+    """The program that `save_program` wrote. Raises RunError for missing, changed or newer files."""
     try:
         structure = json.loads((folder / "program.json").read_text())
         data = (folder / "program.safetensors").read_bytes()
@@ -95,7 +60,7 @@ def _program(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
 
 
 def _layer(name: str, kind: str, tensors: dict[str, Tensor]) -> LayerWeights:
-    type_: Any = _KINDS[kind]
+    type_: Any = LAYER_KINDS[kind]
     weights: LayerWeights = type_(*(tensors[f"{name}:{field}"] for field in type_.__slots__))
     return weights
 

@@ -31,8 +31,7 @@ from intraq_deploy.program.ties import TieReference
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.onnx.canonical import codes_name
-from intraq_deploy.targets.onnx.lower import instrument
-from intraq_deploy.targets.onnxruntime.target import stored_zero_points
+from intraq_deploy.targets.onnx.lower import instrument, stored_zero_points
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
@@ -187,7 +186,7 @@ def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, 
     artifact.verify()
     target, data = profile.name, artifact.path.read_bytes()
     model, outputs = f"targets/{target}/model.onnx", f"targets/{target}/outputs.bin"
-    files[model], files[outputs] = data, further_outputs(ir.load(artifact.path), program)
+    files[model], files[outputs] = data, further_outputs(artifact.model, program)
     own_rounding = profile.runtime == "tensorrt"
     as_run = engine_program(artifact, program) if own_rounding else program
     logits = as_run.tolerances.get(program.graph.output)

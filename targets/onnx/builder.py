@@ -1,4 +1,4 @@
-"""A thin hand for writing ONNX graphs with onnx-ir: unique names, initializers, nodes."""
+"""Helpers for writing ONNX graphs with onnx-ir: unique names, initializers, nodes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 
 class Builder:
-    """Collects nodes and initializers of one graph, in order."""
+    """A collection of the nodes and initializers of one graph, in order."""
 
     def __init__(self) -> None:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """An initializer; asking again for the same gives the first one. Raises ValueError if `name` has another."""
+        """The initializer of that name, made once. Raises ValueError if `name` already has other values."""
         known = self.initializers.get(name)
         if known is None:
             tensor = ir.tensor(array, name=name)
@@ -40,12 +40,12 @@ class Builder:
 
 
 def scalar(value: float, dtype: type[np.generic]) -> NDArray[Any]:
-    """A 0-dim array."""
+    """An array of shape [] with one number."""
     return np.array(value, dtype=dtype)
 
 
 def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A new initializer of a graph."""
+    """A new initializer of a graph, with the array's values."""
     tensor = ir.tensor(array, name=name)
     value = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
     graph.register_initializer(value)
@@ -53,7 +53,7 @@ def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def array(value: ir.Value | None) -> NDArray[Any]:
-    """What a constant holds."""
+    """The values of a constant."""
     assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy()

@@ -1,4 +1,4 @@
-"""A Program as canonical Q/DQ ONNX: plain, complete, and not yet shaped for any runtime.
+"""Programs as canonical Q/DQ ONNX: plain, complete, and not yet shaped for any runtime.
 
 Every quantized tensor is QuantizeLinear -> [Clip] -> DequantizeLinear, one DequantizeLinear per reader. It is stored
 as INT8 with zero-point 0, the stored value being the code itself (UINT8 where codes exceed a signed byte). The Clip
@@ -42,19 +42,19 @@ from intraq_deploy.targets.onnx.builder import Builder, scalar
 
 INPUT, OUTPUT = INPUT_NAME, OUTPUT_NAME
 GRID = "grid"
-"""Key of `Value.meta`: the Grid of a value of codes."""
+"""The key in `Value.meta` of the Grid of a value of codes."""
 UNCLIPPED = "unclipped"
-"""Key of `Value.meta` of a Clip's output: the least and the greatest code that could come without it."""
+"""The key in `Value.meta`, of a Clip's output, of the least and the greatest code that could come without the Clip."""
 IR_VERSION = 10
 
 
 def codes_name(tensor: str) -> str:
-    """The ONNX value that holds the codes of a program's tensor."""
+    """The name of the ONNX value that holds the codes of a program's tensor."""
     return f"{tensor}.codes"
 
 
 def real_names(program: Program, node: Node) -> tuple[str, ...]:
-    """The ONNX values of a tensor that is not quantized: in front of its activation and, if it has one, behind it."""
+    """The names of the ONNX values of a float tensor: in front of its activation and, if it has one, behind it."""
     name = node.name
     if isinstance(node.op, Input):
         name = INPUT if program.normalization is None else f"{INPUT}.normalized"
@@ -62,13 +62,13 @@ def real_names(program: Program, node: Node) -> tuple[str, ...]:
 
 
 def write(program: Program, opset: int, metadata: dict[str, str]) -> ir.Model:
-    """The program as an ONNX model with a dynamic batch. metadata goes into the model's properties, as it is."""
+    """The program as an ONNX model with a dynamic batch. metadata: the model's properties."""
     return _Writer(program, opset, metadata).model()
 
 
 @dataclass(slots=True)
 class _Tensor:
-    """How far a program's tensor has been written: as codes with a grid, or as a real value."""
+    """The ONNX value of a program's tensor that has been written: codes with a grid, or a real value."""
 
     codes: ir.Value | None
     real: ir.Value | None
@@ -180,7 +180,7 @@ class _Writer:
         return build.op(op.function, [x], name)
 
     def _channel_norm(self, node: Node, op: ChannelNorm, x: ir.Value) -> ir.Value:
-        """ONNX normalises over last dimensions."""
+        """A normalisation over channels between two transpositions: ONNX normalises over last dimensions."""
         build, name = self._builder, node.name
         gain = build.constant(f"{name}.gain", np.ones(node.shape[0], dtype=np.float32))
         last = build.op("Transpose", [x], f"{name}.last", {"perm": (0, 2, 3, 1)})
@@ -188,8 +188,8 @@ class _Writer:
         return build.op("Transpose", [y], name, {"perm": (0, 3, 1, 2)})
 
     def _end_padding(self, node: Node, op: MaxPool2d) -> tuple[int, ...]:
-        """Below and to the right. ONNX's shape inference has not torch's rule for ceil_mode, that the last window must
-        start inside the image or its padding: the padding that torch's shape implies says the same without it."""
+        """The padding below and to the right. For ceil_mode it is the one that torch's output shape implies: ONNX's
+        shape inference does not have torch's rule, that the last window must start inside the image or its padding."""
         if not op.ceil_mode:
             return op.padding
         sizes = zip(
@@ -255,7 +255,7 @@ class _Writer:
         self._tensors[node.name] = _Tensor(None, real)
 
     def _quantize(self, name: str, real: ir.Value, grid: Grid, unclipped: tuple[float, float]) -> ir.Value:
-        """Codes of `real`. unclipped: how far they could reach; what cannot leave the bounds needs no Clip."""
+        """The codes of `real`. unclipped: their range without bounds; within the bounds no Clip is needed."""
         build = self._builder
         dtype, zero_point = _container(grid)
         parameters = self._parameters(name, grid)
@@ -281,7 +281,7 @@ class _Writer:
         )
 
     def _read(self, name: str) -> ir.Value:
-        """The real value of a tensor; a DequantizeLinear of its own for every reader."""
+        """The real value of a tensor; every reader gets a DequantizeLinear of its own."""
         tensor = self._tensors[name]
         if tensor.codes is None:
             assert tensor.real is not None
@@ -294,7 +294,7 @@ class _Writer:
 
 
 def _container(grid: Grid) -> tuple[type[np.int8] | type[np.uint8], int]:
-    """The stored type and its zero-point."""
+    """The type in which a grid's codes are stored, and the zero-point."""
     if grid.lowest >= -128 and grid.code_max <= 127:
         return np.int8, 0
     return np.uint8, grid.unsigned_zero_point

@@ -1,4 +1,4 @@
-"""How far every value of a Q/DQ model can reach, whatever its input: interval arithmetic, read from the graph alone.
+"""Interval arithmetic: the range of every value of a Q/DQ model for any input, read from the graph alone.
 
 An interval holds every element of a value. It may be wider than what occurs (operators without a rule give all that
 their type can hold), never narrower.
@@ -23,7 +23,7 @@ _RISING = ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
 
 
 class Intervals:
-    """The intervals of a model's values. Requires: inferred types, nodes in order."""
+    """The intervals of a model's values by value. The model needs inferred types, and nodes in order."""
 
     def __init__(self, model: ir.Model) -> None:
         self._known: dict[ir.Value, Interval] = {}
@@ -39,7 +39,7 @@ class Intervals:
         return self._known.get(value, _of_type(value))
 
     def _rule(self, node: ir.Node) -> Interval:
-        """Of a node's outputs."""
+        """The interval of a node's outputs."""
         x = _ANYWHERE if not node.inputs or node.inputs[0] is None else self[node.inputs[0]]
         match "" if node.domain else node.op_type:
             case op if op in _MOVES:
@@ -103,7 +103,7 @@ class Intervals:
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """What a value always is, computed through the operators behind it; None if it depends on the model's input, or
+    """The value of a constant, computed through the operators behind it; None if it depends on the model's input, or
     cannot be computed here."""
     if not is_constant(value):
         return None
@@ -171,7 +171,7 @@ def _hull(*intervals: Interval) -> Interval:
 
 
 def _evaluate(node: ir.Node, x: float) -> float:
-    """A function of one input at one point."""
+    """The value of a node's function of one input at one point."""
     (value,) = filter(None, node.inputs)
     with np.errstate(all="ignore"):  # onnx computes both branches of a Sigmoid, of which one may overflow
         (y,) = ReferenceEvaluator(ir.to_proto(node)).run(None, {str(value.name): np.array([x], dtype=np.float32)})

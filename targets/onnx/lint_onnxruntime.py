@@ -1,4 +1,4 @@
-"""What ONNX Runtime would compute wrongly without saying so.
+"""The linter's rule for ONNX Runtime: layers that it would compute wrongly without saying so.
 
 The rule **products fit 16 bits**: on CPUs without VNNI, ONNX Runtime's kernels for unsigned inputs and signed weights
 add two products in 16 bits, on *stored* values, and saturate. A layer is exact there only if
@@ -7,25 +7,25 @@ add two products in 16 bits, on *stored* values, and saturate. A layer is exact 
 
 whatever its input. Depthwise convolutions with one filter per channel have kernels of their own, which are exact
 (tests/targets/test_other_cpus.py runs both under an emulated Haswell). Everything is read from the graph itself (how
-far inputs reach, by interval arithmetic), so any Q/DQ file can be checked, not only ours.
+far inputs reach, by interval arithmetic), so any Q/DQ file can be checked.
 """
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from intraq_deploy.targets.onnx.findings import Finding, name_of
+from intraq_deploy.program.bounds import largest_weight_beside
+from intraq_deploy.targets.onnx.findings import LintFinding, name_of
 from intraq_deploy.targets.onnx.intervals import Intervals, constant, dequantizer
 from intraq_deploy.targets.profile import TargetProfile
 
 PRODUCTS = "products fit 16 bits"
 _LAYERS = ("Conv", "Gemm", "MatMul")
-_INT16_MAX = 32_767
 _SOURCE = "measured: ONNX Runtime 1.32 under an emulated Haswell"
 
 
-def findings(model: ir.Model, profile: TargetProfile) -> list[Finding]:
-    """model: with inferred types."""
+def findings(model: ir.Model, profile: TargetProfile) -> list[LintFinding]:
+    """The layers whose products could leave 16 bits, for targets without VNNI. model: with inferred types."""
     if profile.vnni:
         return []
     intervals = Intervals(model)
@@ -33,21 +33,21 @@ def findings(model: ir.Model, profile: TargetProfile) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def _products(layer: ir.Node, intervals: Intervals) -> Finding | None:
+def _products(layer: ir.Node, intervals: Intervals) -> LintFinding | None:
     stored, weights = _largest_input(layer.inputs[0], intervals), _signed_weights(layer.inputs[1])
     if stored is None or weights is None or _is_depthwise(layer, weights):
         return None
     weight = int(np.abs(weights).max(initial=0))
-    total = 2 * stored * weight
-    if total <= _INT16_MAX:
+    limit = largest_weight_beside(stored)
+    if weight <= limit:
         return None
     name = name_of(layer)
     what = (
         f"{name} multiplies stored inputs up to {stored} by weights up to {weight}: two products (2 x {stored} x "
-        f"{weight} = {total:,}) leave the 16 bits in which CPUs without VNNI add them; keep its weights within "
-        f"{_INT16_MAX // (2 * stored)}, or store them as UINT8"
+        f"{weight} = {2 * stored * weight:,}) leave the 16 bits in which CPUs without VNNI add them; keep its weights "
+        f"within {limit}, or store them as UINT8"
     )
-    return Finding(PRODUCTS, name, what, _SOURCE)
+    return LintFinding(PRODUCTS, name, what, _SOURCE)
 
 
 def _is_depthwise(layer: ir.Node, weights: NDArray[np.int32]) -> bool:

@@ -1,11 +1,11 @@
-"""Functions that are newer than a model's opset, in operators that it has.
+"""A dialect pass for functions that are newer than a model's opset: it writes them in operators that the opset has.
 
     GELU       x/2 (1 + erf(x / sqrt 2))
     tanh GELU  x/2 (1 + tanh(x sqrt(2 / pi) (1 + 0.044715 x^2)))
     Mish       x tanh(softplus(x))
     LayerNorm  d / sqrt(mean(d^2) + epsilon) gain + bias,  d = x - mean(x), along the last dimension
 
-onnx has bodies of its own for them, for the opsets that have the functions. It cannot convert those to opset 13; and
+onnx has bodies of its own for them, for the opsets that have the functions. It cannot convert those to opset 13, and
 LayerNorm's takes the variance as a difference of two means, Mish's the logarithm of a sum that overflows above 88.
 """
 
@@ -15,31 +15,43 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import PreconditionError
 
 from intraq_deploy.targets.onnx.builder import initializer, scalar
-from intraq_deploy.targets.onnx.passes import register, replace_output
+from intraq_deploy.targets.onnx.dialect import DialectPass, replace_output
+from intraq_deploy.targets.onnx.findings import name_of
 
 _CUBE = 0.044715
 _AXES_AS_INPUT = 18
 """The opset from which ReduceMean takes its axes as an input."""
 
 
-@register("older-operators")
-def older_operators(model: ir.Model) -> bool:
-    """GELU, Mish and LayerNormalization are written in older operators where the model's opset has them not.
+class OlderOperators(DialectPass):
+    """GELU, Mish and LayerNormalization are written in older operators where the model's opset does not have them.
 
-    Requires: LayerNormalization along the last dimension, of which only the first output is read (canonical form).
-    Ensures: none of the three is left that is newer than the opset; the last of a function's operators has its name.
+    Requires: LayerNormalization along the last dimension, with one output (canonical form). Ensures: none of the three
+    is left that is newer than the opset; the last of a function's operators has its name.
     """
-    opset, changed = model.opset_imports[""], False
-    for node in list(model.graph):
-        write = _WRITERS.get(node.op_type)
-        if write is not None and not onnx.defs.has(node.op_type, opset):
-            parts = _Parts(model.graph, node, opset)
-            write(parts, node)
-            parts.replace()
-            changed = True
-    return changed
+
+    name = "older-operators"
+
+    def requires(self, model: ir.Model) -> None:
+        """Checks the form of LayerNormalizations. Raises PreconditionError for one along other dimensions."""
+        for node in model.graph:
+            form = node.attributes.get_int("axis", -1), len(node.outputs)
+            if node.op_type == "LayerNormalization" and form != (-1, 1):
+                raise PreconditionError(f"the pass {self.name!r} does not know the form of {name_of(node)}")
+
+    def find(self, model: ir.Model) -> list[ir.Node]:
+        """The functions that are newer than the model's opset."""
+        opset = model.opset_imports[""]
+        return [node for node in model.graph if node.op_type in _WRITERS and not onnx.defs.has(node.op_type, opset)]
+
+    def change(self, model: ir.Model, node: ir.Node) -> None:
+        """Puts older operators in the place of a function."""
+        parts = _Parts(model.graph, node, model.opset_imports[""])
+        _WRITERS[node.op_type](parts, node)
+        parts.replace()
 
 
 class _Parts:
@@ -58,14 +70,14 @@ class _Parts:
         return initializer(self._graph, f"{self._node.name}.{key}", scalar(value, np.float32))
 
     def mean(self, key: str, x: ir.Value | None) -> ir.Value:
-        """Along the last dimension, which stays with size 1."""
+        """The mean along the last dimension, which stays with size 1."""
         if self._opset < _AXES_AS_INPUT:
             return self.op("ReduceMean", key, x, axes=(-1,), keepdims=1)
         axes = initializer(self._graph, f"{self._node.name}.{key}.axes", np.array([-1], dtype=np.int64))
         return self.op("ReduceMean", key, x, axes, keepdims=1)
 
     def replace(self) -> None:
-        """The last one has the node's name."""
+        """Puts the operators in the place of the node, whose name the last one gets."""
         self._graph.insert_before(self._node, self._nodes)
         replace_output(self._graph, self._node, self._nodes[-1])
 

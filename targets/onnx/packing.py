@@ -1,6 +1,6 @@
-"""Dialect passes that make the file small: what a runtime can compute from other constants is not stored.
+"""Dialect passes that make the file small: constants that a runtime can compute from others are not stored.
 
-ONNX Runtime folds constants when it loads a model, so what runs is what would have been stored in full.
+ONNX Runtime folds constants when it loads a model, so it runs the same model as if everything were stored in full.
 """
 
 from collections.abc import Sequence
@@ -10,98 +10,121 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from intraq_deploy.targets.onnx.builder import array
-from intraq_deploy.targets.onnx.passes import dequantized_constants, register
+from intraq_deploy.targets.onnx.dialect import DialectPass, constant_dequantizers, producer_of
 
 _LOWEST, _HIGHEST = -8, 7
-"""Of INT4."""
+"""The least and the greatest value of INT4."""
 
 
-@register("packed-weights")
-def packed_weights(model: ir.Model) -> bool:
+class PackedWeights(DialectPass):
     """Weight codes of four bits or fewer are stored as INT4.
 
     INT4 -> Cast to INT8 -> [Sub of an INT8 zero-point per output channel] -> DequantizeLinear; the zero-point is there
-    if codes leave [-8, 7]. Requires: weights behind a DequantizeLinear, and a runtime that folds a Cast from INT4 (ONNX
-    Runtime from 1.23 on; it would not fold a DequantizeLinear from INT4). Ensures: INT8 weights are left only where the
-    codes of a channel span more than 16 values.
+    if codes leave [-8, 7]. It needs a runtime that folds a Cast from INT4 (ONNX Runtime from 1.23 on; it would not fold
+    a DequantizeLinear from INT4). Ensures: INT8 weights are left only where the codes of a channel span more than 16
+    values.
     """
-    changed = False
-    for node, codes in dequantized_constants(model, ir.DataType.INT8):
-        changed |= _pack(model.graph, node, codes)
-    return changed
+
+    name = "packed-weights"
+
+    def find(self, model: ir.Model) -> list[ir.Node]:
+        """The DequantizeLinears of INT8 weights whose codes fit four bits, channel by channel."""
+        dequantizers = constant_dequantizers(model, ir.DataType.INT8)
+        return [node for node in dequantizers if _in_four_bits(node)[0].max() <= _HIGHEST]
+
+    def change(self, model: ir.Model, node: ir.Node) -> None:
+        """Stores the codes that a DequantizeLinear reads as INT4."""
+        graph, codes = model.graph, node.inputs[0]
+        assert codes is not None
+        stored, zero_point = _in_four_bits(node)
+        name = str(codes.name)
+        packed = ir.Tensor(stored.astype(np.int8), ir.DataType.INT4, name=name.removesuffix(".codes") + ".int4")
+        nodes = [ir.node("Cast", [_initializer(graph, packed)], {"to": ir.DataType.INT8}, name=f"{name}.int8")]
+        nodes[0].outputs[0].name = nodes[0].name
+        if zero_point.any():
+            subtracted = _initializer(graph, ir.tensor(zero_point.astype(np.int8), name=f"{name}.zero_point"))
+            nodes.append(ir.node("Sub", [nodes[0].outputs[0], subtracted]))
+        _compute(graph, codes, node, nodes)
 
 
-def _pack(graph: ir.Graph, dequantize: ir.Node, codes: ir.Value) -> bool:
-    values = array(codes).astype(np.int32)
-    zero_point = _zero_points(values)
-    stored = values + zero_point
-    if stored.max() > _HIGHEST:
-        return False
-    name = str(codes.name)
-    packed = ir.Tensor(stored.astype(np.int8), ir.DataType.INT4, name=name.removesuffix(".codes") + ".int4")
-    nodes = [ir.node("Cast", [_initializer(graph, packed)], {"to": ir.DataType.INT8}, name=f"{name}.int8")]
-    nodes[0].outputs[0].name = nodes[0].name
-    if zero_point.any():
-        subtracted = _initializer(graph, ir.tensor(zero_point.astype(np.int8), name=f"{name}.zero_point"))
-        nodes.append(ir.node("Sub", [nodes[0].outputs[0], subtracted]))
-    _compute(graph, codes, dequantize, nodes)
-    return True
+def _in_four_bits(dequantize: ir.Node) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The codes that a node dequantizes, shifted to -8 or above, int32 [O, ...], and the shifts, int32 [O, 1, ...]."""
+    values = array(dequantize.inputs[0]).astype(np.int32)
+    shifts = _shifts(values)
+    return values + shifts, shifts
 
 
-def _zero_points(codes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """[O, 1, ...]: every channel's least shift that brings its codes to -8 or above, and to 7 or below if it can."""
+def _shifts(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Every channel's least shift that brings its codes to -8 or above, and to 7 or below if it can: [O, 1, ...]."""
     rows = tuple(range(1, codes.ndim))
     low: NDArray[np.int32] = codes.min(axis=rows, keepdims=True)
     high: NDArray[np.int32] = codes.max(axis=rows, keepdims=True)
     return np.maximum(np.minimum(_HIGHEST - high, 0), _LOWEST - low)
 
 
-@register("implied-parameters")
-def implied_parameters(model: ir.Model) -> bool:
+class ImpliedParameters(DialectPass):
     """Layers' parameters that follow from others are not stored.
 
     A zero-point of zeros is left to ONNX's default, and a bias's scale is the product of the input's and the weights'.
-    Requires: DequantizeLinear before weights and biases. Ensures: zero-points of biases and scales of integer layers'
-    biases are not stored, and the products are what was stored, bit for bit. The weights of a Gemm keep their
-    zero-point: without it ONNX Runtime 1.32 leaves the layer in float.
+    Ensures: zero-points of biases and scales of integer layers' biases are not stored, and the products are what was
+    stored, bit for bit. The weights of a Gemm keep their zero-point: without it ONNX Runtime 1.32 leaves the layer in
+    float.
     """
-    changed = False
-    for node in list(model.graph):
-        if node.op_type not in ("Conv", "Gemm"):
-            continue
-        x, weight = (_dequantize(value) for value in node.inputs[:2])
-        bias = _dequantize(node.inputs[2]) if len(node.inputs) > 2 else None
-        for source in (bias, weight if node.op_type == "Conv" else None):
-            changed |= source is not None and _drop_zero_point(source)
-        if x is not None and weight is not None and bias is not None:
-            changed |= _compute_scale(model.graph, x, weight, bias)
-    return changed
+
+    name = "implied-parameters"
+
+    def find(self, model: ir.Model) -> list[ir.Node]:
+        """The layers with parameters that follow from others."""
+        return [
+            node
+            for node in model.graph
+            if node.op_type in ("Conv", "Gemm") and (_with_zeros(node) or _scale_follows(*_dequantizers(node)))
+        ]
+
+    def change(self, model: ir.Model, node: ir.Node) -> None:
+        """Leaves out a layer's zero-points of zeros, and computes the scale of its bias."""
+        for source in _with_zeros(node):
+            source.resize_inputs(2)
+        x, weight, bias = _dequantizers(node)
+        if _scale_follows(x, weight, bias):
+            assert x is not None
+            assert weight is not None
+            assert bias is not None
+            scale = bias.inputs[1]
+            assert scale is not None
+            _compute(model.graph, scale, bias, [ir.node("Mul", [x.inputs[1], weight.inputs[1]])])
 
 
-def _dequantize(value: ir.Value | None) -> ir.Node | None:
-    producer = None if value is None else value.producer()
-    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
+def _dequantizers(layer: ir.Node) -> tuple[ir.Node | None, ir.Node | None, ir.Node | None]:
+    """The DequantizeLinears of a layer's input, weights and bias."""
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    x, weight, offset = (producer_of(value, "DequantizeLinear") for value in (*layer.inputs[:2], bias))
+    return x, weight, offset
 
 
-def _drop_zero_point(dequantize: ir.Node) -> bool:
-    if len(dequantize.inputs) < 3 or array(dequantize.inputs[2]).any():
+def _with_zeros(layer: ir.Node) -> list[ir.Node]:
+    """The DequantizeLinears of a layer's parameters whose zero-points are zeros that may be left out."""
+    _, weight, bias = _dequantizers(layer)
+    sources = (bias, weight if layer.op_type == "Conv" else None)
+    return [
+        source
+        for source in sources
+        if source is not None and len(source.inputs) > 2 and not array(source.inputs[2]).any()
+    ]
+
+
+def _scale_follows(x: ir.Node | None, weight: ir.Node | None, bias: ir.Node | None) -> bool:
+    """Whether the scale of a bias is stored, and is the product of the input's and the weights'."""
+    if x is None or weight is None or bias is None:
         return False
-    dequantize.resize_inputs(2)
-    return True
-
-
-def _compute_scale(graph: ir.Graph, x: ir.Node, weight: ir.Node, bias: ir.Node) -> bool:
-    scale_x, scale_w, scale = (source.inputs[1] for source in (x, weight, bias))
+    scale = bias.inputs[1]
     if scale is None or scale.const_value is None:
         return False
-    if not np.array_equal(array(scale_x) * array(scale_w), array(scale)):
-        return False
-    _compute(graph, scale, bias, [ir.node("Mul", [scale_x, scale_w])])
-    return True
+    return np.array_equal(array(x.inputs[1]) * array(weight.inputs[1]), array(scale))
 
 
 def _compute(graph: ir.Graph, constant: ir.Value, reader: ir.Node, nodes: Sequence[ir.Node]) -> None:
-    """`nodes` compute what the initializer `constant` holds, and take its place and its name."""
+    """Lets `nodes` compute what the initializer `constant` holds, under its name, and removes it."""
     result = nodes[-1].outputs[0]
     graph.insert_before(reader, nodes)
     constant.replace_all_uses_with(result)

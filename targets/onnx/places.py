@@ -1,4 +1,4 @@
-"""Functions and subgraphs of any ONNX model, made visible: calls are inlined, and names of nodes say where they are."""
+"""Functions and subgraphs of ONNX models, made visible: calls are inlined, and names of nodes say where they are."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,10 @@ from onnx_ir.passes.common import InlinePass
 from intraq_deploy.targets.onnx.findings import name_of
 
 _NAME = "name"
-"""Key of `Node.meta`: a node's name in its function."""
+"""The key in `Node.meta` of a node's name in its function."""
 _CALL = "intraq-deploy.call."
-"""Key of a call's `Node.meta`: its key in `Node.metadata_props`, which the nodes that take its place inherit. So theirs
-are the calls around them, the outermost first."""
+"""The key in a call's `Node.meta` of its key in `Node.metadata_props`. The nodes that take its place inherit that one,
+so that they list the calls around them, the outermost first."""
 
 
 def inline(model: ir.Model) -> None:
@@ -41,13 +41,13 @@ def inline(model: ir.Model) -> None:
 
 
 def calls_in(graph: ir.Graph | ir.Function, model: ir.Model) -> list[ir.Node]:
-    """The calls of the model's functions."""
+    """The nodes of a graph that call functions of the model."""
     return [node for node in graph.all_nodes() if node.op_identifier() in model.functions]
 
 
 def _prepare(function: ir.Function) -> None:
-    """Keeps the names of nodes. Values get names that are not in the graphs around the calls, nor in their subgraphs,
-    which onnx-ir does not look into."""
+    """Keeps the names of a function's nodes, and gives its values names that no graph around a call has. onnx-ir does
+    not look for names in subgraphs."""
     for node in function.all_nodes():
         node.meta[_NAME] = name_of(node)
     for node in function.all_nodes():
@@ -64,7 +64,7 @@ def name_places(model: ir.Model) -> None:
 
 
 def _name(graph: ir.Graph, place: str, known: frozenset[str], opsets: dict[str, int]) -> None:
-    """known: calls that `place` names."""
+    """Names the nodes of one graph. known: the calls that `place` names already."""
     graph.opset_imports.update(opsets)
     for node in graph:
         calls = {key: call for key, call in node.metadata_props.items() if key.startswith(_CALL)}

@@ -1,4 +1,4 @@
-"""What the bytes of a model file are spent on."""
+"""The bytes of a model file, item by item: weights, scales, biases and so on."""
 
 from collections import Counter
 
@@ -16,12 +16,12 @@ _ITEMS = {
     ("DequantizeLinear", 2): "zero_points",
     ("Sub", 1): "zero_points",
 }
-"""What an initializer with more than one number is to the operator and input that read it. Single numbers are
-parameters of activations."""
+"""The item that an initializer with more than one number belongs to, by the operator and the input that read it. Single
+numbers are parameters of activations."""
 
 
 def itemise(model: ir.Model, size: int) -> dict[str, int]:
-    """Bytes by item, the largest first, `size` (of the file) in all.
+    """Bytes by item, the largest first, `size` in all. size: of the file.
 
     Weights are told apart by how they are stored ("weights int4"); "metadata" are the model's properties, "graph" is
     the rest: operators, names, attributes, and constants that are none of the layers' and quantizers'.

@@ -27,11 +27,11 @@ _SHOWN = 200
 
 
 class _GpuSession(Session):
-    """One model on one GPU provider; what runs there is not listed as operators."""
+    """A model on a GPU provider. The provider does not list the operators that run."""
 
     _provider: Provider
     _most: int
-    """Images at a time."""
+    """The greatest batch size of one run."""
 
     def _open(self, provider: Provider, model: bytes | Path, options: dict[str, str], most: int, plain: bool) -> None:
         runtime = onnxruntime()
@@ -53,11 +53,11 @@ class _GpuSession(Session):
 
 
 class TensorRTSession(_GpuSession):
-    """One model on the TensorRT provider, which builds an engine as it opens."""
+    """A model on the TensorRT provider, which builds an engine as it opens."""
 
     def __init__(self, model: bytes | Path, kept: Path, context: Path | None = None) -> None:
-        """kept: a folder, of this model alone, for engines and kernels' times; made. context: where the model goes that
-        holds the engine, in place of engines in `kept`.
+        """Opens a model. kept: a folder for its engines and kernels' times, made where it is missing. context: the path
+        of a model that holds the engine, written in place of engines in `kept`.
 
         Raises TargetError where the provider does not load, or does not run all of the model.
         """
@@ -65,22 +65,22 @@ class TensorRTSession(_GpuSession):
         self._open(TENSORRT, model, tensorrt_options(model, kept, context), LARGEST_BATCH, plain=True)
 
     def close(self) -> None:
-        """Lets go of the engine; a context model is complete then."""
+        """Releases the engine. A context model is complete then."""
         del self._session
 
 
 class CudaSession(_GpuSession):
-    """One float model on the CUDA provider, in the type that it is written in."""
+    """A float model on the CUDA provider, in the type that it is written in."""
 
     def __init__(self, model: bytes | Path) -> None:
-        """Raises TargetError where the provider does not load, or does not run all of the model."""
+        """Opens a model. Raises TargetError where the provider does not load, or does not run all of the model."""
         self.bytes = model.stat().st_size if isinstance(model, Path) else len(model)
         self._open(CUDA, model, {"use_tf32": "0"}, 1 << 10, plain=False)
 
 
 def find_gpu() -> tuple[str, str, str]:
-    """What builds engines in a TensorRTSession: runtime and provider, the GPU, its compute capability; the last two as
-    far as torch knows.
+    """The builder of a TensorRTSession's engines: runtime and provider, the GPU, and its compute capability, as far as
+    torch knows them.
 
     Raises TargetError where the provider does not load.
     """
@@ -95,7 +95,7 @@ def find_gpu() -> tuple[str, str, str]:
 
 
 def tensorrt_options(model: bytes | Path, kept: Path, context: Path | None) -> dict[str, str]:
-    """INT8 between quantizers and no float16, for batches of 1 to LARGEST_BATCH, as `tensorrt.builder` builds.
+    """The TensorRT provider's options: INT8 between quantizers, no float16, batches of 1 to LARGEST_BATCH.
 
     TF32 has no option here: NVIDIA_TF32_OVERRIDE=0 in the environment switches it off in layers that stay in float.
     """

@@ -1,4 +1,4 @@
-"""A float network in float16: what a GPU runs where nothing is quantized, and what INT8 is compared with."""
+"""Float networks in float16, as a GPU runs them where nothing is quantized: the baseline of INT8."""
 
 import onnx
 

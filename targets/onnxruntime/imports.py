@@ -1,4 +1,4 @@
-"""ONNX Runtime, imported late and kindly."""
+"""ONNX Runtime, imported only where it is needed, with advice where it is missing."""
 
 import importlib
 from types import ModuleType
@@ -7,7 +7,7 @@ from intraq_deploy.errors import TargetError
 
 
 def onnxruntime() -> ModuleType:
-    """The module. Raises TargetError with the two extras that bring it."""
+    """ONNX Runtime's module. Raises TargetError, which names the two extras that bring it, where it is missing."""
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:

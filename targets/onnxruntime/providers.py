@@ -1,6 +1,6 @@
 """ONNX Runtime's GPU providers: whether they are really there, and sessions that run on nothing else.
 
-What is in a package need not load. Where libraries or the GPU are missing, onnxruntime-gpu 1.31.1 logs it, makes a
+A provider in the package need not load. Where libraries or the GPU are missing, onnxruntime-gpu 1.31.1 logs it, makes a
 session on the CPU for CUDA, and for TensorRT raises or, with its default `enable_fallback`, prints to standard output
 and retries on the CPU. A package without the provider only warns. So providers are tried before they are believed, and
 sessions are told not to fall back.
@@ -24,7 +24,7 @@ from intraq_deploy.errors import TargetError
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 _NOTHING, _WARNINGS = 4, 2
-"""Severities of ONNX Runtime's default logger: fatal errors only, and as it comes."""
+"""Severities of ONNX Runtime's default logger: fatal errors only, and warnings, its default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Provider:
     """One of ONNX Runtime's execution providers."""
 
     name: str
-    """As ONNX Runtime calls it."""
+    """The provider's name in ONNX Runtime."""
     library: str
-    """In the name of its shared library."""
+    """The provider's name in the name of its shared library."""
     remedy: str
-    """What has to be there for it."""
+    """Advice on the package and the libraries that it needs."""
 
 
 _INSTALL = "pip install 'intraq-deploy[gpu]' instead of [cpu], with the libraries of "
@@ -46,15 +46,15 @@ TENSORRT = Provider("TensorrtExecutionProvider", "tensorrt", f"{_INSTALL}CUDA, c
 
 
 def why_absent(provider: Provider) -> str | None:
-    """Why `provider` does not run here, in one sentence: what was asked for, what loaded, what to install. None where
-    it does."""
+    """The reason why a provider does not run here, in one sentence: the one asked for, the one that loaded, and what to
+    install. None where it runs."""
     runtime = onnxruntime()
     instead = _instead(runtime, provider)
     return None if instead is None else _sentence(runtime, provider, instead)
 
 
 def open_on(provider: Provider, model: bytes | str, settings: Any, options: Mapping[str, str]) -> Any:
-    """An InferenceSession of which every node runs on `provider`.
+    """An InferenceSession that runs every node on `provider`.
 
     Raises TargetError where the provider does not load, refuses the model, or leaves a node to the CPU.
     """
@@ -82,7 +82,7 @@ def _sentence(runtime: ModuleType, provider: Provider, instead: str) -> str:
 
 @cache
 def _instead(runtime: ModuleType, provider: Provider) -> str | None:
-    """What came of asking for `provider`; None where it loaded."""
+    """The end of a sentence on what loaded in a provider's place; None where the provider loaded."""
     contained = runtime.get_available_providers()
     if provider.name not in contained:
         return f"the installed package has only {', '.join(contained)}"
@@ -111,7 +111,7 @@ def _session(
 
 
 def _find_libraries(runtime: ModuleType) -> None:
-    """Those of CUDA and cuDNN that were installed as Python packages; what is missing is printed, and loads or not."""
+    """Loads the libraries of CUDA and cuDNN that were installed as Python packages, and prints nothing."""
     preload = getattr(runtime, "preload_dlls", None)
     if preload is not None:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -120,7 +120,7 @@ def _find_libraries(runtime: ModuleType) -> None:
 
 @contextlib.contextmanager
 def _quiet(runtime: ModuleType) -> Iterator[None]:
-    """Without the log lines of libraries that do not load: the reason is raised or returned."""
+    """Silences the log lines of libraries that do not load: the reason is raised or returned."""
     runtime.set_default_logger_severity(_NOTHING)
     try:
         yield
@@ -137,7 +137,7 @@ def _one_operator() -> bytes:
 
 
 def _missing_library(runtime: ModuleType, provider: Provider) -> str | None:
-    """ "libnvinfer.so.10 is missing": ONNX Runtime only logs it."""
+    """The library that a provider's own does not find, as "libnvinfer.so.10 is missing". ONNX Runtime only logs it."""
     file = Path(str(runtime.__file__)).parent / "capi" / f"libonnxruntime_providers_{provider.library}.so"
     if not file.is_file():
         return None
@@ -150,6 +150,6 @@ def _missing_library(runtime: ModuleType, provider: Provider) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """Without the place in ONNX Runtime's source, and without a full stop."""
+    """The message of an error, without the place in ONNX Runtime's source and without a full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^/\S+:\d+ [^)]*\) ", "", lines[0]).rstrip(". ")

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: run a model, count its kernels, bring its integers into view."""
+"""ONNX Runtime sessions, which run a model, count its kernels, and bring its integers into view."""
 
 import tempfile
 from collections import Counter
@@ -22,10 +22,10 @@ ERRORS_ONLY = 3
 
 
 class Session:
-    """One model, on the CPU; those of gpu.py are on others."""
+    """A model on the CPU. The sessions of gpu.py run on other devices."""
 
     def __init__(self, model: bytes | Path, *, threads: int = 0, optimised: bool = True) -> None:
-        """threads: 0 lets ONNX Runtime decide. optimised: else every operator runs as it is written.
+        """Opens a model. threads: 0 lets ONNX Runtime decide. optimised: False runs every operator as it is written.
 
         Raises TargetError if ONNX Runtime refuses the model.
         """
@@ -47,14 +47,14 @@ class Session:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, images: Tensor) -> Tensor:
-        """images: what the model takes, [N, C, H, W] -> logits, float32 [N, classes]."""
+        """The logits, float32 [N, classes]. images: [N, C, H, W] in the type that the model takes."""
         (logits,) = self._run(self._outputs[:1], images)
         return torch.from_numpy(logits)
 
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, and the codes of every tensor (int16 [N, ...]), on an instrumented model.
+        """The logits, float32 [N, classes], and the codes by tensor, int16 [N, ...], of an instrumented model.
 
-        zero_points: by tensor, of those that the model stores as UINT8.
+        images: [N, C, H, W] in the type that the model takes. zero_points: by tensor, for codes stored as UINT8.
         """
         logits, *found = self._run(self._outputs, images)
         by_name = dict(zip(self._outputs[1:], found, strict=True))
@@ -69,17 +69,17 @@ class Session:
         return found
 
     def integer_kernels(self) -> dict[str, int]:
-        """Operators of the optimised graph that compute on integers, with their number."""
+        """The number of operators of each kind in the optimised graph that compute on integers."""
         return {op: n for op, n in sorted(self._operators.items()) if op.startswith(INTEGER_KERNELS)}
 
     def float_layers(self) -> int:
-        """How many convolutions and linear layers compute in float."""
+        """The number of convolutions and linear layers that compute in float."""
         return sum(self._operators[op] for op in _FLOAT_LAYERS)
 
     def float_kernels(self) -> dict[str, int]:
-        """Operators of the optimised graph that compute sums and products in float, with their number."""
+        """The number of operators of each kind in the optimised graph that compute sums and products in float."""
         return {op: n for op, n in sorted(self._operators.items()) if op in _FLOAT_KERNELS}
 
     def operators(self) -> dict[str, Any]:
-        """All operators of the optimised graph."""
+        """The number of operators of each kind in the optimised graph."""
         return dict(self._operators)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own INT8: what a user has without us."""
+"""ONNX Runtime's own INT8 quantization, as a baseline."""
 
 import tempfile
 from pathlib import Path
@@ -15,7 +15,7 @@ def quantize_static(source: Path, path: Path, images: Tensor, name: str = INPUT)
     """Quantizes the float model `source` to 8 bits, as ONNX Runtime's documentation recommends for x86: preprocessed,
     QDQ, u8 s8, per channel, and writes it to `path`.
 
-    images: to calibrate with, one by one: what the model takes, [N, C, H, W]. name: of the model's input.
+    images: [N, C, H, W] in the type that the model takes, to calibrate with, one by one. name: of the model's input.
     """
     onnxruntime()
     from onnxruntime import quantization  # noqa: PLC0415

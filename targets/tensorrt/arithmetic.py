@@ -1,4 +1,4 @@
-"""TensorRT's arithmetic, simulated: how often its integers differ from a Program's, and where.
+"""TensorRT's arithmetic, simulated, to see how often and where its integers differ from a Program's.
 
 TensorRT multiplies by the reciprocal of a scale where a Program divides, and adds the bias to the product where a
 Program adds it to the accumulator. As the names of its generated kernels say (MulAddMaxMinMulMinMaxRounCast),
@@ -26,14 +26,17 @@ from intraq_deploy.program.reference import Reference
 
 
 class TensorRTArithmetic(Reference):
-    """Executes a program as TensorRT would, on the CPU. fused: whether a product and a sum are rounded once."""
+    """A simulation on the CPU of a program in TensorRT. fused: whether a product and a sum are rounded once."""
 
     def __init__(self, program: Program, *, fused: bool) -> None:
         super().__init__(program)
         self._fused = fused
 
     def observed(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits [N, classes], and codes by tensor, int16 [N, ...]."""
+        """The logits, float32 [N, classes], and the codes by tensor, int16 [N, ...].
+
+        images: [N, C, H, W], float32 and normalised, or uint8 where the program normalises.
+        """
         codes: dict[str, Tensor] = {}
 
         def keep(name: str, found: Tensor) -> None:

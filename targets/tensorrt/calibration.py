@@ -29,24 +29,24 @@ from intraq_deploy.errors import TargetError
 _HEADER = re.compile(r"TRT-([0-9]{4,6})-EntropyCalibration2")
 _LINE = re.compile(r"(.+): ([0-9a-f]{8})")
 _LARGEST = float(2**128 - 2**104)
-"""Of float32."""
+"""The largest float32."""
 _AGAIN = "export the run again"
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationCache:
-    """What a cache says."""
+    """The contents of a calibration cache."""
 
     version: str
-    """The digits of its first line: "8602" for 8.6.2, "100300" for 10.3.0."""
+    """The digits in the first line: "8602" for 8.6.2, "100300" for 10.3.0."""
     scales: dict[str, float]
-    """By tensor: real values per INT8 step, float32 and positive."""
+    """The scales by tensor: real values per INT8 step, float32 and positive."""
 
 
 def version_digits(version: str) -> str:
-    """ "8.6.2" as "8602", "10.3.0" as "100300": TensorRT's own number for a release.
+    """TensorRT's own number for a release: "8602" for "8.6.2", "100300" for "10.3.0".
 
-    Raises TargetError for what is not three numbers.
+    Raises TargetError for a version that is not three numbers.
     """
     if not re.fullmatch(r"\d+\.\d{1,2}\.\d{1,2}", version, re.ASCII):
         raise TargetError(f"The calibration cache is for TensorRT {version!r}: give three numbers, as in 8.6.2.")
@@ -70,7 +70,7 @@ def write_cache(scales: Mapping[str, float], version: str) -> str:
 
 
 def read_cache(text: str) -> CalibrationCache:
-    """What `write_cache` wrote, bit for bit. Raises TargetError, naming the line, for anything else."""
+    """The cache that `write_cache` wrote, bit for bit. Raises TargetError, which names the line, for other text."""
     first, *lines = text.split("\n")
     header = _HEADER.fullmatch(first)
     if header is None:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.program.program import Program
@@ -63,7 +61,7 @@ def build_ahead(artifact: Artifact, profile: TargetProfile, folder: Path) -> Eng
         compute_capability=compiled.capability,
         gpu=None,
         seconds=compiled.seconds,
-        layers=computed_in(ir.load(artifact.path), compiled.layers),
+        layers=computed_in(artifact.model, compiled.layers),
     )
 
 
@@ -78,7 +76,7 @@ def build_here(
     Raises TargetError where a model is refused, or memory does not suffice.
     """
     artifact.verify()
-    model = ir.load(artifact.path)
+    model = artifact.model
     start = time.perf_counter()
     engine = host.build(artifact.path, timing_cache)
     seconds = time.perf_counter() - start

@@ -12,6 +12,7 @@ layer is left in float for want of a scale. Tensors that the program leaves in f
 what makes them runs in float.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -19,10 +20,10 @@ from intraq_deploy.files import write_atomically
 from intraq_deploy.graph.graph import Node
 from intraq_deploy.program.arithmetic import accumulator_scale
 from intraq_deploy.program.program import FloatWeights, IntegerWeights, Program, UnquantizedWeights
-from intraq_deploy.targets.artifact import Artifact, sha256_of, write_manifest
+from intraq_deploy.targets.artifact import Artifact, write_manifest
 from intraq_deploy.targets.onnx.canonical import real_names
-from intraq_deploy.targets.onnx.lower import lower, serialize
-from intraq_deploy.targets.onnxruntime.target import properties
+from intraq_deploy.targets.onnx.export import properties
+from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.calibration import write_cache
 
@@ -33,30 +34,32 @@ _BITS, _LOWEST, _HIGHEST = 8, -128, 127
 def add_cache(artifact: Artifact, program: Program, profile: TargetProfile, metadata: Mapping[str, str]) -> Artifact:
     """Writes float.onnx and calibration.cache beside an artifact of `program`, and both into its manifest.
 
-    Writes nothing where a scale would not say what the program computes (`is_expressible`). profile: with a
+    Writes nothing for a program whose quantizers scales alone do not describe (`is_expressible`). profile: with a
     `calibration_cache`. metadata: goes into the model's properties.
+
+    Raises TargetError for a float network that the target would refuse, and for a scale that a cache cannot hold.
     """
     if profile.calibration_cache is None or not is_expressible(program):
         return artifact
-    model = lower(float_network(program), profile, properties(program, artifact.program_sha256, metadata))
-    files = {FLOAT_MODEL: serialize(model), CACHE: write_cache(scales(program), profile.calibration_cache).encode()}
+    floating = lower(float_network(program), profile, properties(program, artifact.program_sha256, metadata))
+    files = {FLOAT_MODEL: floating.data, CACHE: write_cache(scales(program), profile.calibration_cache).encode()}
     for name, data in files.items():
         write_atomically(artifact.path.with_name(name), data)
-    companions = {name: sha256_of(artifact.path.with_name(name)) for name in files}
-    artifact = replace(artifact, companions=companions)
-    write_manifest(artifact)
-    return artifact
+    companions = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    whole = replace(artifact, companions=companions)
+    write_manifest(whole)
+    return whole.with_model(artifact.model)
 
 
 def is_expressible(program: Program) -> bool:
-    """Whether all quantized tensors have signed 8-bit codes: of fewer bits TensorRT would use all 8 regardless."""
+    """Whether all quantized tensors have signed 8-bit codes. TensorRT would use all 8 bits where there are fewer."""
     return all(
         grid.bits == _BITS and grid.code_min >= _LOWEST and grid.code_max <= _HIGHEST for grid in program.grids.values()
     )
 
 
 def scales(program: Program) -> dict[str, float]:
-    """Of every tensor of the float network that the program quantizes, by its ONNX name: real values per INT8 step."""
+    """The scales of the float network's tensors that the program quantizes, by ONNX name: real values per INT8 step."""
     return {
         name: program.grids[node.name].scale
         for node in program.graph.nodes
@@ -66,7 +69,7 @@ def scales(program: Program) -> dict[str, float]:
 
 
 def float_network(program: Program) -> Program:
-    """The same layers without a quantizer: the values that the weights' and biases' codes stand for, in float32."""
+    """The program in float32 without quantizers. Its weights and biases are the values that the codes stand for."""
     layers = {node.name: _values(program, node) for node in program.graph.layers()}
     return Program(program.graph, {}, layers, normalization=program.normalization)
 

@@ -1,4 +1,4 @@
-"""NVIDIA's runtimes, imported late and kindly."""
+"""NVIDIA's runtimes, imported only where they are needed, with advice where they are missing."""
 
 import importlib
 from types import ModuleType
@@ -7,7 +7,7 @@ from intraq_deploy.errors import TargetError
 
 
 def tensorrt_rtx() -> ModuleType:
-    """TensorRT for RTX. Raises TargetError with the extra that brings it."""
+    """TensorRT for RTX's module. Raises TargetError, which names the extra that brings it, where it is missing."""
     try:
         return importlib.import_module("tensorrt_rtx")
     except ImportError as error:
@@ -17,7 +17,7 @@ def tensorrt_rtx() -> ModuleType:
 
 
 def tensorrt() -> ModuleType:
-    """TensorRT. Raises TargetError with where it comes from."""
+    """TensorRT's module. Raises TargetError, which says where to get it, where it is missing."""
     try:
         return importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:

@@ -1,5 +1,5 @@
-"""What a compiler made of a model's layers, read from its own table: TensorRT for RTX logs one, TensorRT's engine
-inspector gives another as JSON."""
+"""The layers of an engine, read from the compiler's own table: TensorRT for RTX logs one, TensorRT's engine inspector
+gives another as JSON."""
 
 import json
 import re
@@ -21,26 +21,26 @@ _MULTIPLY = re.compile("correlation|conv|gemm|matmul|matrixmultiply|fullyconnect
 """Kinds of layers that multiply by weights; the others are point-wise, move data or synchronise. TensorRT's are
 CaskConvolution, CaskConvActPool, CaskGemmConvolution, MatrixMultiply and the like."""
 _FORMATS = {"int8": "Int8", "int4": "Int4", "fp16": "Half", "half": "Half", "fp32": "Float", "float": "Float"}
-"""What TensorRT's descriptions of formats contain ("Thirty-two wide channel vectorized row major Int8 format"), and the
-types that they name."""
+"""The types by the words for them in TensorRT's descriptions of formats, as in "Thirty-two wide channel vectorized row
+major Int8 format"."""
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLayer:
-    """One layer of an engine."""
+    """A layer of an engine."""
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     constants: tuple[str, ...]
-    """Types, as the compiler calls them."""
+    """The types of the constants, in the compiler's words; those of `inputs` likewise."""
     onnx: tuple[str, ...]
-    """Names of the ONNX operators that it computes, wholly or in part."""
+    """The names of the ONNX operators that the layer computes, wholly or in part."""
 
 
 def parse(log: Iterable[str]) -> list[EngineLayer]:
-    """The layers, in order, from the lines of a verbose log."""
+    """The layers in the lines of a verbose log, in order."""
     found = (_FIELDS.match(line) for text in log for line in text.splitlines())
     return [
         EngineLayer(
@@ -56,8 +56,8 @@ def parse(log: Iterable[str]) -> list[EngineLayer]:
 
 
 def inspected(information: str) -> list[EngineLayer]:
-    """The layers of an engine inspector's JSON. Raises TargetError where there is none: the engine was built without
-    detailed verbosity."""
+    """The layers in an engine inspector's JSON. Raises TargetError for an engine that was built without detailed
+    verbosity, which lists none."""
     try:
         layers = json.loads(information)["Layers"]
     except (ValueError, KeyError, TypeError):
@@ -83,8 +83,8 @@ def _kind(described: object, key: str) -> str:
 
 
 def computed_in(model: ir.Model, layers: Iterable[EngineLayer]) -> dict[str, str]:
-    """For every convolution and linear layer of `model`, by name, in which type the engine multiplies: INT8, INT4
-    (weights; its activations are not integers), another one by the compiler's name, or UNKNOWN."""
+    """The type in which the engine multiplies, for every convolution and linear layer of `model` by name: INT8, INT4
+    (for weights alone; activations are not integers), another one by the compiler's name, or UNKNOWN."""
     multiplying = [layer for layer in layers if _MULTIPLY.search(layer.kind)]
     return {
         str(node.name): _type_of([layer for layer in multiplying if node.name in layer.onnx])
@@ -94,7 +94,7 @@ def computed_in(model: ir.Model, layers: Iterable[EngineLayer]) -> dict[str, str
 
 
 def _type_of(layers: list[EngineLayer]) -> str:
-    """Of the layers that compute one operator."""
+    """The type in which the layers multiply that compute one operator."""
     if not layers:
         return UNKNOWN
     if any("Int4" in layer.constants for layer in layers):
@@ -106,7 +106,7 @@ def _type_of(layers: list[EngineLayer]) -> str:
 
 
 def _operands(layer: EngineLayer) -> tuple[str, ...]:
-    """The types of what is multiplied: activation and weights, which may be an input too."""
+    """The types of a layer's operands: its activation, and its weights, which may be an input too."""
     first = layer.inputs[:2] if not layer.constants else (*layer.inputs[:1], layer.constants[0])
     # Of a dynamic batch the inspector may not know the formats; the type of the weights tells them.
     return tuple(kind for kind in first if kind != UNKNOWN)

@@ -1,4 +1,4 @@
-"""What TensorRT's file says, and how far from it a runtime may be.
+"""The program that a file for TensorRT computes, and the tolerances of the runtimes that run it.
 
 Without TensorRT, ONNX Runtime runs every operator as it is written, in float32: the rehearsal. That shows whether the
 file says what the Program says. Its convolutions sum floats, where an engine's sum integers, so a few codes near the
@@ -6,8 +6,6 @@ middle between two differ. What an engine itself computes is compared where it r
 """
 
 from dataclasses import replace
-
-import onnx_ir as ir
 
 from intraq_deploy.graph.ops import Clamp
 from intraq_deploy.program.arithmetic import accumulator_scale, f32
@@ -24,18 +22,19 @@ _HALF_CODES, _HALF_LOGITS = Tolerance(_HALF, 2e-2), Tolerance(_HALF, 5e-3)
 
 
 def rehearsed(artifact: Artifact, program: Program) -> Program:
-    """What the file says, with the tolerances of a rehearsal."""
+    """The program that an artifact computes, with the tolerances of a rehearsal. program: the one behind it."""
     return _as_written(artifact, program, _CODES, _LOGITS)
 
 
 def engine_program(artifact: Artifact, program: Program) -> Program:
-    """What the file says, with an engine's tolerances: exact tensors stay exact, up to rounding (`program.ties`)."""
+    """The program that an artifact computes, with an engine's tolerances: exact tensors stay exact, up to rounding
+    (`program.ties`). program: the one behind the artifact."""
     return _as_written(artifact, program, None, _ENGINE_LOGITS)
 
 
 def _as_written(artifact: Artifact, program: Program, codes: Tolerance | None, logits: Tolerance) -> Program:
-    """The program, but that layers with INT4 weights read their input before it is quantized, and multiply in float."""
-    made = {str(value.name) for node in ir.load(artifact.path).graph for value in node.outputs}
+    """The program as its file computes it: layers with INT4 weights read unquantized inputs, and multiply in float."""
+    made = {str(value.name) for node in artifact.model.graph for value in node.outputs}
     grids = {name: grid for name, grid in program.grids.items() if codes_name(name) in made}
     absent = program.grids.keys() - grids
     nodes = tuple(

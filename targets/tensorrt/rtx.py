@@ -15,12 +15,12 @@ from intraq_deploy.targets.tensorrt.versions import ALWAYS_TYPED
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """An engine, and what became of the layers."""
+    """An engine, and its layers as the compiler made them."""
 
     engine: bytes
     layers: list[EngineLayer]
     compiler: str
-    """Its name and version."""
+    """The compiler's name and version."""
     capability: str
     seconds: float
 
@@ -28,7 +28,7 @@ class Compiled:
 def compile_model(model: bytes, capability: str) -> Compiled:
     """Compiles an ONNX model for a GPU of `capability`: "8.6" or another that the compiler has.
 
-    Raises TargetError, with what it says, for a model that it refuses.
+    Raises TargetError, with the compiler's words, for a model that it refuses, and where the compiler is not installed.
     """
     runtime = tensorrt_rtx()
     compiler = f"TensorRT for RTX {runtime.__version__}"

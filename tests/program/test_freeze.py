@@ -1,5 +1,7 @@
 """Freezing: the Program is the fake-quant module, in integers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support import SMALL_SHAPE, random_images, small_network
@@ -9,7 +11,9 @@ from intraq_deploy.evaluation.parity import agreement
 from intraq_deploy.graph import trace
 from intraq_deploy.program import (
     Normalization,
+    Program,
     Reference,
+    Tolerance,
     arithmetic,
     float_program,
     freeze,
@@ -19,7 +23,6 @@ from intraq_deploy.program import (
 )
 from intraq_deploy.program.bounds import accumulator_bound
 from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights
-from intraq_deploy.program.storage import program_sha256
 
 CASES = [
     ("resnet", "integer", 4, 4),
@@ -137,7 +140,7 @@ def test_a_program_survives_storage(frozen, case, tmp_path):
     _, program = frozen(*case)
     save_program(program, tmp_path)
     again = load_program(tmp_path)
-    assert program_sha256(again) == program_sha256(program)
+    assert again.sha256 == program.sha256
     images = random_images(4)
     assert torch.equal(Reference(again).run(images), Reference(program).run(images))
 
@@ -173,3 +176,13 @@ def test_the_float_program_is_the_float_network():
     program = float_program(trace(network, SMALL_SHAPE))
     with torch.no_grad():
         torch.testing.assert_close(Reference(program).run(images), network(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_program_is_hashed_once_and_a_changed_copy_anew(frozen, monkeypatch):
+    _, program = frozen()
+    calls = []
+    serialize = Program.serialize
+    monkeypatch.setattr(Program, "serialize", lambda self: calls.append(self) or serialize(self))
+    assert program.sha256 == program.sha256
+    assert len(calls) == 1
+    assert replace(program, tolerances={"fc": Tolerance("measured", 0.5)}).sha256 != program.sha256

@@ -14,7 +14,7 @@ from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.device.profile import device_names, load_device, read_device
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile, profile_names
 from intraq_deploy.targets.tensorrt.versions import parsed
 

@@ -15,7 +15,8 @@ from intraq_deploy.program import arithmetic, freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import NO_CONSTRAINTS
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
+from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnxruntime.opening import open_shipped
 from intraq_deploy.targets.profile import load_profile
 
 SHAPE = (4, 15, 15)

@@ -13,7 +13,7 @@ from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile
 
 FAST = [

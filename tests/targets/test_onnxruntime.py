@@ -17,9 +17,10 @@ from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.synthesis import SyntheticSet
 from intraq_deploy.targets.artifact import read_manifest
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime import imports
+from intraq_deploy.targets.onnxruntime.opening import open_shipped
 from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export, open_shipped
 from intraq_deploy.targets.profile import load_profile
 
 PROFILE = load_profile("onnxruntime")

@@ -19,11 +19,11 @@ from intraq_deploy.program.program import Grid, IntegerWeights, Program
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx import canonical
-from intraq_deploy.targets.onnx.lower import instrument, lower, serialize
-from intraq_deploy.targets.onnx.packing import implied_parameters, packed_weights
-from intraq_deploy.targets.onnx.passes import unsigned_activations, unsigned_weights
+from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnx.lower import instrument, lower, serialize, stored_zero_points
+from intraq_deploy.targets.onnx.packing import ImpliedParameters, PackedWeights
+from intraq_deploy.targets.onnx.passes import UnsignedActivations, UnsignedWeights
 from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export, stored_zero_points
 from intraq_deploy.targets.profile import load_profile
 
 PROFILE = load_profile("onnxruntime")
@@ -64,8 +64,8 @@ def channels(*rows):
 )
 def test_codes_are_stored_in_four_bits(codes, zero_points):
     model = canonical.write(one_layer(codes), 21, {})
-    assert packed_weights(model)
-    assert not packed_weights(model), "nothing is left to do"
+    assert PackedWeights()(model).modified
+    assert not PackedWeights()(model).modified, "nothing is left to do"
     tensors = stored(model)
     packed = tensors["conv.weight.int4"]
     assert packed.data_type == TensorProto.INT4
@@ -93,16 +93,16 @@ def test_codes_are_stored_in_four_bits(codes, zero_points):
 def test_codes_of_more_bits_stay_bytes(codes, dtype):
     model = canonical.write(one_layer(codes), 21, {})
     if dtype == TensorProto.UINT8:
-        unsigned_activations(model)
-        unsigned_weights(model)
-    assert not packed_weights(model)
+        UnsignedActivations()(model)
+        UnsignedWeights()(model)
+    assert not PackedWeights()(model).modified
     assert stored(model)["conv.weight.codes"].data_type == dtype
 
 
 def test_parameters_that_follow_are_not_stored():
     model = canonical.write(one_layer(channels([-7, 0, 7], [1, 2, 3])), 21, {})
-    assert implied_parameters(model)
-    assert not implied_parameters(model), "nothing is left to do"
+    assert ImpliedParameters()(model).modified
+    assert not ImpliedParameters()(model).modified, "nothing is left to do"
     layer = {node.name: node for node in model.graph}
     assert layer["conv.bias.scale"].op_type == "Mul"
     assert [value.name for value in layer["conv.bias.scale"].inputs] == ["image.scale", "conv.weight.scale"]
@@ -114,7 +114,7 @@ def test_another_bias_scale_is_stored():
     model = canonical.write(one_layer(channels([-7, 0, 7])), 21, {})
     scale = model.graph.initializers["conv.bias.scale"]
     scale.const_value = type(scale.const_value)(np.nextafter(scale.const_value.numpy(), np.float32(1)))
-    implied_parameters(model)
+    ImpliedParameters()(model)
     assert "conv.bias.scale" in model.graph.initializers
 
 
@@ -155,7 +155,7 @@ def test_kernels_and_integers_are_those_of_the_model_in_full(frozen, case):
     network, *scheme = case
     program = forms(*scheme) if network == "forms" else frozen(network, *scheme)[1]
     images = random_images(4, program.graph.input.shape)
-    small, full = lower(program, PROFILE, {}), lower(program, IN_FULL, {})
+    small, full = lower(program, PROFILE, {}).model, lower(program, IN_FULL, {}).model
     sessions = [Session(serialize(model)) for model in (small, full)]
     assert sessions[0].operators() == sessions[1].operators()
     assert torch.equal(sessions[0].run(images), sessions[1].run(images))
@@ -179,7 +179,7 @@ def run_at(level, model, images, folder):
     settings.log_severity_level = 3
     settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     settings.optimized_model_filepath = str(folder / "optimized.onnx")
-    session = onnxruntime.InferenceSession(serialize(model), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     return logits, Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
@@ -189,8 +189,8 @@ def run_at(level, model, images, folder):
 def test_every_optimisation_level_gives_the_same(level, scheme, tmp_path):
     program = forms(scheme, 4, 4)
     images = random_images(8, program.graph.input.shape)
-    logits, operators = run_at(level, lower(program, PROFILE, {}), images, tmp_path)
-    expected, plain = run_at(level, lower(program, IN_FULL, {}), images, tmp_path)
+    logits, operators = run_at(level, lower(program, PROFILE, {}).data, images, tmp_path)
+    expected, plain = run_at(level, lower(program, IN_FULL, {}).data, images, tmp_path)
     assert np.array_equal(logits, expected)
     unfolded = operators - plain
     if level == "ORT_DISABLE_ALL":

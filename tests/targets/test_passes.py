@@ -5,15 +5,21 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from onnx_ir.passes import PostconditionError, PreconditionError
 
+from intraq_deploy.errors import TargetError, UsageError
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import Clamp, Conv2d, Flatten, Input, Linear, MaxPool2d, Pad, Slice
 from intraq_deploy.program.program import Grid, IntegerWeights, Normalization, Program
 from intraq_deploy.targets.onnx import canonical
-from intraq_deploy.targets.onnx.kernels import four_channel_images
-from intraq_deploy.targets.onnx.lower import instrument, lower
-from intraq_deploy.targets.onnx.passes import integer_moves, register, unsigned_activations, unsigned_weights
-from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnx.kernels import FourChannelImages
+from intraq_deploy.targets.onnx.lower import ALL_PASSES, PASSES, instrument, lower, passes_of, serialize
+from intraq_deploy.targets.onnx.packing import ImpliedParameters
+from intraq_deploy.targets.onnx.passes import IntegerMoves, UnsignedActivations, UnsignedWeights
+from intraq_deploy.targets.onnx.tensorrt import Int4Gemms, QuantizedFloatWeights
+from intraq_deploy.targets.profile import load_profile, profile_names
+from intraq_deploy.targets.tensorrt.rehearsal import rehearsed
 
 IMAGE, SIGNED, NIBBLE = Grid(0.5, 8, -128, 127, -128), Grid(0.25, 8, -128, 127, -128), Grid(0.25, 4, 0, 15, 0)
 
@@ -86,7 +92,7 @@ def test_codes_beyond_a_signed_byte_are_written_unsigned():
 )
 def test_unsigned_activations(grid, zero_point, low, high):
     model = written(tiny(grid))
-    assert unsigned_activations(model)
+    assert UnsignedActivations()(model).modified
     values = constants(model)
     assert values["conv.zero_point"] == zero_point
     assert values["conv.zero_point"].dtype == np.uint8
@@ -108,9 +114,9 @@ MOVES = {
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 def test_integer_moves(move):
     model = written(tiny(Grid(0.25, 4, -5, 10, -5), move))
-    unsigned_activations(model)
-    assert integer_moves(model)
-    assert not integer_moves(model), "nothing is left to do"
+    UnsignedActivations()(model)
+    assert IntegerMoves()(model).modified
+    assert not IntegerMoves()(model).modified, "nothing is left to do"
     operator = {MaxPool2d: "MaxPool", Slice: "Slice", Pad: "Pad"}[type(move[0])]
     (node,) = [node for node in model.graph if node.op_type == operator]
     assert node.inputs[0].name == "conv.codes"
@@ -127,8 +133,8 @@ def test_integer_moves(move):
 def test_unsigned_weights(weight, groups, unsigned):
     """2 * 255 * 64 = 32,640 fits 16 bits; 2 * 255 * 65 does not."""
     model = written(tiny(weight=weight, groups=groups))
-    unsigned_activations(model)
-    assert unsigned_weights(model) == unsigned
+    UnsignedActivations()(model)
+    assert UnsignedWeights()(model).modified == unsigned
     values = constants(model)
     stored = values["conv.weight.codes"].astype(int) - values["conv.weight.zero_point"].astype(int).reshape(-1, 1, 1, 1)
     assert (stored == weight).all()
@@ -140,17 +146,17 @@ def test_weights_behind_a_relu_stay_signed():
     program = tiny(Grid(0.25, 8, 0, 127, 0), weight=64)
     program.layers["fc"].codes.fill_(127)
     model = written(program)
-    unsigned_activations(model)
-    assert not unsigned_weights(model)
+    UnsignedActivations()(model)
+    assert not UnsignedWeights()(model).modified
 
 
 @pytest.mark.parametrize(("kernel", "channels"), [((3, 3), 4), ((1, 1), 3)], ids=["3x3", "1x1"])
 def test_four_channel_images(kernel, channels):
     program = tiny(kernel=kernel)
     model = written(program)
-    unsigned_activations(model)
-    assert four_channel_images(model) == (channels == 4)
-    assert not four_channel_images(model), "nothing is left to do"
+    UnsignedActivations()(model)
+    assert FourChannelImages()(model).modified == (channels == 4)
+    assert not FourChannelImages()(model).modified, "nothing is left to do"
     codes = constants(model)["conv.weight.codes"]
     assert codes.shape == (3, channels, *kernel)
     assert (codes[:, :3] == 7).all()
@@ -161,14 +167,70 @@ def test_four_channel_images(kernel, channels):
 
 
 def test_a_pass_has_one_name():
-    with pytest.raises(ValueError, match="two passes named integer-moves"):
-        register("integer-moves")(integer_moves)
+    assert len(PASSES) == len(ALL_PASSES)
+
+
+@pytest.mark.parametrize("target", profile_names())
+def test_the_passes_of_built_in_targets_are_in_order(target):
+    names = load_profile(target).passes
+    assert tuple(each.name for each in passes_of(names, target)) == names
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["integer-move"], "mine has the unknown pass 'integer-move': did you mean integer-moves?"),
+        (
+            ["four-channel-images", "unsigned-activations"],
+            "mine has the pass 'four-channel-images', which needs 'unsigned-activations' before it: add that.",
+        ),
+        (["int4-gemms"], "mine has the pass 'int4-gemms', which needs 'float-biases' before it: add that."),
+    ],
+)
+def test_passes_in_another_order_are_refused_for_every_target(names, words):
+    profile = load_profile("onnxruntime").model_copy(update={"name": "mine", "passes": tuple(names)})
+    with pytest.raises(UsageError) as raised:
+        lower(tiny(), profile, {})
+    assert str(raised.value) == f"The target {words}"
+
+
+@pytest.mark.parametrize(
+    ("before", "refused", "words"),
+    [
+        ([], UnsignedWeights, "needs 'unsigned-activations' before it, which image.codes has not seen"),
+        ([], FourChannelImages, "needs 'unsigned-activations' before it"),
+        ([IntegerMoves], UnsignedActivations, "comes too late: moved.codes works on codes"),
+        ([], Int4Gemms, "needs 'float-biases' before it, which conv.bias has not seen"),
+        ([ImpliedParameters], QuantizedFloatWeights, "needs zero-points of 0, which conv.weight has not"),
+    ],
+)
+def test_a_pass_says_what_it_requires(before, refused, words):
+    model = written(tiny(move=MOVES["max pooling"]))
+    for each in before:
+        each()(model)
+    with pytest.raises(PreconditionError, match=words):
+        refused()(model)
+
+
+def test_int4_needs_an_opset_that_has_it():
+    profile = load_profile("tensorrt-int4").model_copy(update={"opset": 17})
+    with pytest.raises(TargetError, match="'int4-gemms' needs opset 21, and the model has 17"):
+        lower(tiny(), profile, {})
+
+
+def test_a_pass_that_does_not_do_its_work_is_found():
+    class Idle(IntegerMoves):
+        def change(self, model, node):
+            pass
+
+    with pytest.raises(PostconditionError, match="'integer-moves' left moved as it was"):
+        Idle()(written(tiny(move=MOVES["slicing"])))
 
 
 @pytest.mark.parametrize("normalization", [None, Normalization((127.5,) * 3, (64.0,) * 3)], ids=["float", "uint8"])
 def test_the_lowered_model_is_valid_and_describes_itself(normalization, tmp_path):
-    model = lower(tiny(normalization=normalization), load_profile("onnxruntime"), {"scheme": "integer"})
-    ir.save(model, tmp_path / "model.onnx")
+    made = lower(tiny(normalization=normalization), load_profile("onnxruntime"), {"scheme": "integer"})
+    (tmp_path / "model.onnx").write_bytes(made.data)
     loaded = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(loaded, full_check=True)
     assert loaded.opset_import[0].version == 21
@@ -183,11 +245,21 @@ def test_the_lowered_model_is_valid_and_describes_itself(normalization, tmp_path
 
 def test_the_same_program_gives_the_same_bytes():
     profile = load_profile("onnxruntime")
-    first, second = (ir.to_proto(lower(tiny(), profile, {})).SerializeToString(deterministic=True) for _ in range(2))
+    first, second = (lower(tiny(), profile, {}).data for _ in range(2))
     assert first == second
 
 
 def test_the_instrumented_model_shows_every_quantized_tensor():
     program = tiny(move=MOVES["padding"])
-    model = instrument(lower(program, load_profile("onnxruntime"), {}), program)
+    model = instrument(lower(program, load_profile("onnxruntime"), {}).model, program)
     assert [value.name for value in model.graph.outputs] == ["logits", *(f"{name}.codes" for name in program.grids)]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-int8"])
+def test_what_was_written_is_not_read_to_see_its_integers(target, tmp_path, monkeypatch):
+    program = tiny()
+    artifact = export(program, load_profile(target), tmp_path, {})
+    read = serialize(instrument(ir.load(artifact.path), program))
+    monkeypatch.setattr(ir, "load", None)
+    assert serialize(instrument(artifact.model, program)) == read
+    assert rehearsed(artifact, program).grids == program.grids

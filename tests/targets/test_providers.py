@@ -18,13 +18,14 @@ from intraq_deploy.errors import TargetError, UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import Normalization, float_program
-from intraq_deploy.targets.onnx.lower import lower, serialize
+from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.onnxruntime import imports
 from intraq_deploy.targets.onnxruntime.gpu import CudaSession, TensorRTSession, find_gpu, tensorrt_options
 from intraq_deploy.targets.onnxruntime.half import in_float16
+from intraq_deploy.targets.onnxruntime.opening import is_rehearsed
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, open_on, why_absent
 from intraq_deploy.targets.onnxruntime.session import Session
-from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed
 from intraq_deploy.targets.profile import load_profile
 
 PROFILE = load_profile("onnxruntime-tensorrt")
@@ -136,7 +137,7 @@ def test_the_file_is_rehearsed_where_the_provider_is_not(frozen, tmp_path):
 
 def test_the_dialect_is_tensorrts(frozen):
     _, program = frozen()
-    assert serialize(lower(program, PROFILE, {})) == serialize(lower(program, load_profile("tensorrt-int8"), {}))
+    assert lower(program, PROFILE, {}).data == lower(program, load_profile("tensorrt-int8"), {}).data
 
 
 def test_engines_are_built_for_the_models_input(frozen, tmp_path):

@@ -38,8 +38,8 @@ from intraq_deploy.targets.device.bundle import (
     write_bundle,
 )
 from intraq_deploy.targets.device.profile import load_device
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lower import instrument, serialize
-from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 from intraq_deploy.targets.tensorrt.versions import switches_of

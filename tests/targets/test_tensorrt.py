@@ -23,11 +23,12 @@ from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import TargetConstraints, make_scheme
 from intraq_deploy.targets.artifact import sha256_of
 from intraq_deploy.targets.onnx.builder import initializer
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.lower import lower
-from intraq_deploy.targets.onnx.older import older_operators
+from intraq_deploy.targets.onnx.older import OlderOperators
 from intraq_deploy.targets.onnx.tensorrt import LARGEST_INT4
-from intraq_deploy.targets.onnxruntime.target import export, is_rehearsed, open_shipped
+from intraq_deploy.targets.onnxruntime.opening import is_rehearsed, open_shipped
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.arithmetic import TensorRTArithmetic
 
@@ -95,7 +96,7 @@ def test_a_changed_constant_is_seen(programs, tmp_path, target):
 
 def test_quantizers_are_int8_with_zero_point_0_behind_one_float_clip(programs):
     program = programs("resnet")
-    model = lower(program, load_profile("tensorrt-int8"), {})
+    model = lower(program, load_profile("tensorrt-int8"), {}).model
     assert model.opset_imports[""] == 17
     assert "Relu" not in operators(model)
     assert not stored(model, ir.DataType.UINT8)
@@ -112,7 +113,7 @@ def test_quantizers_are_int8_with_zero_point_0_behind_one_float_clip(programs):
 
 def test_tensorrt_8_quantizes_weights_in_the_graph(programs):
     program = programs("resnet")
-    model = lower(program, load_profile("tensorrt8-int8"), {})
+    model = lower(program, load_profile("tensorrt8-int8"), {}).model
     assert model.opset_imports[""] == 13
     layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm")]
     assert layers
@@ -127,7 +128,7 @@ def test_tensorrt_8_quantizes_weights_in_the_graph(programs):
 @pytest.mark.parametrize(("weight_bits", "int4"), [(4, True), (3, True), (5, False), (8, False)])
 def test_only_linear_layers_within_4_bits_get_int4(programs, weight_bits, int4):
     program = programs("resnet", weight_bits)
-    model = lower(program, load_profile("tensorrt-int4"), {})
+    model = lower(program, load_profile("tensorrt-int4"), {}).model
     for node in model.graph:
         if node.op_type in ("Conv", "Gemm"):
             codes = node.inputs[1].producer().inputs[0]
@@ -203,8 +204,8 @@ def test_older_operators_compute_what_the_function_does(name, attributes, opset)
         graph.append(ir.node(name, values, attributes, outputs=[ir.val("y", ir.DataType.FLOAT, x.shape)], name="y"))
         graph.outputs.extend(graph.node("y").outputs)
         models[version] = ir.Model(graph, ir_version=9)
-    assert older_operators(models[opset]) != onnx.defs.has(name, opset)
-    assert not older_operators(models[20])
+    assert OlderOperators()(models[opset]).modified != onnx.defs.has(name, opset)
+    assert not OlderOperators()(models[20]).modified
     expected, found = (
         onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})[0]
         for model in models.values()
@@ -215,7 +216,7 @@ def test_older_operators_compute_what_the_function_does(name, attributes, opset)
 def test_inputs_that_no_block_divides_stay_int8(programs):
     """The small MobileNet's classifier has 24 inputs or so: no multiple of 16."""
     program = programs("mobilenet")
-    model = lower(program, load_profile("tensorrt-int4"), {})
+    model = lower(program, load_profile("tensorrt-int4"), {}).model
     (gemm,) = [node for node in model.graph if node.op_type == "Gemm"]
     inputs = program.layers[gemm.name].codes.shape[1]
     kind = gemm.inputs[1].producer().inputs[0].dtype

@@ -61,7 +61,7 @@ def compiled(model):
     ],
 )
 def test_every_layer_multiplies_int8(programs, name, layers, bits):
-    found = compiled(lower(programs(name, bits), INT8, {}))
+    found = compiled(lower(programs(name, bits), INT8, {}).model)
     assert len(found) == layers
     assert set(found.values()) == {"INT8"}, {layer: kind for layer, kind in found.items() if kind != "INT8"}
 
@@ -69,7 +69,7 @@ def test_every_layer_multiplies_int8(programs, name, layers, bits):
 @pytest.mark.parametrize("target", ["tensorrt-int8", "tensorrt8-int8"])
 def test_the_files_for_devices_compile_alike(programs, target):
     """They differ in their opset and in how weights are stored."""
-    found = compiled(lower(programs("torchvision:resnet18", (4, 4)), load_profile(target), {}))
+    found = compiled(lower(programs("torchvision:resnet18", (4, 4)), load_profile(target), {}).model)
     assert set(found.values()) == {"INT8"}
 
 
@@ -79,23 +79,23 @@ def test_the_files_for_devices_compile_alike(programs, target):
 def test_functions_in_older_operators_compile(frozen, target, function, bits):
     """What stands between two layers keeps neither of them in float."""
     program = frozen(function, weight_bits=bits[0], activation_bits=bits[1])[1]
-    assert list(compiled(lower(program, load_profile(target), {})).values()) == ["INT8"] * 3
+    assert list(compiled(lower(program, load_profile(target), {}).model).values()) == ["INT8"] * 3
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v2"])
 def test_linear_layers_of_4_bits_are_int4(programs, name):
-    found = compiled(lower(programs(name, (4, 4)), INT4, {}))
+    found = compiled(lower(programs(name, (4, 4)), INT4, {}).model)
     assert {layer for layer, kind in found.items() if kind == "INT4"} == {list(found)[-1]}, "the classifier"
     assert set(found.values()) == {"INT4", "INT8"}
 
 
 def test_8_bit_weights_stay_int8(programs):
-    assert set(compiled(lower(programs("torchvision:resnet18", (8, 8)), INT4, {})).values()) == {"INT8"}
+    assert set(compiled(lower(programs("torchvision:resnet18", (8, 8)), INT4, {}).model).values()) == {"INT8"}
 
 
 def test_the_linter_names_the_layers_that_the_compiler_leaves_in_float(programs):
     """The scheme paper keeps linear bottlenecks in float, and what reads them multiplies floats."""
-    model = lower(programs("torchvision:mobilenet_v2", (4, 4), "paper"), INT8, {})
+    model = lower(programs("torchvision:mobilenet_v2", (4, 4), "paper"), INT8, {}).model
     floats = {layer for layer, kind in compiled(model).items() if kind == "Float"}
     named = {finding.layer for finding in lint(model, INT8) if finding.rule == "layers on integers"}
     assert floats == named

@@ -13,9 +13,9 @@ from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.graph import trace
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import float_program
-from intraq_deploy.targets.onnx.lower import lower, serialize
+from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.onnxruntime.half import in_float16
-from intraq_deploy.targets.onnxruntime.target import export
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.engine import build_here, open_engine, read_engine
 from intraq_deploy.targets.tensorrt.host import find_host
@@ -50,7 +50,7 @@ def program(frozen):
 @pytest.fixture(scope="module")
 def float16():
     graph = trace(small_network("resnet"), SMALL_SHAPE)
-    return in_float16(serialize(lower(float_program(graph, None), load_profile("tensorrt-int8"), {})))
+    return in_float16(lower(float_program(graph, None), load_profile("tensorrt-int8"), {}).data)
 
 
 @pytest.fixture

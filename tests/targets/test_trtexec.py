@@ -13,7 +13,7 @@ from tensorrt_modules import install
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.targets.onnxruntime.target import export
+from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.engine import build_here, open_engine
 from intraq_deploy.targets.tensorrt.host import find_host

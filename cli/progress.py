@@ -1,9 +1,6 @@
 """Drawing a run: one progress display on a terminal, plain log lines elsewhere. All of it goes to standard error."""
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -12,11 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from intraq_deploy.cli.console import make_console
+
 _PLAIN_SECONDS = 10.0
 
 
 class _Speed(ProgressColumn):
-    """Units per second."""
+    """A column with the units of work per second."""
 
     def render(self, task: Task) -> Text:
         unit = task.fields["unit"]
@@ -26,7 +25,7 @@ class _Speed(ProgressColumn):
 
 
 class TerminalProgress:
-    """Live, one line per stage."""
+    """A live display, one line per stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -50,10 +49,10 @@ class TerminalProgress:
         self._progress.stop()
 
     def say(self, message: str) -> None:
-        self._progress.console.print(message, highlight=False, markup=False)
+        self._progress.console.print(message)
 
     def warn(self, message: str) -> None:
-        self._progress.console.print(f"Note: {message}", style="yellow", highlight=False, markup=False)
+        self._progress.console.print(f"Note: {message}", style="yellow")
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self._current = stage
@@ -72,19 +71,19 @@ class TerminalProgress:
 
 @dataclass(slots=True)
 class _Running:
-    """A stage, as log lines tell of it."""
+    """A running stage, as far as log lines need it."""
 
     total: int
     unit: str
     last: float
-    """When it was told of."""
+    """The time of its last log line."""
     first: int | None = None
-    """What was done when it began: what an earlier session did is no speed of this one."""
+    """The work that was done when it began: what an earlier session did is no speed of this one."""
     began: float = 0.0
 
 
 class PlainProgress:
-    """Log lines, at most one every ten seconds while a stage runs."""
+    """A display by log lines, at most one every ten seconds while a stage runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -124,13 +123,10 @@ class PlainProgress:
         self._line(f"{stage}: {'kept from before' if cached else f'done in {seconds:.1f} s'}")
 
     def _line(self, message: str) -> None:
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(message, soft_wrap=True)
 
 
-@contextmanager
-def make_progress() -> Iterator[TerminalProgress | PlainProgress]:
-    """What suits standard error. Whatever libraries and the user's own code print meanwhile goes there too: standard
-    output is for results."""
-    console = Console(stderr=True)
-    with redirect_stdout(sys.stderr), TerminalProgress(console) if console.is_terminal else PlainProgress(console) as p:
-        yield p
+def make_progress() -> TerminalProgress | PlainProgress:
+    """Returns the display that suits standard error. It is shown from entering it until leaving it."""
+    console = make_console(stderr=True)
+    return TerminalProgress(console) if console.is_terminal else PlainProgress(console)

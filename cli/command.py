@@ -9,7 +9,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter
 from typing import Annotated, Any
@@ -51,8 +51,10 @@ def command(function: Callable[..., Outcome]) -> Callable[..., None]:
         }
         with errors_explained():
             # Standard output is for results: what libraries and a person's own code print goes to standard error.
-            with redirect_stdout(sys.stderr), _display(_PROGRESS in own) as display:
-                outcome = function(**given, **values, **display)
+            with redirect_stdout(sys.stderr), _display(_PROGRESS in own) as progress:
+                if progress is not None:
+                    values[_PROGRESS] = progress
+                outcome = function(**given, **values)
             if json:
                 print(outcome.to_json())
             else:
@@ -80,13 +82,9 @@ def _option(name: str, annotation: Any, default: Any) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-@contextmanager
-def _display(wanted: bool) -> Iterator[dict[str, Progress]]:
-    """Shows the progress display, where it is wanted, and yields it as a command's argument."""
+def _display(wanted: bool) -> AbstractContextManager[Progress | None]:
     if not wanted:
-        yield {}
-        return
-    from intraq_deploy.cli.progress import make_progress
+        return nullcontext()
+    from intraq_deploy.cli.progress import progress_display
 
-    with make_progress() as progress:
-        yield {_PROGRESS: progress}
+    return progress_display()

@@ -1,9 +1,9 @@
 """Drawing a run: one progress display on a terminal, plain log lines elsewhere. All of it goes to standard error."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -28,8 +28,7 @@ class TerminalProgress:
     """A live display, one line per stage."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
+        self.bars = Progress(
             TextColumn("{task.description:<20}"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -41,32 +40,25 @@ class TerminalProgress:
         self._tasks: dict[str, TaskID] = {}
         self._current = ""
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._progress.stop()
-
     def say(self, message: str) -> None:
-        self._progress.console.print(message)
+        self.bars.console.print(message)
 
     def warn(self, message: str) -> None:
-        self._progress.console.print(f"Note: {message}", style="yellow")
+        self.bars.console.print(f"Note: {message}", style="yellow")
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self._current = stage
-        self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), detail="", unit=unit)
+        self._tasks[stage] = self.bars.add_task(stage, total=max(total, 1), detail="", unit=unit)
 
     def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None:
         text = detail if loss is None else f"{detail}, loss {loss:.4g}"
-        self._progress.update(self._tasks[stage or self._current], completed=done, detail=text)
+        self.bars.update(self._tasks[stage or self._current], completed=done, detail=text)
 
     def finish(self, stage: str, seconds: float, *, cached: bool = False) -> None:
         detail = "kept from before" if cached else f"{seconds:.1f} s"
         task = self._tasks[stage]
-        total = next(known.total for known in self._progress.tasks if known.id == task)
-        self._progress.update(task, completed=total, detail=detail, unit="")
+        total = next(known.total for known in self.bars.tasks if known.id == task)
+        self.bars.update(task, completed=total, detail=detail, unit="")
 
 
 @dataclass(slots=True)
@@ -89,11 +81,6 @@ class PlainProgress:
         self._console = console
         self._stages: dict[str, _Running] = {}
         self._current = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None: ...
 
     def say(self, message: str) -> None:
         self._line(message)
@@ -126,7 +113,13 @@ class PlainProgress:
         self._console.print(message, soft_wrap=True)
 
 
-def make_progress() -> TerminalProgress | PlainProgress:
-    """Returns the display that suits standard error. It is shown from entering it until leaving it."""
+@contextmanager
+def progress_display() -> Iterator[TerminalProgress | PlainProgress]:
+    """Shows a display on standard error, as it suits what that is."""
     console = make_console(stderr=True)
-    return TerminalProgress(console) if console.is_terminal else PlainProgress(console)
+    if console.is_terminal:
+        display = TerminalProgress(console)
+        with display.bars:
+            yield display
+    else:
+        yield PlainProgress(console)

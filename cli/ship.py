@@ -1,6 +1,5 @@
 """intraq-deploy ship: to devices, over ssh."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,8 +55,8 @@ def ship(
     asked = None if target is None else find_for(run, target)
     shipment = shipping.Shipment(hosts, port, asked, target, folder, python)
     if dry_run:
-        lines = shipping.dry_run(run, shipment, evaluate)
-        return Outcome(_no_json, lambda: _show_lines(lines))
+        commands = shipping.dry_run(run, shipment, evaluate)
+        return Outcome(_no_json, lambda: print(*commands, sep="\n"))
     report = shipping.ship_run(run, shipment, evaluate, trust_pickle, progress)
     return Outcome(report.to_json, lambda: show_shipping(report), report.exit_code)
 
@@ -65,11 +64,6 @@ def ship(
 def _no_json() -> str:
     """Raises UsageError: a dry run has no report."""
     raise UsageError("--dry-run prints commands, and --json has none: give one of the two.")
-
-
-def _show_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        typer.echo(line)
 
 
 def show_shipping(report: "ShipReport") -> None:

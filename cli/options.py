@@ -174,10 +174,12 @@ class BitsGroup:
 
     @property
     def weights(self) -> int:
+        """The bits of weights."""
         return self.bits if self.weight_bits is None else self.weight_bits
 
     @property
     def activations(self) -> int:
+        """The bits of activations."""
         return self.bits if self.activation_bits is None else self.activation_bits
 
 

@@ -1,4 +1,4 @@
-"""What several commands print of a run: its images, its comparison with the reference, its files."""
+"""The parts of a run's report that several commands print: images, comparison with the reference, files."""
 
 from typing import TYPE_CHECKING
 

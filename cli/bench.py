@@ -1,34 +1,58 @@
 """intraq-deploy bench: speed on this machine."""
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.errors import reports_errors
+from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.console import MIB, show
+from intraq_deploy.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from intraq_deploy.pipeline.bench import BenchReport
 
 
-@reports_errors
+@command
 def bench(
+    *,
     run: o.RunArgument,
     target: o.Target = None,
-    batch: o.BatchSize = 1,
-    threads: o.Threads = 1,
-    seconds: o.Seconds = 20.0,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    threads: Annotated[int, typer.Option(help="Of ONNX Runtime.")] = 1,
+    seconds: Annotated[float, typer.Option(help="How long to measure, all models together.")] = 20.0,
     trust_pickle: o.TrustPickle = False,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
+    progress: Progress,
+) -> Outcome:
     """Time a finished run's files on this machine, beside float32 and ONNX Runtime's own INT8.
 
     All run in turn in one process, so that what slows the machine slows all of them; ratios are of the same rounds.
     """
-    from intraq_deploy.cli.progress import make_progress
-    from intraq_deploy.cli.render import print_json, render_bench
     from intraq_deploy.pipeline.bench import BenchOptions, bench_run
     from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import choose_for
 
     targets = choose_for(run, target or ()).targets
-    with make_progress() as progress:
-        report = bench_run(Opening(run, trust_pickle), targets, BenchOptions(batch, threads, seconds), progress)
-    if json:
-        print_json(report.to_json())
-    else:
-        render_bench(report)
+    report = bench_run(Opening(run, trust_pickle), targets, BenchOptions(batch, threads, seconds), progress)
+    return Outcome(report.to_json, lambda: _show(report))
+
+
+def _show(report: "BenchReport") -> None:
+    """Prints one row for each model."""
+    from rich.table import Column, Table
+
+    threads = f"{report.threads} thread" + "s" * (report.threads > 1)
+    table = Table(
+        "",
+        *(Column(heading, justify="right") for heading in ("MiB", "ms", "times as fast as float32")),
+        title=f"{report.architecture} {report.bits}, batch {report.batch}, {threads}",
+        caption=f"Medians of {report.rounds} rounds, 95 % intervals. ONNX Runtime {report.onnxruntime}, "
+        f"{report.machine}.",
+    )
+    for row in report.rows:
+        value, low, high = row.speed
+        ratio = "" if row.name == "float32" else f"{value:.2f} ({low:.2f} to {high:.2f})"
+        table.add_row(row.name, f"{row.bytes / MIB:.2f}", f"{row.milliseconds:.3f}", ratio)
+    show(table)
+    if report.elsewhere:
+        show(f"On the device only: {', '.join(report.elsewhere)}.")

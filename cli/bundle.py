@@ -1,33 +1,51 @@
 """intraq-deploy bundle: everything that a device needs, in one archive."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.errors import reports_errors
+from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.console import MIB, show
+from intraq_deploy.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from intraq_deploy.pipeline.bundle import BundleReport
+
+Target = Annotated[str, typer.Option(metavar="NAME", help="The device, or one target, to pack for.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The bundle's folder; its archive is written beside. Default: bundles/NAME in the run directory.",
+    ),
+]
 
 
-@reports_errors
+@command
 def bundle(
-    run: o.RunArgument,
-    target: o.BundleTarget,
-    out: o.BundleOut = None,
-    trust_pickle: o.TrustPickle = False,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
+    *, run: o.RunArgument, target: Target, out: Out = None, trust_pickle: o.TrustPickle = False, progress: Progress
+) -> Outcome:
     """Pack a finished run for a device that has no intraq-deploy.
 
     The bundle holds the network for each of the device's runtimes, and run.py, which builds, checks, times and runs it
     there with Python 3.8 and numpy: the integers that must come out travel with it.
     """
-    from intraq_deploy.cli.progress import make_progress
-    from intraq_deploy.cli.render import print_json, render_bundle
     from intraq_deploy.pipeline.bundle import bundle_run
     from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import find_for
 
-    asked = find_for(run, target)
-    with make_progress() as progress:
-        report = bundle_run(Opening(run, trust_pickle), asked, out, progress)
-    if json:
-        print_json(report.to_json())
-    else:
-        render_bundle(report)
+    report = bundle_run(Opening(run, trust_pickle), find_for(run, target), out, progress)
+    return Outcome(report.to_json, lambda: _show(report))
+
+
+def _show(report: "BundleReport") -> None:
+    """Prints what was packed, and what to type on the device."""
+    show(
+        f"{report.archive}: {report.bytes / MIB:.2f} MiB, for {', '.join(report.targets)}. `check` compares "
+        f"{report.integers:,} integers there."
+    )
+    for target, reason in report.left_out.items():
+        show(f"{target} is left out: {reason}")
+    show("On the device, in the unpacked folder: python3 run.py doctor, then check.")

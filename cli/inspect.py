@@ -1,41 +1,45 @@
 """intraq-deploy inspect: what a network is, and what would be quantized."""
 
+from typing import TYPE_CHECKING
+
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.errors import reports_errors
+from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.console import show
+
+if TYPE_CHECKING:
+    from intraq_deploy.pipeline.inspection import Inspection
 
 
-@reports_errors
-def inspect(
-    model: o.ModelArgument,
-    bits: o.Bits = 4,
-    weight_bits: o.WeightBits = None,
-    activation_bits: o.ActivationBits = None,
-    scheme: o.SchemeName = "integer",
-    arch: o.Arch = None,
-    input_size: o.InputSize = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    classes: o.Classes = None,
-    output: o.Output = None,
-    trust_pickle: o.TrustPickle = False,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
+@command
+def inspect(*, bits: o.BitsGroup, scheme: o.SchemeName = "integer", model: o.ModelGroup) -> Outcome:
     """What a network is, and what would be quantized.
 
     Shows architecture, classes and batch norms, and, layer by layer, what would run on integers and what in float and
     why.
     """
-    from intraq_deploy.cli.progress import make_progress
-    from intraq_deploy.cli.render import print_json, render_inspection
     from intraq_deploy.pipeline.inspection import inspect_model
 
-    weight_bits = bits if weight_bits is None else weight_bits
-    activation_bits = bits if activation_bits is None else activation_bits
-    with make_progress():
-        loaded = o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle).load()
-        inspection = inspect_model(loaded, scheme, weight_bits, activation_bits)
-    if json:
-        print_json(inspection.to_json())
-    else:
-        render_inspection(inspection)
+    inspection = inspect_model(model.options().load(), scheme, bits.weights, bits.activations)
+    return Outcome(inspection.to_json, lambda: _show(inspection))
+
+
+def _show(inspection: "Inspection") -> None:
+    """Prints what the network is, and one row for each layer."""
+    from rich.table import Column, Table
+
+    show(
+        f"{inspection.architecture}: {inspection.classes} classes, input {'x'.join(map(str, inspection.input_shape))}, "
+        f"{inspection.parameters:,} parameters, {inspection.batch_norms} batch norms.\n"
+        f"Preprocessing: mean {list(inspection.mean)}, std {list(inspection.std)} ({inspection.preprocessing_source})."
+    )
+    for problem in inspection.problems:
+        show(problem, "red")
+    if not inspection.rows:
+        return
+    headings = ("layer", "operator", "weight", "output", "runs on", "why")
+    columns = (Column(heading, overflow="fold") for heading in headings)
+    table = Table(*columns, title=f"{inspection.bits}, scheme {inspection.scheme}")
+    for row in inspection.rows:
+        place, style = ("integers", "") if row.integer else ("float", "yellow")
+        table.add_row(row.name, row.operator, row.weight, row.output, place, row.reason, style=style)
+    show(table)

@@ -1,4 +1,4 @@
-"""The command line: one file per command, each parse -> call -> render."""
+"""The command line: one file per command, each parse -> call -> return, its renderer beside it."""
 
 from typing import Annotated
 

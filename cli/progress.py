@@ -1,22 +1,21 @@
 """Drawing a run: one progress display on a terminal, plain log lines elsewhere. All of it goes to standard error."""
 
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from intraq_deploy.cli.console import make_console
+
 _PLAIN_SECONDS = 10.0
 
 
 class _Speed(ProgressColumn):
-    """Units per second."""
+    """A column with the units of work per second."""
 
     def render(self, task: Task) -> Text:
         unit = task.fields["unit"]
@@ -26,11 +25,10 @@ class _Speed(ProgressColumn):
 
 
 class TerminalProgress:
-    """Live, one line per stage."""
+    """A live display, one line per stage."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
+        self.bars = Progress(
             TextColumn("{task.description:<20}"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -42,59 +40,47 @@ class TerminalProgress:
         self._tasks: dict[str, TaskID] = {}
         self._current = ""
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._progress.stop()
-
     def say(self, message: str) -> None:
-        self._progress.console.print(message, highlight=False, markup=False)
+        self.bars.console.print(message)
 
     def warn(self, message: str) -> None:
-        self._progress.console.print(f"Note: {message}", style="yellow", highlight=False, markup=False)
+        self.bars.console.print(f"Note: {message}", style="yellow")
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self._current = stage
-        self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), detail="", unit=unit)
+        self._tasks[stage] = self.bars.add_task(stage, total=max(total, 1), detail="", unit=unit)
 
     def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None:
         text = detail if loss is None else f"{detail}, loss {loss:.4g}"
-        self._progress.update(self._tasks[stage or self._current], completed=done, detail=text)
+        self.bars.update(self._tasks[stage or self._current], completed=done, detail=text)
 
     def finish(self, stage: str, seconds: float, *, kept: bool = False) -> None:
         detail = "kept from before" if kept else f"{seconds:.1f} s"
         task = self._tasks[stage]
-        total = next(known.total for known in self._progress.tasks if known.id == task)
-        self._progress.update(task, completed=total, detail=detail, unit="")
+        total = next(known.total for known in self.bars.tasks if known.id == task)
+        self.bars.update(task, completed=total, detail=detail, unit="")
 
 
 @dataclass(slots=True)
 class _Running:
-    """A stage, as log lines tell of it."""
+    """A running stage, as far as log lines need it."""
 
     total: int
     unit: str
     last: float
-    """When it was told of."""
+    """The time of its last log line."""
     first: int | None = None
-    """What was done when it began: what an earlier session did is no speed of this one."""
+    """The work that was done when it began: what an earlier session did is no speed of this one."""
     began: float = 0.0
 
 
 class PlainProgress:
-    """Log lines, at most one every ten seconds while a stage runs."""
+    """A display by log lines, at most one every ten seconds while a stage runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stages: dict[str, _Running] = {}
         self._current = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None: ...
 
     def say(self, message: str) -> None:
         self._line(message)
@@ -124,13 +110,16 @@ class PlainProgress:
         self._line(f"{stage}: {'kept from before' if kept else f'done in {seconds:.1f} s'}")
 
     def _line(self, message: str) -> None:
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(message, soft_wrap=True)
 
 
 @contextmanager
-def make_progress() -> Iterator[TerminalProgress | PlainProgress]:
-    """What suits standard error. Whatever libraries and the user's own code print meanwhile goes there too: standard
-    output is for results."""
-    console = Console(stderr=True)
-    with redirect_stdout(sys.stderr), TerminalProgress(console) if console.is_terminal else PlainProgress(console) as p:
-        yield p
+def progress_display() -> Iterator[TerminalProgress | PlainProgress]:
+    """Shows a display on standard error, as it suits what that is."""
+    console = make_console(stderr=True)
+    if console.is_terminal:
+        display = TerminalProgress(console)
+        with display.bars:
+            yield display
+    else:
+        yield PlainProgress(console)

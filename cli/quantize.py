@@ -1,47 +1,66 @@
 """intraq-deploy quantize: the main job."""
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.errors import reports_errors
+from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.report import say_warnings, show_images, show_report
 from intraq_deploy.errors import GateError
+from intraq_deploy.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from intraq_deploy.pipeline.report import RunReport
+
+Method = Annotated[
+    str, typer.Option(help="qat: ranges, then fine-tuning; ptq: ranges, no fine-tuning, which is for 8 bits.")
+]
+Reconstruct = Annotated[
+    bool,
+    typer.Option(
+        "--reconstruct",
+        help="Before fine-tuning, round each block's weights to what its output needs; slower. Default: the recipe's.",
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Your own images in place of synthetic ones: a folder, or an .npz with images. For networks without "
+        "batch norm. No label is read. Default: images are made from MODEL.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="Fine-tuning steps; 0: none. Default: the recipe's.")]
+InputType = Annotated[
+    str,
+    typer.Option(
+        "--input", help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph."
+    ),
+]
 
 
-@reports_errors
+@command
 def quantize(
-    model: o.ModelArgument,
-    bits: o.Bits = 4,
-    weight_bits: o.WeightBits = None,
-    activation_bits: o.ActivationBits = None,
-    max_drop: o.MaxDrop = None,
-    max_size: o.MaxSize = None,
-    average_bits: o.AverageBits = None,
-    widths: o.Widths = None,
+    *,
+    bits: o.BitsGroup,
+    mixed: o.MixedGroup,
     scheme: o.SchemeName = "integer",
-    preset: o.Preset = None,
-    recipe: o.Recipe = None,
-    method: o.Method = "qat",
-    reconstruct: o.Reconstruct = False,
-    calibration: o.Calibration = None,
-    images: o.Images = None,
-    iterations: o.Iterations = None,
-    steps: o.Steps = None,
+    recipe: o.RecipeGroup,
+    method: Method = "qat",
+    reconstruct: Reconstruct = False,
+    calibration: Calibration = None,
+    images: o.ImagesGroup,
+    steps: Steps = None,
     target: o.Target = None,
     evaluate: o.Eval = None,
-    input_type: o.InputType = "float",
+    input_type: InputType = "float",
     out: o.Out = None,
-    arch: o.Arch = None,
-    input_size: o.InputSize = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    classes: o.Classes = None,
-    output: o.Output = None,
-    trust_pickle: o.TrustPickle = False,
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
+    model: o.ModelGroup,
+    session: o.SessionGroup,
+    progress: Progress,
+) -> Outcome:
     """The main job: a checkpoint in, a checked low-bit runtime out.
 
     Makes images from MODEL alone (or takes yours, with --calibration), fine-tunes a low-bit copy on them, freezes it
@@ -49,48 +68,41 @@ def quantize(
     gate fails.
     """
     # Torch is imported when there is work to do, so that --help answers at once.
-    from intraq_deploy.cli.progress import make_progress
-    from intraq_deploy.cli.render import print_json, render_images, render_report
-    from intraq_deploy.cli.wording import warning_sentence
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import quantize_run
     from intraq_deploy.pipeline.rundir import default_directory
     from intraq_deploy.pipeline.targets import choose
 
     chosen = choose(target or ("onnxruntime",))
-    mixed = o.mixed_options(max_drop, max_size, average_bits, widths, weight_bits)
+    budget = mixed.options(bits.weight_bits)
     options = make_options(
-        o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle),
-        weight_bits=min(mixed.widths) if mixed else bits if weight_bits is None else weight_bits,
-        activation_bits=bits if activation_bits is None else activation_bits,
-        mixed=mixed,
+        model.options(),
+        weight_bits=min(budget.widths) if budget else bits.weights,
+        activation_bits=bits.activations,
+        mixed=budget,
         scheme=scheme,
-        **o.recipe_options(preset, recipe),
+        **recipe.options(),
         method=method,
         reconstruct=reconstruct,
         calibration=calibration,
-        images=images,
-        iterations=iterations,
+        **asdict(images),
         steps=steps,
         targets=chosen.targets,
         own_targets=chosen.own,
         eval=evaluate,
         input=input_type,
-        device=device,
-        seed=seed,
+        **asdict(session),
     )
     # As in runs/resnet20-cifar10-average-bits5a4.
-    weights = options.weight_bits if mixed is None else "{}{:g}".format(*mixed.budget).removeprefix("--")
+    weights = options.weight_bits if budget is None else "{}{:g}".format(*budget.budget).removeprefix("--")
     bits_of_both = (weights, options.activation_bits)
-    directory = out or default_directory(model, bits_of_both, options.scheme, options.seed)
-    with make_progress() as progress:
-        report = quantize_run(options, directory, progress)
-        for warning in report.warnings:
-            progress.warn(warning_sentence(warning))
-    if json:
-        print_json(report.to_json())
-    else:
-        render_images(report, str(directory))
-        render_report(report, str(directory))
-    if report.status == "failed":
-        raise typer.Exit(GateError.exit_code)
+    directory = out or default_directory(model.source, bits_of_both, options.scheme, options.seed)
+    report = quantize_run(options, directory, progress)
+    say_warnings(report, progress)
+    failed = report.status == "failed"
+    return Outcome(report.to_json, lambda: _show(report, str(directory)), GateError.exit_code if failed else 0)
+
+
+def _show(report: "RunReport", directory: str) -> None:
+    show_images(report, directory)
+    show_report(report, directory)

@@ -1,52 +1,33 @@
 """intraq-deploy synthesize: only the images."""
 
+from dataclasses import asdict
+
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.errors import reports_errors
+from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.report import show_images
+from intraq_deploy.pipeline.progress import Progress
 
 
-@reports_errors
+@command
 def synthesize(
-    model: o.ModelArgument,
-    preset: o.Preset = None,
-    recipe: o.Recipe = None,
-    images: o.Images = None,
-    iterations: o.Iterations = None,
+    *,
+    recipe: o.RecipeGroup,
+    images: o.ImagesGroup,
     out: o.Out = None,
-    arch: o.Arch = None,
-    input_size: o.InputSize = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    classes: o.Classes = None,
-    output: o.Output = None,
-    trust_pickle: o.TrustPickle = False,
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
-    json: o.Json = False,
-    debug: o.Debug = False,
-) -> None:
+    model: o.ModelGroup,
+    session: o.SessionGroup,
+    progress: Progress,
+) -> Outcome:
     """Only the images that MODEL is quantized with.
 
     `quantize` with the same --out, budget and seed goes on with them.
     """
-    from intraq_deploy.cli.progress import make_progress
-    from intraq_deploy.cli.render import print_json, render_images
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import synthesize_run
     from intraq_deploy.pipeline.rundir import default_directory
 
-    options = make_options(
-        o.model_options(model, arch, input_size, mean, std, classes, output, trust_pickle),
-        **o.recipe_options(preset, recipe),
-        images=images,
-        iterations=iterations,
-        device=device,
-        seed=seed,
-    )
+    options = make_options(model.options(), **recipe.options(), **asdict(images), **asdict(session))
     bits_of_both = (options.weight_bits, options.activation_bits)
-    directory = out or default_directory(model, bits_of_both, options.scheme, options.seed)
-    with make_progress() as progress:
-        report = synthesize_run(options, directory, progress)
-    if json:
-        print_json(report.to_json())
-    else:
-        render_images(report, str(directory))
+    directory = out or default_directory(model.source, bits_of_both, options.scheme, options.seed)
+    report = synthesize_run(options, directory, progress)
+    return Outcome(report.to_json, lambda: show_images(report, str(directory)))

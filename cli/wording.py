@@ -1,5 +1,6 @@
 """The sentences about findings: the only place that words them."""
 
+from intraq_deploy.cli.console import MIB
 from intraq_deploy.pipeline.advice import Advice, as_fast
 from intraq_deploy.pipeline.findings import (
     AccuracyLost,
@@ -16,7 +17,6 @@ from intraq_deploy.pipeline.findings import (
     UnderusedTensors,
 )
 
-_MIB = 1 << 20
 _SHOWN = 4
 
 
@@ -73,8 +73,8 @@ def warning_sentence(warning: GateWarning) -> str:
             return f"{target}: {len(warning.tensors)} tensors use less than half of their codes ({listed})."
         case LargerThanAsked():
             return (
-                f"{target}: its file has {warning.bytes / _MIB:.2f} MiB; --max-size {warning.max_size:g} counts codes, "
-                f"scales and biases ({warning.stored_bytes / _MIB:.2f} MiB), and the file also holds a graph and may "
+                f"{target}: its file has {warning.bytes / MIB:.2f} MiB; --max-size {warning.max_size:g} counts codes, "
+                f"scales and biases ({warning.stored_bytes / MIB:.2f} MiB), and the file also holds a graph and may "
                 "store codes wider."
             )
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from support import NETWORK, TINY
 
-from intraq_deploy.cli.render import render_artifacts
+from intraq_deploy.cli.report import show_artifacts
 from intraq_deploy.cli.wording import advice_sentence
 from intraq_deploy.pipeline.advice import Advice
 from intraq_deploy.pipeline.report import read_report
@@ -147,7 +147,7 @@ def test_export_and_validate_a_finished_run(run, finished, labelled, tmp_path):
 def test_what_rounds_to_nothing_is_not_printed(finished, capsys, items, end):
     report = read_report(finished / "run.json")
     report.artifacts["onnxruntime"].items = items
-    render_artifacts(report, "run")
+    show_artifacts(report, "run")
     assert end in capsys.readouterr().out
 
 

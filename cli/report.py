@@ -1,0 +1,149 @@
+"""The parts of a run's report that several commands print: images, comparison with the reference, files."""
+
+from typing import TYPE_CHECKING
+
+from intraq_deploy.cli.console import MIB, show
+from intraq_deploy.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from intraq_deploy.pipeline.report import AccountingRecord, MixedRecord, ParityRecord, RunReport
+
+SHOWN_FAILURES = 3
+"""How many failures of one kind are printed; --json and run.json have all."""
+
+
+def show_report(report: "RunReport", directory: str) -> None:
+    """Prints what a finished run computes, how well, and the files that it wrote."""
+    from intraq_deploy.cli.wording import advice_sentence, failure_sentence
+
+    bits = report.label if report.mixed is None else f"{report.label} ({report.mixed.average_bits:.1f} average)"
+    if report.mixed is not None:
+        show(_mixed_sentence(report.mixed))
+    if report.comparison:
+        show(_comparison(report, bits))
+    for target, parity in report.parity.items():
+        show(parity_sentence(target, parity))
+    show_artifacts(report, directory)
+    if report.advice is not None:
+        show(advice_sentence(report.advice, report.label, report.bits.weights_label(report.mixed)))
+    # In execution order: the first tensor that differs is the cause, those behind it follow.
+    for failure in report.failures[:SHOWN_FAILURES]:
+        show(f"Gate failed: {failure_sentence(failure)}", "red")
+    if len(report.failures) > SHOWN_FAILURES:
+        show(f"... and {len(report.failures) - SHOWN_FAILURES} more in run.json.", "red")
+
+
+def say_warnings(report: "RunReport", progress: Progress) -> None:
+    """Tells the watcher what a person should know although the gate passes."""
+    from intraq_deploy.cli.wording import warning_sentence
+
+    for warning in report.warnings:
+        progress.warn(warning_sentence(warning))
+
+
+def show_images(report: "RunReport", directory: str) -> None:
+    """Prints how many images a run has, and how good they are."""
+    from intraq_deploy.pipeline.report import CalibrationRecord
+
+    images = report.images
+    if isinstance(images, CalibrationRecord):
+        show(
+            f"{images.count} of {images.found:,} images in {images.calibration} stand in for synthetic ones "
+            f"({directory}/calibration/sheet.png shows them): the network sees {images.classes} of its "
+            f"{report.model.classes} classes in them, mean confidence {images.confidence:.2f}."
+        )
+        return
+    distance = images.intra_class_distance
+    spread = "" if distance is None else f", intra-class cosine distance {distance:.2f}"
+    show(
+        f"{images.count} images in {directory}/synthesis (sheet.png shows them): BN distance {images.bn_distance:.2f}, "
+        f"mean confidence {images.confidence:.2f}, teacher agrees with {images.agreement:.1f} % of the labels{spread}."
+    )
+
+
+def show_artifacts(report: "RunReport", directory: str) -> None:
+    """Prints the files of each target, and what low bits buy in them."""
+    for target, artifact in report.artifacts.items():
+        mib = {name.replace("_", " "): f"{size / MIB:.2f}" for name, size in artifact.items.items()}
+        items = ", ".join(f"{name} {size}" for name, size in mib.items() if float(size))
+        size = f"{artifact.bytes / MIB:.2f} MiB" + (f" ({items})" if items else "")
+        beside = f"; beside it {' and '.join(artifact.companions)}" if artifact.companions else ""
+        show(f"{target}: {directory}/{artifact.path}, {size}{beside}", wrap=False)
+        show(f"  {_accounting_sentence(report, artifact.accounting)}", wrap=False)
+
+
+def parity_sentence(target: str, parity: "ParityRecord") -> str:
+    """Returns how a target's integers compare with the reference, and what computed them."""
+    if parity.rehearsed:
+        return (
+            f"{target}: rehearsed in ONNX Runtime, operator by operator in float32, {parity.integers_mismatched:,} of "
+            f"{parity.integers_compared:,} integers differ from the reference ({parity.tensors} tensors, "
+            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. What its engine computes is "
+            "checked on the device."
+        )
+    if parity.ran_by is not None:
+        return (
+            f"{target}: run by {parity.ran_by}, {parity.integers_mismatched:,} of {parity.integers_compared:,} "
+            f"integers differ from the reference, {parity.exact_mismatched:,} of them more than rounding in another "
+            f"order explains ({parity.near_ties:,} are so near a tie that it could; {parity.tensors} tensors, "
+            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %."
+        )
+    kernels = ", ".join(f"{count} {name}" for name, count in parity.integer_kernels.items()) or "none"
+    floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"
+    sentence = (
+        f"{target}: {parity.integers_mismatched:,} of {parity.integers_compared:,} integers differ from the reference "
+        f"({parity.tensors} tensors, {parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. "
+        f"Integer kernels: {kernels}; float: {floats}."
+    )
+    if parity.toleranced:
+        sentence += f" {len(parity.toleranced)} tensors are computed in float and may differ (run.json says why)."
+    return sentence
+
+
+def _accounting_sentence(report: "RunReport", accounting: "AccountingRecord") -> str:
+    low = min(report.bits.weights, report.bits.activations) < 8
+    pace = ": values of fewer than 8 bits are no faster than 8" if low else ""
+    times = f"{accounting.smaller:.1f} times smaller than" if accounting.smaller > 1 else "no smaller than"
+    return (
+        f"A weight takes {accounting.stored_bits:.1f} bits in it, and it is {times} the weights in float32; layers "
+        f"compute in {accounting.computed_in}{pace}."
+    )
+
+
+def _mixed_sentence(mixed: "MixedRecord") -> str:
+    given = list(mixed.layers.values())
+    layers = ", ".join(f"{given.count(bits)} at {bits} bits" for bits in sorted(set(given)))
+    return (
+        f"Weights of layers: {layers}; {mixed.average_bits:.2f} bits on average, {mixed.stored_bytes / MIB:.3f} MiB. "
+        f"Before fine-tuning, on {mixed.images} held synthetic images: top-1 agreement with float "
+        f"{mixed.agreement:.1f} %, with all weights at {max(mixed.asked.widths)} bits {mixed.widest_agreement:.1f} %."
+    )
+
+
+def _comparison(report: "RunReport", bits: str) -> "Table":
+    from rich.table import Column, Table
+
+    accuracy = report.accuracy or {}
+    headings = ("top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)")
+    title = f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime"
+    table = Table("", *(Column(heading, justify="right") for heading in headings), title=title)
+    names = {
+        "float32": "float32",
+        "w8a8": "W8A8, ranges only",
+        "a8": f"{report.bits.weights_label(report.mixed)}A8, ranges only",
+    }
+    names |= {"cuda-float32": "float32 on CUDA", "cuda-float16": "float16 on CUDA"}
+    for row in report.comparison:
+        own = f"{bits} {report.scheme}" + (f", {row.name}" if len(report.artifacts) > 1 else "")
+        time = "on the device" if row.milliseconds is None else f"{row.milliseconds:.3f}"
+        cells = (names.get(row.name, own), f"{row.top1:.2f}", f"{row.top5:.2f}", f"{row.bytes / MIB:.2f}", time)
+        table.add_row(*cells, style="" if row.name in names else "bold")
+    table.caption = (
+        f"In PyTorch: float {accuracy.get('float', 0):.2f}, fake-quant {accuracy.get('fake_quant', 0):.2f}, "
+        f"integer reference {accuracy.get('program', 0):.2f}. Values of fewer than 8 bits run in INT8 kernels."
+    )
+    for note in dict.fromkeys(row.note for row in report.comparison if row.note is not None):
+        table.caption += f" {note}."
+    return table

@@ -1,4 +1,4 @@
-"""intraq-deploy bench: speed on this machine."""
+"""The command `intraq-deploy bench`: speed on this machine."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""intraq-deploy build: engines."""
+"""The command `intraq-deploy build`: engines."""
 
 from collections import Counter
 from collections.abc import Iterable

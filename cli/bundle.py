@@ -1,4 +1,4 @@
-"""intraq-deploy bundle: everything that a device needs, in one archive."""
+"""The command `intraq-deploy bundle`: everything that a device needs, in one archive."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""intraq-deploy doctor: what is here, and what is missing."""
+"""The command `intraq-deploy doctor`: what is here, and what is missing."""
 
 from typing import TYPE_CHECKING, Annotated
 

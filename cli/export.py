@@ -1,4 +1,4 @@
-"""intraq-deploy export: a finished run for more targets."""
+"""The command `intraq-deploy export`: a finished run for more targets."""
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, command

@@ -1,4 +1,4 @@
-"""intraq-deploy inspect: what a network is, and what would be quantized."""
+"""The command `intraq-deploy inspect`: what a network is, and what would be quantized."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""intraq-deploy lint: what a target would refuse or compute wrongly."""
+"""The command `intraq-deploy lint`: what a target would refuse or compute wrongly."""
 
 from collections.abc import Iterable
 from pathlib import Path

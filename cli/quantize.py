@@ -1,4 +1,4 @@
-"""intraq-deploy quantize: the main job."""
+"""The command `intraq-deploy quantize`: the main job."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""intraq-deploy recipes: what the built-in recipes are. None of it imports torch."""
+"""The command `intraq-deploy recipes`: what the built-in recipes are. None of it imports torch."""
 
 import json
 from collections.abc import Iterable

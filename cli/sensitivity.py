@@ -1,4 +1,4 @@
-"""intraq-deploy sensitivity: what each layer's bits cost."""
+"""The command `intraq-deploy sensitivity`: what each layer's bits cost."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""intraq-deploy ship: to devices, over ssh."""
+"""The command `intraq-deploy ship`: to devices, over ssh."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

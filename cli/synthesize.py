@@ -1,4 +1,4 @@
-"""intraq-deploy synthesize: only the images."""
+"""The command `intraq-deploy synthesize`: only the images."""
 
 from dataclasses import asdict
 

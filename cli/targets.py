@@ -1,4 +1,4 @@
-"""intraq-deploy targets: what can be shipped for. Without a path it imports no torch."""
+"""The command `intraq-deploy targets`: what can be shipped for. Without a path it imports no torch."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""intraq-deploy validate: the gate, again."""
+"""The command `intraq-deploy validate`: the gate, again."""
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, command

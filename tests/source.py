@@ -33,6 +33,10 @@ class Module:
         parts = self.name.split(".")
         return parts[1] if len(parts) > 2 or (self.is_package and len(parts) == 2) else TOP_LEVEL
 
+    def is_command(self, function: ast.AST) -> bool:
+        """Whether a function is a command of the command line: its docstring is then the text of --help."""
+        return self.room == "cli" and bool(getattr(function, "decorator_list", []))
+
 
 @cache
 def modules() -> tuple[Module, ...]:

@@ -118,7 +118,7 @@ def functions_with_many_parameters():
     """Yields the dotted names of all such functions of the package but the commands of the command line."""
     for module in modules():
         for name, function in many_parameters(module.tree):
-            if not (module.room == "cli" and function.decorator_list):
+            if not module.is_command(function):
                 yield module.room, f"{module.name}.{name}"
 
 

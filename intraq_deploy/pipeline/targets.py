@@ -31,18 +31,18 @@ _TAKEN = {"float", "fake_quant", "program", "float32", "w8a8", "a8", "cuda-float
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What --target stands for."""
+    """The targets that --target stands for."""
 
     plain: tuple[str, ...]
     """Targets that were asked for themselves."""
     devices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The targets of every device that was asked for, by its name."""
     own: tuple[TargetProfile, ...] = ()
-    """A person's own among them."""
+    """The person's own targets among them."""
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """All of them, each once."""
+        """All of the targets, each once."""
         return tuple(dict.fromkeys((*self.plain, *(name for names in self.devices.values() for name in names))))
 
 
@@ -53,6 +53,7 @@ class Catalogue(BaseModel):
     targets: list[TargetProfile]
 
     def to_json(self) -> str:
+        """Returns the catalogue as JSON."""
         return self.model_dump_json(indent=2)
 
 
@@ -75,7 +76,7 @@ def choose(asked: Iterable[str | Path], kept: Iterable[TargetProfile] = ()) -> C
 
 
 def choose_for(run: Path, asked: Iterable[str]) -> Chosen:
-    """The same, where the targets that a run keeps are known by their names too."""
+    """Returns what `choose` returns, where the targets that a run keeps are known by their names too."""
     return choose(asked, _kept(run))
 
 

@@ -146,8 +146,8 @@ def test_export_and_validate_a_finished_run(run, finished, labelled, tmp_path):
 )
 def test_what_rounds_to_nothing_is_not_printed(finished, capsys, items, end):
     report = read_report(finished / "run.json")
-    report.artifacts["onnxruntime"].items = items
-    show_artifacts(report, "run")
+    artifact = report.artifacts["onnxruntime"].model_copy(update={"items": items})
+    show_artifacts(report.model_copy(update={"artifacts": {"onnxruntime": artifact}}), "run")
     assert end in capsys.readouterr().out
 
 

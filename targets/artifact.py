@@ -5,13 +5,14 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Any
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.targets.profile import load_profile
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 MANIFEST = "manifest.json"
 
@@ -33,11 +34,13 @@ class Artifact:
     """The SHA-256 of further files beside it, by file name."""
 
     @cached_property
-    def model(self) -> ir.Model:
+    def model(self) -> "ir.Model":
         """The model in the file, read at most once. Nobody changes it."""
+        import onnx_ir as ir  # noqa: PLC0415  manifests are read without it
+
         return ir.load(self.path)
 
-    def with_model(self, model: ir.Model) -> "Artifact":
+    def with_model(self, model: "ir.Model") -> "Artifact":
         """A copy that knows its model, so that the file need not be read. model: the one that was written."""
         copy = replace(self)
         copy.__dict__["model"] = model  # where cached_property looks for it

@@ -15,7 +15,6 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from intraq_deploy.errors import TargetError
 from intraq_deploy.program.program import Program
 from intraq_deploy.program.ties import TieReference
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.device.join import runner
 from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.onnx.canonical import codes_name
 from intraq_deploy.targets.onnx.lower import instrument
@@ -118,7 +118,7 @@ def write_bundle(
     if not artifacts:
         reasons = "; ".join(f"{target}: {reason.rstrip('.')}" for target, reason in left_out.items())
         raise TargetError(f"No target of {facts.name} can take this program ({reasons}): nothing is left to bundle.")
-    files: dict[str, bytes] = {_RUN: (resources.files("intraq_deploy.targets.device") / _RUN).read_bytes()}
+    files = {_RUN: runner().encode()}
     models = [_model(files, profile, artifact, program) for profile, artifact in artifacts]
     with_codes = max(1, min(len(images), _MOST_CODES // integers_per_image(program)))
     files[_IMAGES], files[_EXPECTED] = _npy(images.numpy()), _npz(expected(program, images, with_codes))

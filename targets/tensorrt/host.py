@@ -11,8 +11,9 @@ from torch import Tensor
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.targets.device.runner.versions import workspace_of
 from intraq_deploy.targets.profile import TargetProfile
-from intraq_deploy.targets.tensorrt.builder import build_plan
+from intraq_deploy.targets.tensorrt.builder import NetworkBuild, explained
 from intraq_deploy.targets.tensorrt.imports import tensorrt
 from intraq_deploy.targets.tensorrt.runtime import EngineSession
 from intraq_deploy.targets.tensorrt.trtexec import Trtexec, find_trtexec
@@ -20,8 +21,6 @@ from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
 
 DEVICE = "cuda"
 """Where inputs and outputs of engines lie, as torch calls it."""
-_SHARE = 0.5
-"""Of the free memory, for kernels' work space: the rest is for weights, activations and whoever else is here."""
 
 
 class Runs(Protocol):
@@ -86,16 +85,13 @@ class PythonHost:
 
     def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> bytes:
         before = timing_cache.read_bytes() if timing_cache.is_file() else b""
-        plan = build_plan(
-            self.runtime,
-            self.product,
-            switches_of(self.version, half=half),
-            model.read_bytes(),
-            workspace=self.workspace,
-            timing_cache=before,
-        )
-        write_atomically(timing_cache, plan.timing_cache)
-        return plan.engine
+        with explained():
+            build = NetworkBuild(self.runtime, self.product, switches_of(self.version, half=half), model.read_bytes())
+            build.limit(self.workspace)
+            build.use_timing(before)
+            engine = build.engine()
+        write_atomically(timing_cache, build.timing())
+        return engine
 
     def layers(self, engine: Path) -> str:
         return self.open(engine).layers()
@@ -133,7 +129,7 @@ def find_host(profile: TargetProfile) -> Host:
         )
     major, minor = torch.cuda.get_device_capability()
     gpu, capability = torch.cuda.get_device_name(), f"{major}.{minor}"
-    workspace = int(_SHARE * torch.cuda.mem_get_info()[0])
+    workspace = workspace_of(torch.cuda.mem_get_info()[0])
     if program is not None:
-        return Trtexec(program.path, version, gpu, capability, workspace)
+        return Trtexec(program, gpu, capability, workspace)
     return PythonHost(runtime, version, gpu, capability, workspace)

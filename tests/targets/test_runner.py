@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from runner_file import device
 from support import random_images
 from tensorrt_modules import FREE, VERSIONS, Seen, module_of
 from test_trtexec import install_trtexec
@@ -25,7 +26,6 @@ from test_trtexec import install_trtexec
 from intraq_deploy.data.resizing import FILTERS, to_network_size
 from intraq_deploy.errors import TargetError
 from intraq_deploy.models import Preprocessing
-from intraq_deploy.targets.device import run as device
 from intraq_deploy.targets.device.bundle import (
     Facts,
     archive,
@@ -165,7 +165,7 @@ def test_nothing_left_to_bundle(program, images, tmp_path):
 
 
 def tensor(name="y", inputs=("x",), share=None):
-    return device.Tensor(name, name, 0, list(inputs), share)
+    return {"name": name, "value": name, "zero_point": 0, "inputs": list(inputs), "share": share}
 
 
 def compared(changes, near=None, share=None, behind=None):
@@ -224,10 +224,9 @@ def test_tensorrts_arithmetic_passes_end_to_end(frozen, fused):
 
     def judged(found):
         comparison = device.Comparison(len(images))
-        for index, entry in enumerate(tensors):
-            each = device.Tensor(*(entry[field] for field in device.Tensor._fields))
+        for index, each in enumerate(tensors):
             near = arrays.get(f"near{index}", np.zeros(0, dtype=np.int64))
-            comparison.add(each, arrays[f"codes{index}"], found[each.name].numpy().astype(np.int32), near)
+            comparison.add(each, arrays[f"codes{index}"], found[each["name"]].numpy().astype(np.int32), near)
         return comparison
 
     comparison = judged(found)
@@ -236,7 +235,7 @@ def test_tensorrts_arithmetic_passes_end_to_end(frozen, fused):
     assert comparison.compared > 10_000_000
     allowed = device._allowed(comparison, arrays["near_ties"], {"own_rounding": True, "logits_share": 1e-5})
     failures = []
-    device._logits(logits.numpy(), arrays["logits"], allowed, failures)
+    device._judge_logits(logits.numpy(), arrays["logits"], allowed, failures)
     assert failures == []
     assert (allowed < device.AFTER_A_FLIP).sum() > len(images) // 4
 
@@ -570,7 +569,7 @@ def test_trtexec_in_place_of_the_bindings(call, trtexec, monkeypatch):
     assert code == 0
     row |= {"p90_ms": None, "p99_ms": None}
     assert [row.items() <= each.items() for each in found["batches"]] == [True, True]
-    assert "median 0.515 ms, 1,941.8 images/s" in device._bench_lines("", found)[1]
+    assert "median 0.515 ms, 1,941.8 images/s" in device.bench_lines("", found)[1]
 
 
 def test_numbers_that_are_none_fail_the_check(call, trtexec, capsys, tmp_path):

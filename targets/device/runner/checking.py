@@ -1,13 +1,14 @@
 """The command `check`: the parity images are run, and codes and logits compared with the expected ones."""
 
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from .arrays import Array, np
 from .backends import ModelSession
 from .base import LARGEST_BATCH, OUTPUT, Problem
-from .choosing import Choice
+from .choosing import Choice, Result
 from .manifest import UNPACK, Bundle, ModelEntry, TensorEntry
 
 AFTER_A_FLIP = 0.1
@@ -97,8 +98,13 @@ class CheckResult(NamedTuple):
     """In percent."""
 
 
-def check(bundle: Bundle, choice: Choice, cache: Path) -> CheckResult:
+def check(bundle: Bundle, choice: Choice, options: Namespace) -> Result:
     """Runs the parity images, and compares. Raises Problem where they cannot be run."""
+    found = _compared(bundle, choice, options.cache)
+    return Result(found._asdict(), _check_lines(choice.words(), found), 0 if found.passes else 3)
+
+
+def _compared(bundle: Bundle, choice: Choice, cache: Path) -> CheckResult:
     about, model = bundle.manifest["check"], choice.model
     images = np.load(str(bundle.path(about["images"])), allow_pickle=False)
     expected = np.load(str(bundle.path(about["expected"])), allow_pickle=False)
@@ -195,8 +201,7 @@ def _batched(session: ModelSession, images: Array) -> Dict[str, Array]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def check_lines(where: str, result: CheckResult) -> List[str]:
-    """What `check` prints for a person."""
+def _check_lines(where: str, result: CheckResult) -> List[str]:
     lines = [
         f"{where}: {result.differ:,} of {result.integers:,} integers differ ({result.tensors} tensors, "
         f"{result.images_with_codes} images)."

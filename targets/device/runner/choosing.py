@@ -1,6 +1,6 @@
 """Which runtime is taken: the first that is here and that the bundle has a file for."""
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .backends import Backend
 from .base import Absent, Problem, one_line
@@ -9,6 +9,18 @@ from .manifest import Bundle, ModelEntry, model_for
 from .onnxruntime import OnnxRuntime
 from .tensorrt import TensorRT
 from .trtexec import Trtexec
+
+Json = Dict[str, Any]
+"""Values that are printed as JSON."""
+
+
+class Result(NamedTuple):
+    """What a command gives: values for JSON, and lines for a person."""
+
+    values: Json
+    lines: Sequence[str]
+    exit_code: int = 0
+    errors: Sequence[str] = ()
 
 
 class Runtime(NamedTuple):
@@ -50,9 +62,22 @@ class Choice(NamedTuple):
     passed_over: List[Tuple[str, Problem]]
     """The kinds of runtimes before it, and why those are not taken."""
 
-    def reasons(self) -> List[str]:
-        """Why the runtimes before it are not taken."""
-        return [problem.found for _, problem in self.passed_over]
+    def values(self) -> Json:
+        """The choice, as JSON has it."""
+        backend = self.backend
+        return {
+            "runtime": backend.name,
+            "version": backend.version,
+            "gpu": backend.gpu,
+            "model": self.model["file"],
+            "passed_over": [problem.found for _, problem in self.passed_over],
+        }
+
+    def words(self) -> str:
+        """The model and what runs it."""
+        backend = self.backend
+        where = f"{self.model['file']} in {RUNTIMES[backend.name].product} {backend.version}"
+        return where if backend.gpu is None else f"{where} on {backend.gpu}"
 
 
 def choose(bundle: Bundle, forced: Optional[str], threads: int) -> Choice:

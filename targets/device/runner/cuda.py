@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import importlib
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from .base import Problem
 from .machine import ROOT
@@ -28,83 +28,55 @@ class Cuda:
                 "TensorRT is here, and neither cuda-python nor libcudart.so can be loaded, which give it memory",
                 "pip install cuda-python, or add CUDA's lib64 to LD_LIBRARY_PATH",
             )
-        if self._capability() < 1:
+        capability = self._enum("cudaDeviceAttr", _CAPABILITY)
+        if int(self._call("cudaDeviceGetAttribute", capability, 0, results=(ctypes.c_int(),))) < 1:
             raise Problem("TensorRT is here, and CUDA sees no GPU", "install NVIDIA's driver, or look at nvidia-smi")
-
-    def _capability(self) -> int:
-        if self._module is not None:
-            return int(self._call("cudaDeviceGetAttribute", self._module.cudaDeviceAttr(_CAPABILITY), 0))
-        value = ctypes.c_int(0)
-        self._by_library("cudaDeviceGetAttribute", ctypes.byref(value), _CAPABILITY, 0)
-        return value.value
 
     def gpu(self) -> str:
         """The GPU's name."""
-        if self._module is not None:
-            name = self._call("cudaGetDeviceProperties", 0).name
-            return str(name.decode() if isinstance(name, bytes) else name).strip("\0 ")
         properties = ctypes.create_string_buffer(1 << 14)  # it begins with the name, in every version
-        self._by_library("cudaGetDeviceProperties", properties, 0)
-        return properties.value.decode(errors="replace")
+        found = self._call("cudaGetDeviceProperties", 0, results=(properties,))
+        name = found if isinstance(found, bytes) else found.name
+        return str(name.decode(errors="replace") if isinstance(name, bytes) else name).strip("\0 ")
 
     def free_memory(self) -> int:
         """Bytes of the GPU's memory that are free."""
-        if self._module is not None:
-            return int(self._call("cudaMemGetInfo"))
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self._by_library("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-        return free.value
+        return int(self._call("cudaMemGetInfo", results=(ctypes.c_size_t(), ctypes.c_size_t())))
 
     def allocate(self, size: int) -> int:
         """The address of `size` new bytes of the GPU's memory."""
-        if self._module is not None:
-            return int(self._call("cudaMalloc", size))
-        address = ctypes.c_void_p()
-        self._by_library("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(size))
-        return int(address.value or 0)
+        return int(self._call("cudaMalloc", size, results=(ctypes.c_size_t(),)))
 
     def free(self, address: int) -> None:
         """Gives back what `allocate` gave."""
-        if self._module is not None:
-            self._call("cudaFree", address)
-        else:
-            self._by_library("cudaFree", ctypes.c_void_p(address))
+        self._call("cudaFree", address)
 
     def copy(self, to: int, source: int, size: int, direction: int) -> None:
         """Copies bytes between addresses. direction: TO_DEVICE or TO_HOST."""
-        if self._module is not None:
-            self._call("cudaMemcpy", to, source, size, self._module.cudaMemcpyKind(direction))
-        else:
-            pointers = ctypes.c_void_p(to), ctypes.c_void_p(source)
-            self._by_library("cudaMemcpy", *pointers, ctypes.c_size_t(size), direction)
+        self._call("cudaMemcpy", to, source, size, self._enum("cudaMemcpyKind", direction))
 
     def stream(self) -> int:
         """The handle of a new stream."""
-        if self._module is not None:
-            return int(self._call("cudaStreamCreate"))
-        stream = ctypes.c_void_p()
-        self._by_library("cudaStreamCreate", ctypes.byref(stream))
-        return int(stream.value or 0)
+        return int(self._call("cudaStreamCreate", results=(ctypes.c_size_t(),)))
 
     def wait(self, stream: int) -> None:
         """Waits until all work of a stream is done."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def _enum(self, name: str, number: int) -> Any:
+        return number if self._module is None else getattr(self._module, name)(number)
+
+    def _call(self, name: str, *arguments: Any, results: Tuple[Any, ...] = ()) -> Any:
+        """The first result of a function of CUDA. results: where the library writes them; addresses as integers."""
         if self._module is not None:
-            self._call("cudaStreamSynchronize", stream)
+            code, *values = getattr(self._module, name)(*arguments)
         else:
-            self._by_library("cudaStreamSynchronize", ctypes.c_void_p(stream))
-
-    def _call(self, name: str, *arguments: object) -> Any:
-        code, *values = getattr(self._module, name)(*arguments)
-        _judge(name, int(code))
+            given = [*map(ctypes.byref, results), *map(ctypes.c_size_t, arguments)]
+            code = getattr(self._library, name)(*given)
+            values = [result.value for result in results]
+        if int(code):
+            raise Problem(f"CUDA refuses {name} (error {int(code)})", "look at nvidia-smi, or restart the device")
         return values[0] if values else None
-
-    def _by_library(self, name: str, *arguments: object) -> None:
-        _judge(name, int(getattr(self._library, name)(*arguments)))
-
-
-def _judge(name: str, code: int) -> None:
-    if code:
-        raise Problem(f"CUDA refuses {name} (error {code})", "look at nvidia-smi, or restart the device")
 
 
 def cuda_python() -> Optional[ModuleType]:

@@ -7,20 +7,19 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, cast
+from typing import List, Optional, Sequence
 
 from .arrays import HAS_NUMPY
 from .base import LARGEST_BATCH, Problem, one_line, say
-from .bench import Json, bench, bench_lines
-from .checking import check, check_lines
-from .choosing import RUNTIMES, Choice, choose, surprises
-from .classifying import classify, classify_lines, predict
+from .checking import check
+from .choosing import RUNTIMES, Json, choose, surprises
+from .commands import bench, build, classify, predict
 from .doctor import doctor, doctor_lines
-from .engines import EngineBackend, engine_of
-from .manifest import Bundle, open_bundle
+from .manifest import open_bundle
 
 HERE = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 """The bundle's folder; what is read from standard input is in none."""
+_COMMANDS = {"build": build, "check": check, "bench": bench, "classify": classify, "predict": predict}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -82,19 +81,8 @@ def run(options: argparse.Namespace) -> int:
     unexpected = [] if options.json else surprises(bundle, choice)
     if unexpected:
         say(f"passed over: {'; '.join(unexpected)}.")
-    backend = choice.backend
-    where = f"{choice.model['file']} in {RUNTIMES[backend.name].product} {backend.version}"
-    where += "" if backend.gpu is None else f" on {backend.gpu}"
-    result = _COMMANDS[options.command](bundle, choice, options, where)
-    about = {
-        "command": options.command,
-        "runtime": backend.name,
-        "version": backend.version,
-        "gpu": backend.gpu,
-        "model": choice.model["file"],
-        "passed_over": choice.reasons(),
-    }
-    _print({**about, **result.values}, result.lines, options.json)
+    result = _COMMANDS[options.command](bundle, choice, options)
+    _print({"command": options.command, **choice.values(), **result.values}, result.lines, options.json)
     for error in result.errors:
         say(f"Error: {error}")
     return result.exit_code
@@ -103,51 +91,6 @@ def run(options: argparse.Namespace) -> int:
 def _print(values: Json, lines: Sequence[str], as_json: bool) -> None:
     for line in [json.dumps(values, indent=1)] if as_json else lines:
         print(line)
-
-
-class Result(NamedTuple):
-    """What a command gives."""
-
-    values: Json
-    lines: Sequence[str]
-    """The same for a person."""
-    exit_code: int = 0
-    errors: Sequence[str] = ()
-
-
-def _build(bundle: Bundle, choice: Choice, options: argparse.Namespace, where: str) -> Result:
-    engines = []
-    if choice.backend.kind == "tensorrt":
-        backend = cast(EngineBackend, choice.backend)
-        for with_codes in (False, True):
-            path = engine_of(backend, bundle, choice.model, options.cache, with_codes)
-            engines.append({"path": str(path), "bytes": path.stat().st_size})
-    lines = [f"{engine['path']} ({engine['bytes']:,} bytes)" for engine in engines]
-    return Result({"engines": engines}, lines or [f"{where}: it needs no engine."])
-
-
-def _check(bundle: Bundle, choice: Choice, options: argparse.Namespace, where: str) -> Result:
-    found = check(bundle, choice, options.cache)
-    return Result(found._asdict(), check_lines(where, found), 0 if found.passes else 3)
-
-
-def _bench(bundle: Bundle, choice: Choice, options: argparse.Namespace, where: str) -> Result:
-    values = bench(bundle, choice, options.cache, options.batch, options.runs)
-    return Result(values, bench_lines(where, values))
-
-
-def _classify(bundle: Bundle, choice: Choice, options: argparse.Namespace, where: str) -> Result:
-    images = classify(bundle, choice, options.cache, options.images)
-    errors = [image["error"] for image in images if "error" in image]
-    return Result({"images": images}, classify_lines(images), 1 if errors else 0, errors)
-
-
-def _predict(bundle: Bundle, choice: Choice, options: argparse.Namespace, where: str) -> Result:
-    classes = predict(bundle, choice, options.cache)
-    return Result({"classes": classes}, [str(number) for number in classes])
-
-
-_COMMANDS = {"build": _build, "check": _check, "bench": _bench, "classify": _classify, "predict": _predict}
 
 
 def main(words: Optional[List[str]] = None) -> int:

@@ -9,10 +9,9 @@ from types import ModuleType
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .arrays import Array, np
-from .backends import imported
+from .backends import engine_of, imported
 from .base import INPUT, LARGEST_BATCH, Problem, write_whole
 from .cuda import TO_DEVICE, TO_HOST, Cuda
-from .engines import engine_of
 from .manifest import Bundle, ModelEntry
 from .timing import Measured, measured
 from .versions import Switches, switches_of, workspace_of

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .arrays import Array, np
+from .backends import engine_of
 from .base import INPUT, LARGEST_BATCH, Absent, Problem, write_whole
-from .engines import engine_of
 from .machine import ROOT, free_memory, gpu_name
 from .manifest import Bundle, ModelEntry
 from .tensorrt import Refused

@@ -25,9 +25,7 @@ from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.bundle import (
-    FORMAT,
-    MANIFEST,
-    Facts,
+    BundleDescription,
     archive,
     integers_per_image,
     pick_images,
@@ -35,6 +33,7 @@ from intraq_deploy.targets.device.bundle import (
     write_bundle,
 )
 from intraq_deploy.targets.device.profile import DeviceProfile
+from intraq_deploy.targets.device.runner.manifest import FORMAT, MANIFEST
 from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names
 
 FOLDER = "bundles"
@@ -72,7 +71,6 @@ def bundle_run(
     Raises RunError for a run whose gate failed or a folder that holds something else, TargetError where no target takes
     the program, UsageError for a person's own target that is not what the run was made for.
     """
-    device = target if isinstance(target, DeviceProfile) else None
     profiles = (target,) if isinstance(target, TargetProfile) else tuple(map(load_profile, target.targets))
     folder = path / FOLDER / target.name if out is None else out.resolve()
     packed = folder.with_name(f"{folder.name}.tar.gz")
@@ -84,12 +82,12 @@ def bundle_run(
         keep_targets(run)
         artifacts, left_out = _exported(run, report, program, profiles)
         keep(run, report)
-        facts = _facts(run, report, target.name, program)
+        description = _description(run, report, target, program, left_out)
         own_rounding = any(profile.runtime == "tensorrt" for profile, _ in artifacts)
         images = pick_images(program, _images(run, program), own_rounding=own_rounding)
         with _replaced(folder) as scratch:
-            manifest = write_bundle(scratch, device, program, artifacts, left_out, images, facts)
-        data = archive(folder, facts.name)
+            manifest = write_bundle(scratch, program, artifacts, images, description)
+        data = archive(folder, description.name)
         write_atomically(packed, data)
     return BundleReport(
         folder=str(folder),
@@ -131,12 +129,19 @@ def _images(run: Run, program: Program) -> Tensor:
     return program_input(program, torch.randn(_NOISE, *run.model.input_shape, generator=generator))
 
 
-def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
+def _description(
+    run: Run,
+    report: RunReport,
+    target: TargetProfile | DeviceProfile,
+    program: Program,
+    left_out: dict[str, str],
+) -> BundleDescription:
     model = run.model
     preprocessing = asdict(model.preprocessing)
     stem = Path(model.source.location.partition(":")[2] or model.source.location).name.partition(".")[0]
-    return Facts(
-        name=f"{stem}-{report.label.lower().replace('/', '-')}-{name}",
+    return BundleDescription(
+        name=f"{stem}-{report.label.lower().replace('/', '-')}-{target.name}",
+        device=target if isinstance(target, DeviceProfile) else None,
         network={
             "architecture": model.architecture.rpartition("/")[2],  # where a person keeps files is theirs to tell
             "bits": report.label,
@@ -148,6 +153,7 @@ def _facts(run: Run, report: RunReport, name: str, program: Program) -> Facts:
         classes=model.class_names,
         versions={**report.versions, "pillow": PIL.__version__},
         images="synthetic" if run.options.calibration is None else "noise",
+        left_out=left_out,
     )
 
 

@@ -25,7 +25,7 @@ _REJECTIONS = (
     ("Failed to import initializer", "a constant has a type that it does not know"),
     ("(?i)out of memory|find any implementation", "memory did not suffice to try any kernel; free some"),
 )
-"""What TensorRT's messages mean, by what they contain."""
+"""Words in TensorRT's messages, and their meaning."""
 
 
 class NetworkBuild(Build):

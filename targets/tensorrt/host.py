@@ -1,4 +1,4 @@
-"""TensorRT on this machine. It builds for the GPU that is here, for its own version, and for nothing else."""
+"""TensorRT on this machine, which builds for its own version and for the GPU that is here, and for nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from intraq_deploy.targets.tensorrt.trtexec import Trtexec, find_trtexec
 from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
 
 DEVICE = "cuda"
-"""Where inputs and outputs of engines lie, as torch calls it."""
+"""The device on which inputs and outputs of engines lie, as torch calls it."""
 
 
 class Runs(Protocol):
@@ -34,10 +34,13 @@ class Runs(Protocol):
 
 
 class Session(Runs, Protocol):
-    """An engine."""
+    """An engine that can be run and timed."""
 
     def milliseconds(self, images: Tensor) -> float:
-        """What running one batch takes on the GPU, transfers apart."""
+        """Milliseconds that one batch takes on the GPU, without transfers.
+
+        images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
+        """
 
 
 class Host(Protocol):
@@ -62,10 +65,10 @@ class Host(Protocol):
         """
 
     def layers(self, engine: Path) -> str:
-        """What TensorRT says of an engine's layers, as JSON. Raises TargetError as `open`."""
+        """TensorRT's own description of an engine's layers, JSON. Raises TargetError as `open` does."""
 
     def open(self, engine: Path) -> Session:
-        """Raises TargetError for an engine of another version or GPU."""
+        """Loads an engine. Raises TargetError for one of another version or GPU."""
 
 
 @dataclass(frozen=True, slots=True)

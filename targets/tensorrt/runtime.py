@@ -1,4 +1,4 @@
-"""Engines, run: on this machine's GPU, through torch's memory and streams.
+"""Runs engines on this machine's GPU, with torch's memory and streams.
 
 Everything that is called here exists from TensorRT 8.5 to 11. A call that fails returns None or False and logs why.
 """
@@ -50,7 +50,7 @@ class EngineSession(BatchedSession):
     """One engine with one input; the logits are its first output, and codes of tensors may follow."""
 
     def __init__(self, runtime: ModuleType, product: str, engine: bytes, device: str) -> None:
-        """product: its name, for messages. device: the GPU, as torch calls it.
+        """product: TensorRT's name, for messages. device: the GPU, as torch calls it.
 
         Raises TargetError for an engine of another version or GPU, and where memory does not suffice.
         """
@@ -59,7 +59,7 @@ class EngineSession(BatchedSession):
             self._engine = LoadedEngine(runtime, make_logger(runtime), engine, product, "build it again on this GPU")
 
     def layers(self) -> str:
-        """What TensorRT says of the layers, as JSON. A shape is set first: without one there are no formats to show."""
+        """TensorRT's own description of the layers, JSON. A shape is set first: without one it shows no formats."""
         engine = self._engine.engine
         with explained():
             self._engine.take((1, *tuple(engine.get_tensor_shape(INPUT))[1:]))
@@ -68,7 +68,10 @@ class EngineSession(BatchedSession):
         return str(inspector.get_engine_information(self._information.JSON))
 
     def milliseconds(self, images: Tensor) -> float:
-        """The median of a CUDA graph's replays on `images`, at most LARGEST_BATCH of them; transfers apart."""
+        """The median time of a CUDA graph's replays, without transfers. images: [N, C, H, W], N at most LARGEST_BATCH.
+
+        Raises TargetError where the engine cannot be run.
+        """
         with self._translated(), torch.cuda.stream(torch.cuda.Stream()):
             kept = self._bind(images)
             for _ in range(_WARM_UP):
@@ -109,7 +112,7 @@ class EngineSession(BatchedSession):
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raises what torch and the runner raise of the GPU as TargetError."""
+        """Raises errors of torch and of the runner as TargetError."""
         try:
             with explained():
                 yield

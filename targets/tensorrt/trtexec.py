@@ -31,7 +31,7 @@ def find_trtexec() -> TrtexecProgram | None:
 
 @dataclass(frozen=True, slots=True)
 class Trtexec:
-    """A host (`host.Host`)."""
+    """trtexec as a `host.Host`."""
 
     program: TrtexecProgram
     gpu: str
@@ -48,7 +48,7 @@ class Trtexec:
         return self.program.product
 
     def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> bytes:
-        """As `Host.build`."""
+        """Builds the engine of an ONNX file, as `Host.build`. Raises TargetError where trtexec fails."""
         image = onnx.load(model, load_external_data=False).graph.input[0]
         shape = [axis.dim_value for axis in image.type.tensor_type.shape.dim[1:]]
         options = (*switches_of(self.version, half=half).trtexec, _VERBOSE)
@@ -56,8 +56,10 @@ class Trtexec:
             return self.program.build(model, shape, timing_cache, self.workspace, options)
 
     def layers(self, engine: Path) -> str:
-        """As `Host.layers`, in a call of its own, that runs it: while it builds, trtexec has no shapes, and shows no
-        formats."""
+        """TensorRT's own description of the layers, JSON. Raises TargetError where trtexec fails.
+
+        The engine is run once for it: while it builds, trtexec has no shapes, and shows no formats.
+        """
         with explained(), tempfile.TemporaryDirectory() as folder:
             layers = Path(folder) / "layers.json"
             # Without --shapes it takes the profile's least, a batch of one.
@@ -65,7 +67,7 @@ class Trtexec:
             return self.program.written(layers).decode()
 
     def open(self, engine: Path) -> "TrtexecSession":
-        """As `Host.open`; nothing is loaded yet."""
+        """A session, for which nothing is loaded yet."""
         return TrtexecSession(self.program, engine)
 
 
@@ -76,7 +78,10 @@ class TrtexecSession(BatchedSession):
         self._program, self._engine = program, engine
 
     def milliseconds(self, images: Tensor) -> float:
-        """The median of a CUDA graph's replays, as trtexec says it. Raises TargetError where it does not."""
+        """The median of a CUDA graph's replays, as trtexec prints it. Raises TargetError where it prints none.
+
+        images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
+        """
         with explained():
             return self._program.times(self._engine, images.numpy(), "--useCudaGraph").median
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from enum import IntEnum
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -27,7 +28,7 @@ from intraq_deploy.data.resizing import FILTERS, to_network_size
 from intraq_deploy.errors import TargetError
 from intraq_deploy.models import Preprocessing
 from intraq_deploy.targets.device.bundle import (
-    Facts,
+    BundleDescription,
     archive,
     expected,
     further_outputs,
@@ -54,7 +55,16 @@ PREPROCESSING = {
     "squash": False,
 }
 NETWORK = {"architecture": "test:mobilenet", "bits": "W4A4", "scheme": "integer", "classes": 10}
-FACTS = Facts("small-w4a4-jetson", NETWORK, PREPROCESSING, CLASSES, {"torch": "2"}, "synthetic")
+DESCRIPTION = BundleDescription(
+    name="small-w4a4-jetson",
+    device=load_device("jetson-orin-nano"),
+    network=NETWORK,
+    preprocessing=PREPROCESSING,
+    classes=CLASSES,
+    versions={"torch": "2"},
+    images="synthetic",
+    left_out={"other": "why."},
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,7 @@ def bundle(program, artifacts, images, tmp_path, monkeypatch):
     """A bundle's folder, in which run.py thinks that it lies."""
     folder = tmp_path / "bundle"
     folder.mkdir()
-    write_bundle(folder, load_device("jetson-orin-nano"), program, artifacts, {"other": "why."}, images, FACTS)
+    write_bundle(folder, program, artifacts, images, DESCRIPTION)
     monkeypatch.setattr(device, "HERE", folder)
     return folder
 
@@ -113,7 +123,7 @@ def test_a_manifest_says_what_is_there(bundle):
 def test_the_same_inputs_give_the_same_bytes(bundle, program, artifacts, images, tmp_path):
     again = tmp_path / "again"
     again.mkdir()
-    write_bundle(again, load_device("jetson-orin-nano"), program, artifacts, {"other": "why."}, images, FACTS)
+    write_bundle(again, program, artifacts, images, DESCRIPTION)
     for path in again.rglob("*"):
         path.touch(mode=0o600)
     assert archive(again, "a") == archive(bundle, "a")
@@ -158,7 +168,7 @@ def test_what_a_bundle_can_hold(target, reason):
 
 def test_nothing_left_to_bundle(program, images, tmp_path):
     with pytest.raises(TargetError, match=r"No target of small-w4a4-jetson can take this program \(a: b\)"):
-        write_bundle(tmp_path, None, program, [], {"a": "b."}, images, FACTS)
+        write_bundle(tmp_path, program, [], images, replace(DESCRIPTION, left_out={"a": "b."}))
 
 
 # The rule of `check`.
@@ -293,12 +303,6 @@ def test_files_are_read_alike_with_and_without_pil(channels, suffix, tmp_path, m
 
 
 # TensorRT's versions, and its stand-ins.
-
-
-@pytest.mark.parametrize("version", ["8.5.2", "8.6.2", "10.3.0", "10.12.0", "10.13.2.6", "11.4.1"])
-def test_versions_are_told_what_the_package_tells_them(version):
-    own, package = device.switches_of(version), switches_of(version)
-    assert (own.network, own.builder) == (package.network, package.builder)
 
 
 @pytest.mark.parametrize("version", ["8.4.1", "7.1", "12.0.0", "abc"])

@@ -1,4 +1,4 @@
-"""What a runtime must do here: run a model on batches, and say how long that takes; and engines, which are kept."""
+"""The interface of a runtime: it runs a model on batches, and times that. TensorRT's engines are kept."""
 
 import hashlib
 import importlib
@@ -22,7 +22,7 @@ class ModelSession(Protocol):
         """Outputs by name. images: [N, C, H, W] in the network's type, N at most LARGEST_BATCH."""
 
     def measured(self, images: Array, runs: int) -> Measured:
-        """What one batch takes, without transfers to and from a GPU."""
+        """Times one batch, without transfers to and from a GPU."""
 
 
 class Backend(Protocol):
@@ -62,7 +62,7 @@ class EngineBackend(Backend, Protocol):
 
 
 def engine_path(backend: EngineBackend, bundle: Bundle, model: ModelEntry, cache: Path, with_codes: bool) -> Path:
-    """Where an engine is kept: it is for one ONNX file, one version of TensorRT, one GPU and one backend's settings."""
+    """The path of an engine, which is for one ONNX file, version of TensorRT, GPU, and a backend's settings."""
     onnx = hashlib.sha256(onnx_bytes(bundle, model, with_codes)).hexdigest()
     settings = (backend.name, LARGEST_BATCH, *backend.switches)
     key = hashlib.sha256(f"{onnx} {backend.version} {backend.gpu} {settings}".encode()).hexdigest()[:16]

@@ -79,7 +79,7 @@ class Comparison:
 
 
 class CheckResult(NamedTuple):
-    """What `check` found, as its JSON has it."""
+    """The result of `check`, as its JSON has it."""
 
     passes: bool
     failures: List[str]
@@ -95,7 +95,7 @@ class CheckResult(NamedTuple):
     logits_difference: Optional[float]
     """The greatest one, as a share of the largest logit; None where logits are no numbers."""
     top1_agreement: Optional[float]
-    """In percent."""
+    """The percentage of images with the expected class."""
 
 
 def check(bundle: Bundle, choice: Choice, options: Namespace) -> Result:

@@ -1,4 +1,4 @@
-"""Which runtime is taken: the first that is here and that the bundle has a file for."""
+"""The choice of a runtime: the first that is here and that the bundle has a file for."""
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -15,7 +15,7 @@ Json = Dict[str, Any]
 
 
 class Result(NamedTuple):
-    """What a command gives: values for JSON, and lines for a person."""
+    """The result of a command: values for JSON, and lines for a person."""
 
     values: Json
     lines: Sequence[str]

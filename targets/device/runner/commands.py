@@ -53,7 +53,7 @@ def _row(batch: int, found: Measured) -> Json:
 
 
 def bench_lines(where: str, result: Json) -> List[str]:
-    """What `bench` prints for a person."""
+    """The lines that `bench` prints for a person."""
     lines = [where]
     for row in result["batches"]:
         known = [key for key, value in row.items() if key.endswith("_ms") and value is not None]

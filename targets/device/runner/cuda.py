@@ -18,7 +18,7 @@ _CAPABILITY = 75
 
 
 class Cuda:
-    """What is needed of CUDA's runtime: by cuda-python, or else by its library."""
+    """The needed part of CUDA's runtime: by cuda-python, or else by its library."""
 
     def __init__(self) -> None:
         self._module = cuda_python()

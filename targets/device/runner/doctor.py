@@ -22,13 +22,13 @@ class DoctorFinding(NamedTuple):
     what: str
     found: str
     remedy: Optional[str] = None
-    """None where nothing is wrong."""
+    """The remedy; None where nothing is wrong."""
     needed: bool = False
     """Whether nothing runs without it."""
 
 
 def doctor(folder: Path, cache: Path) -> List[DoctorFinding]:
-    """What is here and what is missing, found with the standard library alone."""
+    """Finds what is here and what is missing, with the standard library alone."""
     findings, bundle = [], None
     try:
         bundle = open_bundle(folder)
@@ -136,7 +136,7 @@ def _disk(cache: Path) -> DoctorFinding:
 
 
 def doctor_lines(findings: List[DoctorFinding], ready: bool) -> List[str]:
-    """What `doctor` prints for a person."""
+    """The lines that `doctor` prints for a person."""
     width = max(len(finding.what) for finding in findings)
     marks = [("ok" if f.remedy is None else "NO" if f.needed else "--", f) for f in findings]
     text = [

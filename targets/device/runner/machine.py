@@ -43,7 +43,7 @@ def output_of(*command: str) -> Optional[str]:
 
 
 def nvidia_smi(fields: str) -> List[str]:
-    """What NVIDIA's driver says of `fields` ("name,memory.free"), by GPU. Raises Problem where it does not answer."""
+    """The values of `fields` ("name,memory.free"), a line for each GPU. Raises Problem where the driver gives none."""
     if shutil.which("nvidia-smi") is None:
         raise Absent("no nvidia-smi", "GPU targets need it: install the driver")
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]

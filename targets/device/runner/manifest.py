@@ -53,7 +53,7 @@ class TensorEntry(TypedDict):
 
     name: str
     value: str
-    """Its name in the ONNX file."""
+    """The name of its codes in the ONNX file."""
     zero_point: int
     inputs: List[str]
     """The quantized tensors that it is computed from."""
@@ -62,7 +62,7 @@ class TensorEntry(TypedDict):
 
 
 class CheckEntry(TypedDict):
-    """What `check` compares."""
+    """The images and codes that `check` compares."""
 
     images: str
     images_are: str

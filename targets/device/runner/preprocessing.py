@@ -1,4 +1,4 @@
-"""From an image file to what the network takes: reading with PIL, OpenCV or neither, resizing, normalising."""
+"""Makes the network's input of image files: reads with PIL, OpenCV or neither, resizes, normalises."""
 
 import importlib
 import math

@@ -26,7 +26,7 @@ class Refused(Problem):
     def __init__(self, product: str, messages: Iterable[str]) -> None:
         self.product = product
         self.said = "; ".join(" ".join(str(message).split()) for message in messages) or "it gave no reason"
-        """What TensorRT logged, in one line."""
+        """TensorRT's messages, in one line."""
         memory = re.search("(?i)out of memory|find any implementation", self.said)
         why = "memory did not suffice, free some; it said: " if memory else ""
         super().__init__(f"{product} refuses the model: {why}{self.said.rstrip('.')[:400]}.")
@@ -68,7 +68,7 @@ class Build:
             self.config.set_flag(getattr(trt.BuilderFlag, name))
 
     def described(self, error: Any) -> str:
-        """What the parser says of an error."""
+        """The text of a parser's error."""
         return str(error.desc())
 
     def limit(self, workspace: int) -> None:
@@ -83,7 +83,7 @@ class Build:
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def timing(self) -> bytes:
-        """What is known of kernels now, for `use_timing` of a later build."""
+        """The times of kernels that are known now, for `use_timing` of a later build."""
         return bytes(self.config.get_timing_cache().serialize())
 
     def engine(self) -> bytes:

@@ -14,14 +14,14 @@ LEAST_SAMPLES = 5
 
 
 class Measured(NamedTuple):
-    """What running one batch takes."""
+    """The time and the power that one batch takes."""
 
     runs: int
     median: float
     """Milliseconds, as in the percentiles."""
     p90: Optional[float]
     p99: Optional[float]
-    """None where the percentile is not known."""
+    """A percentile is None where it is not known."""
     watts: Dict[str, float]
     """Watts by rail; empty without sensors, and from too few samples."""
     power_samples: int

@@ -111,7 +111,7 @@ class TrtexecProgram:
         }
 
     def times(self, engine: Path, images: Array, *options: str) -> EngineTimes:
-        """What one batch takes, as trtexec says it. Raises Problem where it does not, Refused where it fails."""
+        """Times one batch as trtexec does. Raises Problem where it prints no time, Refused where it fails."""
         said = self.call(f"--loadEngine={engine}", "--noDataTransfers", *options, _shapes(images))
         line = re.search(r"GPU Compute Time:(.*)", said)
         found = dict(re.findall(r"(median|percentile\(\d+%\)) = ([\d.]+) ms", line.group(1) if line else ""))
@@ -122,7 +122,7 @@ class TrtexecProgram:
         return EngineTimes(int(queries.group(1)) if queries else None, float(found["median"]), p90, p99)
 
     def call(self, *arguments: str) -> str:
-        """What trtexec prints. Raises Refused, with its errors, where it fails."""
+        """Runs trtexec, and gives what it prints. Raises Refused, with its errors, where it fails."""
         code, said = self._said(*arguments)
         if code:
             raise Refused(self.product, re.findall(r"\[E\] (.*)", said))
@@ -136,7 +136,7 @@ class TrtexecProgram:
             raise Problem(f"{self.product} ended well and wrote no {file.name}", "run it by hand") from error
 
     def _said(self, *arguments: str) -> Tuple[int, str]:
-        """Its exit code, and what it prints."""
+        """Runs trtexec, and gives its exit code and what it prints."""
         try:
             done = subprocess.run(
                 [self.path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False

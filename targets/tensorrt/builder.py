@@ -33,7 +33,9 @@ class NetworkBuild(Build):
 
     def __init__(self, runtime: ModuleType, product: str, switches: Switches, model: bytes) -> None:
         """product: TensorRT's name, for messages. model: ONNX. Raises Refused where it cannot be parsed."""
-        super().__init__(runtime, product, make_logger(runtime), switches, model)
+        self.log: list[str] = []
+        """All that TensorRT says while it builds."""
+        super().__init__(runtime, product, make_logger(runtime, self.log), switches, model)
         self.config.profiling_verbosity = runtime.ProfilingVerbosity.DETAILED
 
     def compile_for(self, capability: str) -> None:

@@ -15,6 +15,8 @@ from intraq_deploy.targets.tensorrt.runtime import BatchedSession
 from intraq_deploy.targets.tensorrt.versions import switches_of
 
 _VERBOSE = "--profilingVerbosity=detailed"
+_RUNS = 10
+"""The fewest runs that are timed, as trtexec has it by default."""
 
 
 def find_trtexec() -> TrtexecProgram | None:
@@ -83,7 +85,7 @@ class TrtexecSession(BatchedSession):
         images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
         """
         with explained():
-            return self._program.times(self._engine, images.numpy(), "--useCudaGraph").median
+            return self._program.times(self._engine, images.numpy(), _RUNS, "--useCudaGraph").median
 
     def _batch(self, images: Tensor) -> dict[str, Tensor]:
         with explained():

@@ -792,7 +792,33 @@ def test_threads_are_those_of_the_call(call, monkeypatch):
     assert given == [1, 1, 0, 0]
 
 
-# What a Jetson says of itself.
+# What a machine says of itself.
+
+
+@pytest.mark.parametrize(
+    ("script", "found", "name"),
+    [
+        ('echo "Orin, $1, $2"', "Orin, --query-gpu=name, --format=csv,noheader,nounits", "Orin"),
+        ("echo it has failed; exit 9", "it has failed", None),
+        ("echo no driver >&2; exit 1", "no driver", None),
+        ("true", "it says nothing", None),
+        (None, "no nvidia-smi", None),
+    ],
+)
+def test_nvidias_driver(script, found, name, monkeypatch, tmp_path):
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(device, "ROOT", tmp_path)
+    assert (device.gpu_name() or "").partition(",")[0] == (name or "")
+    if name is not None:
+        assert device.nvidia_smi("name") == [found]
+    else:
+        with pytest.raises(device.Problem) as error:
+            device.nvidia_smi("name")
+        assert error.value.found == found
+        assert error.value.remedy
 
 
 def test_sensors_and_release_of_a_jetson(tmp_path, monkeypatch, bundle):

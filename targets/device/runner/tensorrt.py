@@ -32,17 +32,17 @@ class Refused(Problem):
         super().__init__(f"{product} refuses the model: {why}{self.said.rstrip('.')[:400]}.")
 
 
-def make_logger(trt: ModuleType) -> Any:
-    """A logger that keeps what is said: all of it as `lines`, and errors as `errors`."""
+def make_logger(trt: ModuleType, lines: Optional[List[str]] = None) -> Any:
+    """A logger that keeps errors in its list `errors`, and all that is said in `lines`, which can be much."""
 
     class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.lines: List[str] = []
             self.errors: List[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            self.lines.append(message)
+            if lines is not None:
+                lines.append(message)
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
 
@@ -113,14 +113,16 @@ class LoadedEngine:
         self._logger, self._product, self._remedy = logger, product, remedy
         # It must live as long as the engine.
         self._runtime = trt.Runtime(logger)
-        self.engine = self._made(self._runtime.deserialize_cuda_engine(engine), "load the engine")
-        self.context = self._made(self.engine.create_execution_context(), "prepare the engine")
+        self.engine = self._runtime.deserialize_cuda_engine(engine)
+        self._done(self.engine is not None, "load the engine")
+        self.context = self.engine.create_execution_context()
+        self._done(self.context is not None, "prepare the engine")
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         self.outputs: List[str] = [name for name in names if name != INPUT]
 
-    def take(self, shape: Iterable[int], what: str = "take the images") -> None:
+    def take(self, shape: Iterable[int]) -> None:
         """Sets the input's shape."""
-        self._done(self.context.set_input_shape(INPUT, tuple(shape)), what)
+        self._done(self.context.set_input_shape(INPUT, tuple(shape)), "take the images")
 
     def shape_of(self, name: str) -> Tuple[int, ...]:
         """A tensor's shape, which for outputs depends on the input's."""
@@ -140,10 +142,6 @@ class LoadedEngine:
     def execute(self, stream: int) -> None:
         """Starts one run on a CUDA stream."""
         self._done(self.context.execute_async_v3(stream), "run the engine")
-
-    def _made(self, value: Optional[Any], what: str) -> Any:
-        self._done(value is not None, what)
-        return value
 
     def _done(self, well: bool, what: str) -> None:
         if not well:

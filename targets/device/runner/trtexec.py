@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from .arrays import Array, np
 from .backends import engine_of
@@ -24,15 +24,6 @@ from .versions import switches_of, workspace_of
 
 ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
 """Options for one run that is not timed."""
-
-
-class EngineTimes(NamedTuple):
-    """Milliseconds that an engine takes on the GPU; some versions give no percentiles."""
-
-    runs: Optional[int]
-    median: float
-    p90: Optional[float]
-    p99: Optional[float]
 
 
 def find_trtexec() -> Optional[str]:
@@ -110,16 +101,22 @@ class TrtexecProgram:
             if output["name"] != INPUT
         }
 
-    def times(self, engine: Path, images: Array, *options: str) -> EngineTimes:
-        """Times one batch as trtexec does. Raises Problem where it prints no time, Refused where it fails."""
-        said = self.call(f"--loadEngine={engine}", "--noDataTransfers", *options, _shapes(images))
+    def times(self, engine: Path, images: Array, runs: int, *options: str) -> Measured:
+        """Times one batch as trtexec does: as often as it wants, at least `runs` times.
+
+        Some versions give no percentiles. There are no watts: it starts and loads the engine in the same time, and what
+        that takes is not what the engine takes.
+        Raises Problem where it prints no time, Refused where it fails.
+        """
+        given = ("--noDataTransfers", f"--iterations={runs}", *options, _shapes(images))
+        said = self.call(f"--loadEngine={engine}", *given)
         line = re.search(r"GPU Compute Time:(.*)", said)
         found = dict(re.findall(r"(median|percentile\(\d+%\)) = ([\d.]+) ms", line.group(1) if line else ""))
         if "median" not in found:
             raise Problem("trtexec does not say how long the engine took: run it by hand.")
         p90, p99 = (float(found[its]) if its in found else None for its in ("percentile(90%)", "percentile(99%)"))
         queries = re.search(r"Timing trace has (\d+) queries", said)
-        return EngineTimes(int(queries.group(1)) if queries else None, float(found["median"]), p90, p99)
+        return Measured(int(queries.group(1)) if queries else runs, float(found["median"]), p90, p99, {}, 0)
 
     def call(self, *arguments: str) -> str:
         """Runs trtexec, and gives what it prints. Raises Refused, with its errors, where it fails."""
@@ -188,9 +185,4 @@ class TrtexecSession:
         return self._program.run(self._engine, images.astype(self._kind, copy=False))
 
     def measured(self, images: Array, runs: int) -> Measured:
-        """trtexec's own figures: it runs as often as it wants, at least `runs` times.
-
-        No watts: it starts and loads the engine in the same time, and what that takes is not what the engine takes.
-        """
-        times = self._program.times(self._engine, images, f"--iterations={runs}")
-        return Measured(times.runs or runs, times.median, times.p90, times.p99, {}, 0)
+        return self._program.times(self._engine, images, runs)

@@ -6,6 +6,7 @@ say`). `head.py` comes first and whole: it is what has to happen before other im
 
 import ast
 import symtable
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ def joined(read: Callable[[str], str]) -> str:
             if owners.setdefault(name, owner) != owner:
                 raise ValueError(f"{name} is of {owners[name] or 'Python'} and of {owner}: rename it in the runner")
         imported |= _imported(module)
+    foreign = {(source or name).partition(".")[0] for name, source in imported.items()} - sys.stdlib_module_names
+    if foreign:
+        raise ValueError(
+            f"the runner imports {', '.join(sorted(foreign))}: a device may have the standard library only"
+        )
     head = f"{read(_HEAD).rstrip()}\n\n{_statements(imported)}"
     return "\n\n\n".join([head, *(module.body() for module in modules.values())]) + "\n"
 
@@ -77,7 +83,8 @@ def _collect(name: str, read: Callable[[str], str], found: dict[str, _Module], t
         return
     module = _Module(name, read(name))
     for node in module.imports:
-        if any(alias.asname for alias in node.names) or (isinstance(node, ast.ImportFrom) and not node.module):
+        far = isinstance(node, ast.ImportFrom) and (node.level > 1 or not node.module)
+        if far or any(alias.asname for alias in node.names):
             raise ValueError(f"{name} has `{ast.unparse(node)}`: import names of modules as they are")
         if isinstance(node, ast.ImportFrom) and node.level:
             _collect(str(node.module), read, found, (*through, name))

@@ -36,6 +36,8 @@ def test_modules_stand_behind_what_they_need():
         ({"b": "import os as system\n"}, "`import os as system`: import names of modules as they are"),
         ({"b": "from . import a\n"}, "`from . import a`: import names"),
         ({"b": "def path():\n    return 1\n"}, "path is of b.py and of os"),
+        ({"b": "from ..c import a\n"}, "`from ..c import a`: import names"),
+        ({"b": "import torch.nn\n"}, "the runner imports torch"),
         ({"b": "from posix import path\n"}, "path is of posix and of os"),
     ],
 )

@@ -27,7 +27,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python benchmarks/typecheck.py
-	$(BIN)/vermin --quiet --no-tips --target=3.8- targets/device/run.py
+	$(BIN)/vermin --quiet --no-tips --target=3.8- targets/device/runner
 
 environment: $(READY)
 

@@ -22,9 +22,7 @@ from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.bundle import (
-    FORMAT,
-    MANIFEST,
-    Facts,
+    BundleDescription,
     archive,
     integers_per_image,
     pick_images,
@@ -32,6 +30,7 @@ from intraq_deploy.targets.device.bundle import (
     write_bundle,
 )
 from intraq_deploy.targets.device.profile import DeviceProfile
+from intraq_deploy.targets.device.runner.manifest import FORMAT, MANIFEST
 from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names
 
 FOLDER = "bundles"
@@ -70,7 +69,6 @@ def bundle_run(
     Raises RunError for a run whose gate failed or a folder that holds something else, TargetError where no target takes
     the program, UsageError for a person's own target that is not what the run was made for.
     """
-    device = target if isinstance(target, DeviceProfile) else None
     profiles = (target,) if isinstance(target, TargetProfile) else tuple(map(load_profile, target.targets))
     path = opening.path
     folder = path / FOLDER / target.name if out is None else out.resolve()
@@ -84,13 +82,13 @@ def bundle_run(
         artifacts, left_out = _exported(finished, profiles)
         made = {name: records.artifact_record(finished.run, each, program) for name, each in artifacts.items()}
         finished.keep(finished.report.model_copy(update={"artifacts": {**finished.report.artifacts, **made}}))
-        facts = _facts(finished, target.name)
+        description = _description(finished, target, left_out)
         packable = [(profile, artifacts[profile.name]) for profile in profiles if profile.name in artifacts]
         own_rounding = any(profile.runtime == "tensorrt" for profile, _ in packable)
         images = pick_images(program, _images(finished), own_rounding=own_rounding)
         with _replaced(folder) as scratch:
-            manifest = write_bundle(scratch, device, program, packable, left_out, images, facts)
-        data = archive(folder, facts.name)
+            manifest = write_bundle(scratch, program, packable, images, description)
+        data = archive(folder, description.name)
         write_atomically(packed, data)
     return BundleReport(
         folder=str(folder),
@@ -131,12 +129,15 @@ def _images(finished: FinishedRun) -> Tensor:
     return program_input(program, torch.randn(_NOISE, *run.model.input_shape, generator=generator))
 
 
-def _facts(finished: FinishedRun, name: str) -> Facts:
+def _description(
+    finished: FinishedRun, target: TargetProfile | DeviceProfile, left_out: dict[str, str]
+) -> BundleDescription:
     run, report, model = finished.run, finished.report, finished.run.model
     preprocessing = asdict(model.preprocessing)
     stem = Path(model.source.location.partition(":")[2] or model.source.location).name.partition(".")[0]
-    return Facts(
-        name=f"{stem}-{report.label.lower().replace('/', '-')}-{name}",
+    return BundleDescription(
+        name=f"{stem}-{report.label.lower().replace('/', '-')}-{target.name}",
+        device=target if isinstance(target, DeviceProfile) else None,
         network={
             "architecture": model.architecture.rpartition("/")[2],  # where a person keeps files is theirs to tell
             "bits": report.label,
@@ -148,6 +149,7 @@ def _facts(finished: FinishedRun, name: str) -> Facts:
         classes=model.class_names,
         versions={**report.versions, "pillow": PIL.__version__},
         images="synthetic" if run.options.calibration is None else "noise",
+        left_out=left_out,
     )
 
 

@@ -4,14 +4,16 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from intraq_deploy.errors import IntraqError, TargetError
+from intraq_deploy.targets.device.join import runner
 from intraq_deploy.targets.device.probe import OLDEST, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, Release, device_names, load_device
+from intraq_deploy.targets.device.runner.base import Problem
+from intraq_deploy.targets.device.runner.machine import nvidia_smi
 from intraq_deploy.targets.device.ssh import Remote, check_host, quoted, values_of
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, why_absent
@@ -22,7 +24,6 @@ from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
 
 _GIB = 1 << 30
 _LEAST_GIB = 2
-_DRIVER_SECONDS = 10
 
 
 class Finding(BaseModel):
@@ -77,8 +78,7 @@ def examine(host: str, port: int | None, python: str) -> Doctor:
     check_host(host, port)
     remote = Remote(host, port)
     probe(remote, python)
-    runner = (resources.files("intraq_deploy.targets.device") / "run.py").read_bytes()
-    answer = remote.run(f"{quoted(python)} - doctor --json", given=runner, codes=(0, 1))
+    answer = remote.run(f"{quoted(python)} - doctor --json", given=runner().encode(), codes=(0, 1))
     values = values_of(host, python, answer.output, "findings")["findings"]
     findings = [Finding(**value) for value in values if value["what"] != "bundle"]  # there is none yet
     return Doctor(host=host, findings=findings)
@@ -141,21 +141,10 @@ def _remedy(error: IntraqError) -> str:
 
 
 def _driver() -> Finding:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Finding(what="NVIDIA's driver", found="no nvidia-smi", remedy="GPU targets need it: install the driver")
-    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=_DRIVER_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return Finding(
-            what="NVIDIA's driver", found=f"no answer in {_DRIVER_SECONDS} s", remedy="restart, or install it again"
-        )
-    said = (done.stdout or done.stderr).strip().splitlines()
-    if done.returncode or not said:
-        reason = said[0] if said else "it says nothing"
-        return Finding(what="NVIDIA's driver", found=reason, remedy="install the driver again")
-    return Finding(what="NVIDIA's driver", found=said[0])
+        return Finding(what="NVIDIA's driver", found=nvidia_smi("name,driver_version")[0])
+    except Problem as problem:
+        return Finding(what="NVIDIA's driver", found=problem.found, remedy=problem.remedy)
 
 
 def _disk(folder: Path) -> Finding:

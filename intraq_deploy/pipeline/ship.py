@@ -20,7 +20,7 @@ from intraq_deploy.pipeline.finished import Opening, finished_run
 from intraq_deploy.pipeline.options import check_apart, read_config
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.rundir import CONFIG
-from intraq_deploy.targets.device.probe import Facts, check_fits, device_of, probe
+from intraq_deploy.targets.device.probe import HostFacts, check_fits, device_of, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, load_device
 from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send, values_of
 from intraq_deploy.targets.profile import TargetProfile
@@ -149,7 +149,7 @@ def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progres
     return ShipReport(run=str(path), hosts=list(reports.values()))
 
 
-def _twice(found: Mapping[str, Facts]) -> dict[str, str]:
+def _twice(found: Mapping[str, HostFacts]) -> dict[str, str]:
     """Hosts that are another one by another name, with that one: both would write into one folder."""
     first: dict[tuple[str, ...], str] = {}
     return {
@@ -177,7 +177,7 @@ def _keep(path: Path, remote: Remote, report: HostReport) -> None:
     write_atomically(path / RESULTS / f"{name}.json", report.to_json())
 
 
-def _probe(remote: Remote, shipment: Shipment) -> tuple[TargetProfile | DeviceProfile, Facts]:
+def _probe(remote: Remote, shipment: Shipment) -> tuple[TargetProfile | DeviceProfile, HostFacts]:
     facts = probe(remote, shipment.python)
     if shipment.target is None:
         return load_device(device_of(remote.host, facts)), facts

@@ -1,6 +1,6 @@
 """A bundle: what a device needs to build, check, time and run a network, in one folder without this package.
 
-run.py                      the commands; Python 3.8 and numpy
+run.py                      the commands, joined from `runner`; Python 3.8 and numpy
 manifest.json               what every file is, with its SHA-256, and for which runtimes and versions the models are
 targets/NAME/model.onnx     the network for one runtime
 targets/NAME/outputs.bin    appended to the model's bytes it makes the codes of all quantized tensors outputs
@@ -15,9 +15,8 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -29,40 +28,52 @@ from intraq_deploy.errors import TargetError
 from intraq_deploy.program.program import Program
 from intraq_deploy.program.ties import TieReference
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.device.join import runner
 from intraq_deploy.targets.device.profile import DeviceProfile
+from intraq_deploy.targets.device.runner.base import INPUT, LARGEST_BATCH
+from intraq_deploy.targets.device.runner.manifest import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    ModelEntry,
+    PreprocessingEntry,
+    TensorEntry,
+)
 from intraq_deploy.targets.onnx.canonical import codes_name
 from intraq_deploy.targets.onnx.lower import instrument, stored_zero_points
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
-MANIFEST, FORMAT = "manifest.json", 1
 _RUN, _README, _CLASSES = "run.py", "README.md", "classes.json"
 _IMAGES, _EXPECTED = "parity/images.npy", "parity/expected.npz"
 _MOST_IMAGES, _MOST_PIXELS = 16, 1_300_000
-"""Of what is compared on: few enough to send."""
+"""The most images, and pixels in all of them, that integers are compared on: few enough to send."""
 _MOST_CODES = 4_000_000
+"""The most expected codes that a bundle holds."""
 _SEARCHED = 20_000_000
-"""Over about how many integers images without near ties are looked for."""
-_BATCH = 8
+"""The number of integers over which images without near ties are looked for, about."""
 _RUNTIMES = ("onnxruntime", "tensorrt")
-"""That run.py knows."""
+"""The runtimes that run.py knows."""
 _READS_OPSET_21, _CASTS_INT4 = "1.18", "1.23"
-"""Versions of ONNX Runtime."""
+"""The first versions of ONNX Runtime that can."""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a manifest says beside the program."""
+class BundleDescription:
+    """The parts of a manifest that the program does not tell."""
 
     name: str
-    """Of the bundle, and of the folder in its archive."""
+    """The name of the bundle, and of the folder in its archive."""
+    device: DeviceProfile | None
     network: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     classes: tuple[str, ...] | None
     versions: Mapping[str, str]
-    """Of what made it."""
+    """Versions of the packages that made it."""
     images: str
-    """Where the images come from: "synthetic" or "noise"."""
+    """The source of the images: "synthetic" or "noise"."""
+    left_out: Mapping[str, str]
+    """Targets without a file, with the reason."""
 
 
 def why_left_out(profile: TargetProfile) -> str | None:
@@ -75,13 +86,16 @@ def why_left_out(profile: TargetProfile) -> str | None:
 
 
 def integers_per_image(program: Program) -> int:
-    """Of all quantized tensors."""
+    """How many codes all quantized tensors of one image have together."""
     return max(1, sum(torch.Size(program.graph[name].shape).numel() for name in program.grids))
 
 
 def pick_images(program: Program, images: Tensor, *, own_rounding: bool) -> Tensor:
-    """Those to compare on, of `images`, what the program takes [N, C, H, W]. own_rounding: a runtime rounds in another
-    order than the program, so images in which that can make no difference come first."""
+    """The images to compare on, some of `images`, [N, C, H, W] as the program takes them.
+
+    own_rounding: a runtime rounds in another order than the program, so images in which that can make no difference
+    come first.
+    """
     count = min(len(images), _MOST_IMAGES, max(1, _MOST_PIXELS // images[0].numel()))
     if not own_rounding:
         return images[:count]
@@ -91,9 +105,12 @@ def pick_images(program: Program, images: Tensor, *, own_rounding: bool) -> Tens
 
 
 def near_ties(program: Program, images: Tensor) -> Tensor:
-    """How many codes of each image another order of float32 arithmetic may round otherwise, int64 [N]."""
+    """How many codes of each image another order of float32 arithmetic may round otherwise, int64 [N].
+
+    images: [N, C, H, W] as the program takes them.
+    """
     reference, counts = TieReference(program), []
-    for part in images.split(_BATCH):
+    for part in images.split(LARGEST_BATCH):
         reference.run(part)
         zero = torch.zeros(len(part), dtype=torch.int64)
         counts.append(sum((mask.flatten(1).sum(1) for mask in reference.near.values()), zero))
@@ -102,50 +119,51 @@ def near_ties(program: Program, images: Tensor) -> Tensor:
 
 def write_bundle(
     folder: Path,
-    device: DeviceProfile | None,
     program: Program,
     artifacts: Sequence[tuple[TargetProfile, Artifact]],
-    left_out: Mapping[str, str],
     images: Tensor,
-    facts: Facts,
-) -> dict[str, Any]:
+    description: BundleDescription,
+) -> Manifest:
     """Fills `folder`, which exists and is empty, and gives its manifest.
 
-    artifacts: of each target, the best first, all of `program`. left_out: targets without a file, with the reason.
-    images: from `pick_images`. Raises TargetError where there is no artifact.
+    artifacts: the files of `program`, one for each target, the best first. images: what `pick_images` gives. Raises
+    TargetError where there is no artifact.
     """
     if not artifacts:
-        reasons = "; ".join(f"{target}: {reason.rstrip('.')}" for target, reason in left_out.items())
-        raise TargetError(f"No target of {facts.name} can take this program ({reasons}): nothing is left to bundle.")
-    files: dict[str, bytes] = {_RUN: (resources.files("intraq_deploy.targets.device") / _RUN).read_bytes()}
+        reasons = "; ".join(f"{target}: {reason.rstrip('.')}" for target, reason in description.left_out.items())
+        raise TargetError(
+            f"No target of {description.name} can take this program ({reasons}): nothing is left to bundle."
+        )
+    files = {_RUN: runner().encode()}
     models = [_model(files, profile, artifact, program) for profile, artifact in artifacts]
     with_codes = max(1, min(len(images), _MOST_CODES // integers_per_image(program)))
     files[_IMAGES], files[_EXPECTED] = _npy(images.numpy()), _npz(expected(program, images, with_codes))
-    if facts.classes is not None:
-        files[_CLASSES] = json.dumps(facts.classes, indent=0, ensure_ascii=False).encode()
-    manifest = {
+    if description.classes is not None:
+        files[_CLASSES] = json.dumps(description.classes, indent=0, ensure_ascii=False).encode()
+    manifest: Manifest = {
         "format": FORMAT,
-        "name": facts.name,
-        "network": dict(facts.network),
-        "device": _device(device, facts.name),
+        "name": description.name,
+        "network": dict(description.network),
+        "device": _device(description.device, description.name),
         "needs": _needs(models),
-        "made_with": dict(facts.versions),
+        "made_with": dict(description.versions),
         "models": models,
-        "left_out": dict(left_out),
+        "left_out": dict(description.left_out),
         "input": {
-            "name": "image",
+            "name": INPUT,
             "type": "float32" if program.normalization is None else "uint8",
             "shape": list(program.graph.input.shape),
         },
-        "preprocessing": dict(facts.preprocessing),
-        "classes": None if facts.classes is None else _CLASSES,
+        "preprocessing": cast(PreprocessingEntry, dict(description.preprocessing)),
+        "classes": None if description.classes is None else _CLASSES,
         "check": {
             "images": _IMAGES,
-            "images_are": facts.images,
+            "images_are": description.images,
             "expected": _EXPECTED,
             "images_with_codes": with_codes,
             "tensors": tensors_of(program),
         },
+        "files": {},
     }
     files[_README] = _readme(manifest).encode()
     manifest["files"] = {
@@ -181,8 +199,8 @@ def _mode(name: str) -> int:
     return 0o755 if name == _RUN else 0o644
 
 
-def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, program: Program) -> dict[str, Any]:
-    """Adds a target's files, and says what they are."""
+def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, program: Program) -> ModelEntry:
+    """Adds a target's files to `files`, and says what they are."""
     artifact.verify()
     target, data = profile.name, artifact.path.read_bytes()
     model, outputs = f"targets/{target}/model.onnx", f"targets/{target}/outputs.bin"
@@ -205,8 +223,8 @@ def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, 
 
 
 def further_outputs(model: ir.Model, program: Program) -> bytes:
-    """What makes a model's codes outputs when it is appended to the model's bytes: concatenated protobuf messages are
-    one message whose lists are joined."""
+    """The bytes that, appended to a model's, make its codes outputs: concatenated protobuf messages are one message
+    whose lists are joined."""
     seen = ir.to_proto(instrument(model, program))
     return bytes(onnx.ModelProto(graph=onnx.GraphProto(output=seen.graph.output[1:])).SerializeToString())
 
@@ -217,8 +235,8 @@ def _unsigned(outputs: bytes) -> bool:
     return any(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in values)
 
 
-def tensors_of(program: Program) -> list[dict[str, Any]]:
-    """In the order in which they are computed."""
+def tensors_of(program: Program) -> list[TensorEntry]:
+    """The quantized tensors as a manifest describes them, in the order in which they are computed."""
     zero_points = stored_zero_points(program)
     return [
         {
@@ -233,7 +251,7 @@ def tensors_of(program: Program) -> list[dict[str, Any]]:
 
 
 def _read_by(program: Program, name: str) -> set[str]:
-    """The quantized tensors that one is computed from, through float ones."""
+    """The quantized tensors that a tensor is computed from, through float ones."""
     found = set()
     for source in program.graph[name].inputs:
         found |= {source} if source in program.grids else _read_by(program, source)
@@ -241,11 +259,14 @@ def _read_by(program: Program, name: str) -> set[str]:
 
 
 def expected(program: Program, images: Tensor, with_codes: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Codes and positions near ties of the first images, logits and the number of near ties of all."""
+    """The arrays of parity/expected.npz, for images [N, C, H, W] as the program takes them.
+
+    They are codes and positions near ties of the first `with_codes` images, logits and the number of near ties of all.
+    """
     reference = TieReference(program)
     codes: dict[str, list[Tensor]] = {name: [] for name in program.grids}
     near: dict[str, list[Tensor]] = {name: [] for name in program.grids}
-    for part in images[:with_codes].split(_BATCH):
+    for part in images[:with_codes].split(LARGEST_BATCH):
         reference.run(part, lambda name, found: codes[name].append(found.to(torch.int16)))
         for name, mask in reference.near.items():
             near[name].append(mask)
@@ -256,7 +277,7 @@ def expected(program: Program, images: Tensor, with_codes: int) -> dict[str, np.
         places = torch.cat(near[name]).flatten().nonzero().flatten() if near[name] else torch.zeros(0)
         if len(places):
             arrays[f"near{index}"] = places.numpy().astype(np.int64)
-    arrays["logits"] = torch.cat([reference.run(part) for part in images.split(_BATCH)]).numpy()
+    arrays["logits"] = torch.cat([reference.run(part) for part in images.split(LARGEST_BATCH)]).numpy()
     arrays["near_ties"] = near_ties(program, images).numpy()
     return arrays
 
@@ -268,7 +289,7 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def _npz(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """numpy dates every entry 1980, so the same arrays give the same bytes."""
+    """An .npz file; numpy dates every entry 1980, so the same arrays give the same bytes."""
     data = io.BytesIO()
     # numpy 1.26 would take allow_pickle for an array's name.
     np.savez_compressed(data, **dict(arrays))  # type: ignore[arg-type]
@@ -282,8 +303,8 @@ def _device(device: DeviceProfile | None, name: str) -> dict[str, Any]:
     return device.model_dump(include=keys) | {"releases": [release.name for release in device.releases]}
 
 
-def _needs(models: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What a device must have, in words."""
+def _needs(models: Iterable[ModelEntry]) -> list[str]:
+    """Phrases for all that a device must have."""
     names = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT with its Python bindings or trtexec"}
     runtimes = [
         f"{names[model['runtime']]}, {model['since']}" + (f" to before {model['before']}" if model["before"] else " on")
@@ -292,7 +313,7 @@ def _needs(models: Iterable[Mapping[str, Any]]) -> list[str]:
     return ["Python 3.8 or newer", "numpy", "; or ".join(runtimes)]
 
 
-def _readme(manifest: Mapping[str, Any]) -> str:
+def _readme(manifest: Manifest) -> str:
     network, device = manifest["network"], manifest["device"]
     files = [f"* `{m['file']}`: {_needs([m])[-1]}" for m in manifest["models"]]
     absent = [f"* {target} has no file here: {reason}" for target, reason in manifest["left_out"].items()]

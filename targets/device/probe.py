@@ -1,4 +1,7 @@
-"""What another machine is, and which device profile that makes it: asked with its own Python's standard library."""
+"""Asks another machine what it is, with its own Python's standard library, and finds its device profile.
+
+The script runs on Pythons that are too old for the runner too, so that their version can be told.
+"""
 
 import json
 import re
@@ -10,7 +13,7 @@ from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.device.ssh import Remote, quoted
 
 OLDEST = (3, 8)
-"""Python that the runner needs."""
+"""The oldest Python that the runner needs."""
 _SCRIPT = """
 import json, os, platform, subprocess, sys
 def read(path):
@@ -42,34 +45,34 @@ _JETSONS = (
     ("orin nano", "jetson-orin-nano"),
     ("xavier", "jetson-xavier"),
 )
-"""What /proc/device-tree/model contains, in lower case, by device; developer kits call themselves so too."""
+"""Words in /proc/device-tree/model, in lower case, and the device that they mean; developer kits have them too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """Of one host."""
+class HostFacts:
+    """Facts that a host tells of itself."""
 
     python: tuple[int, int, int]
     machine: str
     model: str
-    """Of a board; empty on a PC."""
+    """The board's name; empty on a PC."""
     vnni: bool
     gpu: str
-    """NVIDIA's name of it; empty without."""
+    """The GPU's name by NVIDIA's driver; empty without."""
     place: tuple[str, ...] = ()
-    """What two names of one account on one machine have in common."""
+    """The machine and the account: equal where two names mean the same."""
 
 
-def probe(remote: Remote, python: str) -> Facts:
-    """Raises TargetError for a host that is not reached, or has no Python that is new enough."""
-    answer = remote.run(f"{quoted(python)} -c {shlex.quote(_SCRIPT)}", codes=range(128))
-    if answer.code in (126, 127):
+def probe(remote: Remote, python: str) -> HostFacts:
+    """Asks a host what it is. Raises TargetError where it is not reached, or has no Python that is new enough."""
+    done = remote.run(f"{quoted(python)} -c {shlex.quote(_SCRIPT)}", codes=range(128))
+    if done.code in (126, 127):
         raise TargetError(
             f"{remote.host}: there is no {python}: install Python {_text(OLDEST)} or newer, or give --python."
         )
     try:
-        values = json.loads(answer.output)
-        facts = Facts(**values | {name: tuple(values[name]) for name in ("python", "place")})
+        values = json.loads(done.output)
+        facts = HostFacts(**values | {name: tuple(values[name]) for name in ("python", "place")})
     except (ValueError, TypeError, KeyError) as error:
         raise TargetError(
             f"{remote.host}: {python} does not answer as Python does: give --python, or see that a shell there prints "
@@ -82,7 +85,7 @@ def probe(remote: Remote, python: str) -> Facts:
     return facts
 
 
-def device_of(host: str, facts: Facts) -> str:
+def device_of(host: str, facts: HostFacts) -> str:
     """The name of the device profile that fits best. Raises TargetError where none does."""
     if facts.machine == "aarch64":
         return _jetson(facts) or "arm64-cpu"
@@ -96,17 +99,20 @@ def device_of(host: str, facts: Facts) -> str:
     return "x86-cpu" if facts.vnni else "x86-cpu-avx2"
 
 
-def _jetson(facts: Facts) -> str | None:
+def _jetson(facts: HostFacts) -> str | None:
     model = facts.model.lower()
     return next((device for words, device in _JETSONS if words in model), None)
 
 
-def _has_gpu(facts: Facts) -> bool:
+def _has_gpu(facts: HostFacts) -> bool:
     return bool(facts.gpu) and not re.search("failed|error|not found", facts.gpu, re.IGNORECASE)
 
 
-def check_fits(host: str, device: DeviceProfile, facts: Facts) -> None:
-    """Raises TargetError for a device of another kind. A board that does not say what it is may be any Jetson."""
+def check_fits(host: str, device: DeviceProfile, facts: HostFacts) -> None:
+    """Compares a device with a host: a board that does not say what it is may be any Jetson.
+
+    Raises TargetError for a device of another kind.
+    """
     found, wrong = _jetson(facts), ""
     if device.machine != facts.machine:
         wrong = f"it is {facts.machine}, and {device.name} is {device.machine}"

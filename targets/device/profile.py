@@ -1,7 +1,7 @@
-"""What a device is and may have installed, as a file: adding a device is adding a TOML file.
+"""Devices and what may be installed on them, as files: adding a device is adding a TOML file.
 
-A device names the targets that its releases can run, best first: one program is written for all of them, and the device
-takes the file that fits what it has.
+A device names the targets that its releases can run, best first. One program is written for all of them, and the device
+takes the file that fits.
 """
 
 from importlib import resources
@@ -19,21 +19,21 @@ Figure = Literal["compute_capability", "memory_gib", "dla", "precisions", "trtex
 
 
 class Release(BaseModel):
-    """What comes together on a device: JetPack's releases, or any other set of versions."""
+    """Versions that come together on a device: a JetPack, or any other set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     """ "JetPack 6.2"."""
     tensorrt: Version | None = None
-    """Its version, as far as it is known ("10.3"); None without."""
+    """TensorRT's version, as far as it is known ("10.3"); None without TensorRT."""
     cuda: Version | None = None
     python: Version | None = None
-    """Of the system's interpreter."""
+    """The version of the system's interpreter."""
     onnxruntime: Version | None = None
-    """The newest that its Python can install."""
+    """The newest version that the release's Python can install."""
     source: str
-    """Where these versions are known from."""
+    """The document that states these versions."""
 
 
 class DeviceProfile(BaseModel):
@@ -44,27 +44,27 @@ class DeviceProfile(BaseModel):
     name: Name
     description: str
     machine: Literal["x86_64", "aarch64"]
-    """As `uname -m` says it."""
+    """The architecture, as `uname -m` prints it."""
     targets: tuple[str, ...] = Field(min_length=1)
     """Names of target profiles, the best first."""
     compute_capability: Version | None = None
-    """Of its GPU; None without, or where any will do."""
+    """The compute capability of the GPU; None without a GPU, or where any will do."""
     memory_gib: tuple[float, ...] = ()
-    """Of the variants that are sold."""
+    """Memory in GiB of each variant that is sold."""
     dla: int = 0
     """Deep learning accelerators, of the variant that has most."""
     precisions: tuple[Precision, ...] = ()
-    """That its hardware multiplies in: "int8", "fp16", "fp8", ..."""
+    """Types in which the hardware multiplies: "int8", "fp16", "fp8", ..."""
     trtexec: str | None = None
-    """Where its TensorRT has it."""
+    """The path of trtexec."""
     releases: tuple[Release, ...] = ()
-    """The newest first."""
+    """Releases, the newest first."""
     source: str
-    """Where the hardware's figures are known from."""
+    """The document that states the hardware's figures."""
     sources: dict[Figure, str] = Field(default_factory=dict)
-    """Of single figures, where it is another one."""
+    """Other documents, for single figures."""
     note: str | None = None
-    """What a person should know before choosing it."""
+    """A warning for whoever chooses this device."""
 
     @field_validator("targets")
     @classmethod
@@ -76,11 +76,12 @@ class DeviceProfile(BaseModel):
         return targets
 
     def source_of(self, figure: Figure) -> str:
+        """The document that states a figure."""
         return self.sources.get(figure, self.source)
 
     @property
     def figures(self) -> dict[Figure, object]:
-        """Those that are given."""
+        """The figures that the file gives."""
         return {figure: getattr(self, figure) for figure in get_args(Figure) if figure in self.model_fields_set}
 
 
@@ -91,7 +92,7 @@ def device_names() -> list[str]:
 
 
 def load_device(name: str) -> DeviceProfile:
-    """The device `name`. Raises UsageError for an unknown one."""
+    """The device that ships as `name`. Raises UsageError for an unknown one."""
     names = device_names()
     if name not in names:
         raise UsageError(f"The device {name!r} is unknown: {did_you_mean(name, names)}")
@@ -99,5 +100,5 @@ def load_device(name: str) -> DeviceProfile:
 
 
 def read_device(name: str, text: str) -> DeviceProfile:
-    """From TOML. name: for messages. Raises UsageError for what is no device."""
+    """The device that a TOML text describes. name: for messages. Raises UsageError for what is no device."""
     return read("device", name, text, DeviceProfile)

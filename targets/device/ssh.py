@@ -20,7 +20,7 @@ from intraq_deploy.errors import TargetError, UsageError
 from intraq_deploy.targets.artifact import sha256_of
 
 CONNECT_SECONDS = 15
-"""Until a host that does not answer is given up; one that stops answering, twice as long."""
+"""How long a host that does not answer is waited for; one that stops answering, twice as long."""
 _PART = ".part"
 _BLOCK = 1 << 20
 _SIGNAL, _BROKEN = 128, 255
@@ -42,7 +42,7 @@ _THERE = (
     ("^mkdir: ", "the folder cannot be made ({last}): give --dir"),
     ("FileNotFoundError.*part", "another command ships into the same folder: run it again when that one has ended"),
 )
-"""What commands on a host fail with."""
+"""Messages of commands that fail on a host, and their meaning."""
 _LOOK = """
 import hashlib, json, os, sys
 root, part = sys.argv[1:3]
@@ -60,16 +60,16 @@ for name in [each + end for each in wanted for end in ("", part)]:
 try:
     with open(os.path.join(root, "manifest.json")) as file:
         manifest = json.load(file)
-    ours = "format" in manifest and "models" in manifest
+    is_bundle = "format" in manifest and "models" in manifest
 except (OSError, ValueError, TypeError):
-    ours = False
-if not ours:
+    is_bundle = False
+if not is_bundle:
     for folder, _, names in os.walk(root):
         names = [os.path.relpath(os.path.join(folder, name), root) for name in names if not name.endswith(part)]
         others += [name for name in names if name not in wanted or found.get(name, [""])[0] != wanted[name]]
 print(json.dumps({"found": found, "others": sorted(others)}))
 """
-"""Says what is in a folder, and what is none of ours where no bundle is there."""
+"""A script that says what is in a folder, and, where that is no bundle, which files are others."""
 _PLACE = """
 import json, os, sys
 root, part = sys.argv[1:3]
@@ -104,7 +104,7 @@ class Remote:
     def _port(self) -> list[str]:
         return [] if self.port is None else ["-p", str(self.port)]
 
-    def run(self, remote: str, *, given: bytes = b"", codes: Iterable[int] = (0,)) -> "Answer":
+    def run(self, remote: str, *, given: bytes = b"", codes: Iterable[int] = (0,)) -> "Completed":
         """Runs a shell command there. given: its standard input. codes: exit codes that are no error.
 
         Raises TargetError where the host cannot be reached, and for other exit codes, with the last line that it said.
@@ -113,12 +113,12 @@ class Remote:
             done = subprocess.run(self.command(remote), input=given, capture_output=True, check=False)
         except FileNotFoundError as error:
             raise TargetError("There is no ssh here: install OpenSSH's client.") from error
-        answer = Answer(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
-        if answer.code not in codes:
-            raise self.failure(answer)
-        return answer
+        completed = Completed(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+        if completed.code not in codes:
+            raise self.failure(completed)
+        return completed
 
-    def stream(self, remote: str, chunks: Iterable[bytes]) -> "Answer":
+    def stream(self, remote: str, chunks: Iterable[bytes]) -> "Completed":
         """Runs a shell command there, whose standard input is written as it comes.
 
         Raises TargetError where the connection breaks or the command fails, with the last line that it said.
@@ -135,39 +135,39 @@ class Remote:
                 process.stdin.close()
             process.stdin = None
             output, said = process.communicate()
-        answer = Answer(process.returncode, output, said.decode(errors="replace"))
-        if answer.code:
-            raise self.failure(answer)
-        return answer
+        completed = Completed(process.returncode, output, said.decode(errors="replace"))
+        if completed.code:
+            raise self.failure(completed)
+        return completed
 
-    def failure(self, answer: "Answer") -> TargetError:
-        """What went wrong, in one sentence."""
-        lines = answer.said.strip().splitlines()
+    def failure(self, completed: "Completed") -> TargetError:
+        """The error that says what went wrong."""
+        lines = completed.said.strip().splitlines()
         last = lines[-1].rstrip(".") if lines else "it said nothing"
-        for pattern, meaning in _CONNECTION if answer.code == _BROKEN else _THERE:
-            if re.search(pattern, answer.said):
+        for pattern, meaning in _CONNECTION if completed.code == _BROKEN else _THERE:
+            if re.search(pattern, completed.said):
                 ssh = shlex.join(["ssh", *self._port(), self.host])
                 return TargetError(f"{self.host}: {meaning.format(ssh=ssh, last=last)}.")
-        if answer.code > _SIGNAL:  # a host's shell and ssh both end so, whichever was ended
+        if completed.code > _SIGNAL:  # a host's shell and ssh both end so, whichever was ended
             return TargetError(
                 f"{self.host}: the connection failed, or the command was killed ({last}): run it again, it goes on "
                 "where it stopped; if it is killed again, free some memory there."
             )
-        return TargetError(f"{self.host}: {last} (exit code {answer.code}).")
+        return TargetError(f"{self.host}: {last} (exit code {completed.code}).")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a command gave."""
+class Completed:
+    """A command that has ended."""
 
     code: int
     output: bytes
     said: str
-    """On standard error."""
+    """The text that it wrote to standard error."""
 
 
 def values_of(host: str, what: str, output: bytes, *fields: str) -> dict[str, Any]:
-    """The JSON that `what` printed on `host`, which has `fields`. Raises TargetError for anything else."""
+    """The values of the JSON object with `fields` that `what` printed on `host`. Raises TargetError for other text."""
     try:
         values: dict[str, Any] = json.loads(output)
         for field in fields:
@@ -178,7 +178,7 @@ def values_of(host: str, what: str, output: bytes, *fields: str) -> dict[str, An
 
 
 def check_host(host: str, port: int | None = None) -> None:
-    """Raises UsageError for what ssh would take for an option, or no host or port."""
+    """Checks a host's name and port. Raises UsageError for what ssh would take for an option, or that is none."""
     if port is not None and not 0 < port < 1 << 16:
         raise UsageError(f"--port is {port}: give a number from 1 to 65535.")
     if not host.rpartition("@")[2] or host.startswith(("-", "@")) or re.search(r"\s", host):
@@ -186,7 +186,7 @@ def check_host(host: str, port: int | None = None) -> None:
 
 
 def quoted(path: PurePosixPath | str) -> str:
-    """For the shell there. A leading ~/ stays, so that it means the home directory."""
+    """A path, quoted for the shell of a host. A leading ~/ stays, so that it means the home directory."""
     text = str(path)
     if text == "~":
         return text
@@ -196,10 +196,10 @@ def quoted(path: PurePosixPath | str) -> str:
 
 
 def missing(remote: Remote, python: str, folder: str, source: Path, files: Mapping[str, str]) -> dict[str, int]:
-    """Which of `files` (SHA-256 by path, relative to `source`) are not there as they should be, with how many of their
-    first bytes a broken copy left.
+    """The files that are not there as they should be, with how many of their first bytes a broken copy left.
 
-    python: quoted for the shell there. Raises TargetError for a folder that holds something else than a bundle.
+    files: SHA-256 by path, relative to `source`. python: quoted for the shell there. Raises TargetError for a folder
+    that holds something else than a bundle.
     """
     found, others = _look(remote, python, folder, files)
     if others:
@@ -217,8 +217,8 @@ def missing(remote: Remote, python: str, folder: str, source: Path, files: Mappi
 def _look(
     remote: Remote, python: str, folder: str, files: Mapping[str, str]
 ) -> tuple[dict[str, tuple[str, int]], list[str]]:
-    """SHA-256 and bytes of those of `files` that are there, also under their temporary names; and, where there is no
-    bundle, what else is."""
+    """The SHA-256 and size of each of `files` that is there, also under its temporary name; and what else is there,
+    where that is no bundle."""
     said = values_of(remote.host, python, _run(remote, python, folder, _LOOK, files), "found", "others")
     found = {name: (str(sha256), int(size)) for name, (sha256, size) in said["found"].items()}
     return found, [str(name) for name in said["others"]]
@@ -230,7 +230,7 @@ def _run(remote: Remote, python: str, folder: str, script: str, given: Any) -> b
 
 
 def _begun(path: Path, sha256: str, size: int) -> int:
-    """`size`, if what has arrived is how the file begins; else 0."""
+    """How many bytes of a file need not be sent: `size`, if what has arrived is how the file begins, else 0."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(size))
@@ -242,7 +242,8 @@ def send(
 ) -> int:
     """Copies what is missing of `files` (SHA-256 by path, relative to `source`) into `folder`, which is made.
 
-    python: quoted for the shell there. sent: told how many bytes have gone so far. Gives the bytes that were sent.
+    python: quoted for the shell there. sent: is called with the number of bytes that have gone so far. Gives how many
+    bytes were sent.
 
     Raises TargetError where the connection breaks or the disk is full, for a file that arrives otherwise than it was,
     and for a folder that holds something else; what had arrived by then is continued the next time.
@@ -265,7 +266,7 @@ def send(
 
 
 def _append(remote: Remote, path: Path, start: int, command: str, before: int, sent: Callable[[int], None]) -> int:
-    """Sends a file from byte `start` on. Gives the bytes sent, those `before` it counted in."""
+    """Sends a file from byte `start` on. Gives how many bytes were sent so far: `before`, and those of this file."""
     count = before
 
     def blocks() -> Iterator[bytes]:
@@ -282,7 +283,7 @@ def _append(remote: Remote, path: Path, start: int, command: str, before: int, s
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 by path, of all files below `folder`."""
+    """The SHA-256 of all files below `folder`, by path."""
     return {
         path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.errors import TargetError
+from intraq_deploy.targets.device.runner.base import LARGEST_BATCH
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, open_on, why_absent
 from intraq_deploy.targets.onnxruntime.session import ERRORS_ONLY, Session
-from intraq_deploy.targets.tensorrt.builder import LARGEST_BATCH
 
 NO_INTEGER_CONVOLUTION = "ONNX Runtime's CUDA provider has no integer convolution: a float baseline"
 _SHOWN = 200

@@ -1,4 +1,4 @@
-"""An engine: what a compiler makes of an artifact for one GPU, and a manifest beside it."""
+"""Engines: a compiler makes one of an artifact for one GPU. A manifest lies beside it."""
 
 import json
 import tempfile
@@ -24,12 +24,12 @@ _AHEAD, _HERE, _CONTEXT = "engine.rtx", "engine.plan", "engine.onnx"
 INSTRUMENTED, FLOAT16 = "instrumented.plan", "float16.plan"
 """The engine with its integers in view, to be checked; and the float network in float16, to be beaten."""
 LAYERS = "layers.json"
-"""What TensorRT says of an engine's layers."""
+"""The file with TensorRT's own description of an engine's layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """It runs on GPUs of `compute_capability`, with the version that compiled it."""
+    """An engine for GPUs of one compute capability, and for the version that compiled it."""
 
     target: str
     path: Path
@@ -37,15 +37,15 @@ class Engine:
     sha256: str
     onnx_sha256: str
     compiler: str
-    """Name and version."""
+    """The compiler's name and version."""
     compute_capability: str
     gpu: str | None
-    """That it was built on, and for; None where it was compiled ahead of time."""
+    """The GPU that it was built on, and for; None where it was compiled ahead of time."""
     seconds: float
     layers: dict[str, str]
-    """In which type each convolution and linear layer multiplies (`layers.computed_in`)."""
+    """The type in which each convolution and linear layer multiplies (`layers.computed_in`)."""
     beside: dict[str, str] = field(default_factory=dict)
-    """INSTRUMENTED and FLOAT16, with their sha256, where the engine was built on its GPU."""
+    """The SHA-256 of INSTRUMENTED and FLOAT16 by name, where the engine was built on its GPU."""
 
 
 def build_ahead(artifact: Artifact, profile: TargetProfile, folder: Path) -> Engine:
@@ -107,7 +107,7 @@ def build_here(
 
 @dataclass(frozen=True, slots=True)
 class EngineSessions:
-    """An engine that was built here, opened."""
+    """An engine that was built here, opened, with its twins."""
 
     engine: Engine
     shipped: Session
@@ -116,7 +116,7 @@ class EngineSessions:
 
 
 def open_engine(engine: Engine, host: Host) -> EngineSessions:
-    """Raises TargetError for an engine of another version or GPU."""
+    """Opens an engine and its twins. Raises TargetError for an engine of another version or GPU."""
     names = (engine.path.name, INSTRUMENTED, FLOAT16)
     return EngineSessions(engine, *(host.open(engine.path.parent / name) for name in names))
 
@@ -158,7 +158,7 @@ def _keep(artifact: Artifact, path: Path, data: bytes, **about: Any) -> Engine:
 
 
 def read_engine(folder: Path) -> Engine:
-    """What a build wrote. Raises RunError if it is not there or not what its manifest says."""
+    """The engine that a build wrote. Raises RunError if it is not there or not what its manifest says."""
     try:
         values = json.loads((folder / MANIFEST).read_text())
         engine = Engine(**values | {"path": folder / values["path"]})

@@ -1,4 +1,4 @@
-"""TensorRT on this machine. It builds for the GPU that is here, for its own version, and for nothing else."""
+"""TensorRT on this machine, which builds for its own version and for the GPU that is here, and for nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +11,16 @@ from torch import Tensor
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.targets.device.runner.versions import workspace_of
 from intraq_deploy.targets.profile import TargetProfile
-from intraq_deploy.targets.tensorrt.builder import build_plan
+from intraq_deploy.targets.tensorrt.builder import NetworkBuild, explained
 from intraq_deploy.targets.tensorrt.imports import tensorrt
 from intraq_deploy.targets.tensorrt.runtime import EngineSession
 from intraq_deploy.targets.tensorrt.trtexec import Trtexec, find_trtexec
 from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
 
 DEVICE = "cuda"
-"""Where inputs and outputs of engines lie, as torch calls it."""
-_SHARE = 0.5
-"""Of the free memory, for kernels' work space: the rest is for weights, activations and whoever else is here."""
+"""The device on which inputs and outputs of engines lie, as torch calls it."""
 
 
 class Runs(Protocol):
@@ -35,10 +34,13 @@ class Runs(Protocol):
 
 
 class Session(Runs, Protocol):
-    """An engine."""
+    """An engine that can be run and timed."""
 
     def milliseconds(self, images: Tensor) -> float:
-        """What running one batch takes on the GPU, transfers apart."""
+        """Milliseconds that one batch takes on the GPU, without transfers.
+
+        images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
+        """
 
 
 class Host(Protocol):
@@ -63,10 +65,10 @@ class Host(Protocol):
         """
 
     def layers(self, engine: Path) -> str:
-        """What TensorRT says of an engine's layers, as JSON. Raises TargetError as `open`."""
+        """TensorRT's own description of an engine's layers, JSON. Raises TargetError as `open` does."""
 
     def open(self, engine: Path) -> Session:
-        """Raises TargetError for an engine of another version or GPU."""
+        """Loads an engine. Raises TargetError for one of another version or GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +88,13 @@ class PythonHost:
 
     def build(self, model: Path, timing_cache: Path, *, half: bool = False) -> bytes:
         before = timing_cache.read_bytes() if timing_cache.is_file() else b""
-        plan = build_plan(
-            self.runtime,
-            self.product,
-            switches_of(self.version, half=half),
-            model.read_bytes(),
-            workspace=self.workspace,
-            timing_cache=before,
-        )
-        write_atomically(timing_cache, plan.timing_cache)
-        return plan.engine
+        with explained():
+            build = NetworkBuild(self.runtime, self.product, switches_of(self.version, half=half), model.read_bytes())
+            build.limit(self.workspace)
+            build.use_timing(before)
+            engine = build.engine()
+        write_atomically(timing_cache, build.timing())
+        return engine
 
     def layers(self, engine: Path) -> str:
         return self.open(engine).layers()
@@ -133,7 +132,7 @@ def find_host(profile: TargetProfile) -> Host:
         )
     major, minor = torch.cuda.get_device_capability()
     gpu, capability = torch.cuda.get_device_name(), f"{major}.{minor}"
-    workspace = int(_SHARE * torch.cuda.mem_get_info()[0])
+    workspace = workspace_of(torch.cuda.mem_get_info()[0])
     if program is not None:
-        return Trtexec(program.path, version, gpu, capability, workspace)
+        return Trtexec(program, gpu, capability, workspace)
     return PythonHost(runtime, version, gpu, capability, workspace)

@@ -5,12 +5,13 @@ It cannot be loaded or run here; what is learned is whether the model is accepte
 multiply. That stands in for TensorRT, whose compiler needs the GPU itself.
 """
 
+import time
 from dataclasses import dataclass
 
-from intraq_deploy.targets.tensorrt.builder import build_plan
+from intraq_deploy.targets.device.runner.versions import Switches
+from intraq_deploy.targets.tensorrt.builder import NetworkBuild, explained
 from intraq_deploy.targets.tensorrt.imports import tensorrt_rtx
 from intraq_deploy.targets.tensorrt.layers import EngineLayer, parse
-from intraq_deploy.targets.tensorrt.versions import ALWAYS_TYPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,5 +33,9 @@ def compile_model(model: bytes, capability: str) -> Compiled:
     """
     runtime = tensorrt_rtx()
     compiler = f"TensorRT for RTX {runtime.__version__}"
-    plan = build_plan(runtime, compiler, ALWAYS_TYPED, model, capability=capability)
-    return Compiled(plan.engine, parse(plan.log), compiler, capability, plan.seconds)
+    with explained():
+        build = NetworkBuild(runtime, compiler, Switches(), model)
+        build.compile_for(capability)
+        start = time.perf_counter()
+        engine = build.engine()
+    return Compiled(engine, parse(build.log), compiler, capability, time.perf_counter() - start)

@@ -30,7 +30,7 @@ from intraq_deploy.models import Preprocessing
 from intraq_deploy.pipeline import stages
 from intraq_deploy.program import load_program
 from intraq_deploy.program.reference import Reference
-from intraq_deploy.targets.device import run as device
+from intraq_deploy.targets.device.join import runner
 
 JETSON = "jetson-orin-nano"
 PYTHONS = [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.[678].*/bin/python"))]
@@ -423,7 +423,7 @@ def test_older_pythons(bundle, python):
 
 
 def test_run_py_imports_nothing_of_ours():
-    text = Path(device.__file__).read_text()
+    text = runner()
     assert "import intraq" not in text
     assert "from intraq" not in text
     ast.parse(text, feature_version=(3, 6))  # so that older ones come to the sentence that refuses them

@@ -13,7 +13,7 @@ import sshd
 from intraq_deploy.errors import TargetError
 from intraq_deploy.pipeline import ship as shipping
 from intraq_deploy.targets.device import probe, ssh
-from intraq_deploy.targets.device.probe import Facts, check_fits, device_of
+from intraq_deploy.targets.device.probe import HostFacts, check_fits, device_of
 from intraq_deploy.targets.device.profile import load_device
 
 
@@ -301,7 +301,7 @@ def test_what_is_no_fleet(run, directory, tmp_path, text):
 
 
 def facts(machine="x86_64", model="", *, vnni=False, gpu=""):
-    return Facts((3, 10, 12), machine, model, vnni, gpu)
+    return HostFacts((3, 10, 12), machine, model, vnni, gpu)
 
 
 @pytest.mark.parametrize(

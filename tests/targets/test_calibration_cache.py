@@ -23,10 +23,10 @@ from intraq_deploy.program.program import FloatWeights
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.artifact import read_manifest
+from intraq_deploy.targets.device.runner.tensorrt import make_logger
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.profile import load_profile, profile_names
-from intraq_deploy.targets.tensorrt.builder import make_logger
 from intraq_deploy.targets.tensorrt.calibration import read_cache, version_digits, write_cache
 from intraq_deploy.targets.tensorrt.implicit import CACHE, FLOAT_MODEL, add_cache, float_network, is_expressible, scales
 

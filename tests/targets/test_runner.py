@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from enum import IntEnum
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -18,6 +19,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from runner_file import device
 from support import random_images
 from tensorrt_modules import FREE, VERSIONS, Seen, module_of
 from test_trtexec import install_trtexec
@@ -25,9 +27,8 @@ from test_trtexec import install_trtexec
 from intraq_deploy.data.resizing import FILTERS, to_network_size
 from intraq_deploy.errors import TargetError
 from intraq_deploy.models import Preprocessing
-from intraq_deploy.targets.device import run as device
 from intraq_deploy.targets.device.bundle import (
-    Facts,
+    BundleDescription,
     archive,
     expected,
     further_outputs,
@@ -54,7 +55,16 @@ PREPROCESSING = {
     "squash": False,
 }
 NETWORK = {"architecture": "test:mobilenet", "bits": "W4A4", "scheme": "integer", "classes": 10}
-FACTS = Facts("small-w4a4-jetson", NETWORK, PREPROCESSING, CLASSES, {"torch": "2"}, "synthetic")
+DESCRIPTION = BundleDescription(
+    name="small-w4a4-jetson",
+    device=load_device("jetson-orin-nano"),
+    network=NETWORK,
+    preprocessing=PREPROCESSING,
+    classes=CLASSES,
+    versions={"torch": "2"},
+    images="synthetic",
+    left_out={"other": "why."},
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,7 @@ def bundle(program, artifacts, images, tmp_path, monkeypatch):
     """A bundle's folder, in which run.py thinks that it lies."""
     folder = tmp_path / "bundle"
     folder.mkdir()
-    write_bundle(folder, load_device("jetson-orin-nano"), program, artifacts, {"other": "why."}, images, FACTS)
+    write_bundle(folder, program, artifacts, images, DESCRIPTION)
     monkeypatch.setattr(device, "HERE", folder)
     return folder
 
@@ -113,7 +123,7 @@ def test_a_manifest_says_what_is_there(bundle):
 def test_the_same_inputs_give_the_same_bytes(bundle, program, artifacts, images, tmp_path):
     again = tmp_path / "again"
     again.mkdir()
-    write_bundle(again, load_device("jetson-orin-nano"), program, artifacts, {"other": "why."}, images, FACTS)
+    write_bundle(again, program, artifacts, images, DESCRIPTION)
     for path in again.rglob("*"):
         path.touch(mode=0o600)
     assert archive(again, "a") == archive(bundle, "a")
@@ -158,14 +168,14 @@ def test_what_a_bundle_can_hold(target, reason):
 
 def test_nothing_left_to_bundle(program, images, tmp_path):
     with pytest.raises(TargetError, match=r"No target of small-w4a4-jetson can take this program \(a: b\)"):
-        write_bundle(tmp_path, None, program, [], {"a": "b."}, images, FACTS)
+        write_bundle(tmp_path, program, [], images, replace(DESCRIPTION, left_out={"a": "b."}))
 
 
 # The rule of `check`.
 
 
 def tensor(name="y", inputs=("x",), share=None):
-    return device.Tensor(name, name, 0, list(inputs), share)
+    return {"name": name, "value": name, "zero_point": 0, "inputs": list(inputs), "share": share}
 
 
 def compared(changes, near=None, share=None, behind=None):
@@ -224,10 +234,9 @@ def test_tensorrts_arithmetic_passes_end_to_end(frozen, fused):
 
     def judged(found):
         comparison = device.Comparison(len(images))
-        for index, entry in enumerate(tensors):
-            each = device.Tensor(*(entry[field] for field in device.Tensor._fields))
+        for index, each in enumerate(tensors):
             near = arrays.get(f"near{index}", np.zeros(0, dtype=np.int64))
-            comparison.add(each, arrays[f"codes{index}"], found[each.name].numpy().astype(np.int32), near)
+            comparison.add(each, arrays[f"codes{index}"], found[each["name"]].numpy().astype(np.int32), near)
         return comparison
 
     comparison = judged(found)
@@ -236,7 +245,7 @@ def test_tensorrts_arithmetic_passes_end_to_end(frozen, fused):
     assert comparison.compared > 10_000_000
     allowed = device._allowed(comparison, arrays["near_ties"], {"own_rounding": True, "logits_share": 1e-5})
     failures = []
-    device._logits(logits.numpy(), arrays["logits"], allowed, failures)
+    device._judge_logits(logits.numpy(), arrays["logits"], allowed, failures)
     assert failures == []
     assert (allowed < device.AFTER_A_FLIP).sum() > len(images) // 4
 
@@ -294,12 +303,6 @@ def test_files_are_read_alike_with_and_without_pil(channels, suffix, tmp_path, m
 
 
 # TensorRT's versions, and its stand-ins.
-
-
-@pytest.mark.parametrize("version", ["8.5.2", "8.6.2", "10.3.0", "10.12.0", "10.13.2.6", "11.4.1"])
-def test_versions_are_told_what_the_package_tells_them(version):
-    own, package = device.switches_of(version), switches_of(version)
-    assert (own.network, own.builder) == (package.network, package.builder)
 
 
 @pytest.mark.parametrize("version", ["8.4.1", "7.1", "12.0.0", "abc"])
@@ -570,7 +573,7 @@ def test_trtexec_in_place_of_the_bindings(call, trtexec, monkeypatch):
     assert code == 0
     row |= {"p90_ms": None, "p99_ms": None}
     assert [row.items() <= each.items() for each in found["batches"]] == [True, True]
-    assert "median 0.515 ms, 1,941.8 images/s" in device._bench_lines("", found)[1]
+    assert "median 0.515 ms, 1,941.8 images/s" in device.bench_lines("", found)[1]
 
 
 def test_numbers_that_are_none_fail_the_check(call, trtexec, capsys, tmp_path):
@@ -789,7 +792,33 @@ def test_threads_are_those_of_the_call(call, monkeypatch):
     assert given == [1, 1, 0, 0]
 
 
-# What a Jetson says of itself.
+# What a machine says of itself.
+
+
+@pytest.mark.parametrize(
+    ("script", "found", "name"),
+    [
+        ('echo "Orin, $1, $2"', "Orin, --query-gpu=name, --format=csv,noheader,nounits", "Orin"),
+        ("echo it has failed; exit 9", "it has failed", None),
+        ("echo no driver >&2; exit 1", "no driver", None),
+        ("true", "it says nothing", None),
+        (None, "no nvidia-smi", None),
+    ],
+)
+def test_nvidias_driver(script, found, name, monkeypatch, tmp_path):
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(device, "ROOT", tmp_path)
+    assert (device.gpu_name() or "").partition(",")[0] == (name or "")
+    if name is not None:
+        assert device.nvidia_smi("name") == [found]
+    else:
+        with pytest.raises(device.Problem) as error:
+            device.nvidia_smi("name")
+        assert error.value.found == found
+        assert error.value.remedy
 
 
 def test_sensors_and_release_of_a_jetson(tmp_path, monkeypatch, bundle):

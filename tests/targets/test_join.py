@@ -1,0 +1,53 @@
+"""The joiner of run.py: what it makes of modules, and what it refuses."""
+
+import ast
+
+import pytest
+
+from intraq_deploy.targets.device.join import joined, runner
+
+HEAD = '"""Runs."""\n\nimport sys\n'
+MAIN = '"""The end."""\n\nimport os\n\nfrom .a import f\nfrom .b import g\n\nprint(f() + g(), os.sep)\n'
+MODULES = {
+    "head": HEAD,
+    "main": MAIN,
+    "a": '"""First, with\na second line."""\n\nfrom os import path\n\nfrom .b import g\n\n\n'
+    "def f():\n    return g() + 1  # why\n",
+    "b": '"""Last."""\n\nimport os\n\n\ndef g():\n    return 1\n',
+}
+
+
+def test_modules_stand_behind_what_they_need():
+    text = joined(MODULES.__getitem__)
+    banners = [line.split()[2] for line in text.splitlines() if line.startswith("# ----")]
+    assert banners == ["b", "a", "main"]
+    assert text.startswith(f"{HEAD}\nimport os\nfrom os import path\n")
+    assert "# First, with\n# a second line.\n" in text
+    assert "return g() + 1  # why\n" in text
+    assert "from ." not in text
+    assert joined(MODULES.__getitem__) == text
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"b": "def f():\n    return 1\n\n\ndef g():\n    return 1\n"}, "f is of b.py and of a.py"),
+        ({"b": "from .a import f\n"}, "in a circle: main -> a -> b -> a"),
+        ({"b": "import os as system\n"}, "`import os as system`: import names of modules as they are"),
+        ({"b": "from . import a\n"}, "`from . import a`: import names"),
+        ({"b": "def path():\n    return 1\n"}, "path is of b.py and of os"),
+        ({"b": "from ..c import a\n"}, "`from ..c import a`: import names"),
+        ({"b": "import torch.nn\n"}, "the runner imports torch"),
+        ({"b": "from posix import path\n"}, "path is of posix and of os"),
+    ],
+)
+def test_what_would_be_another_program_is_refused(changed, words):
+    with pytest.raises(ValueError, match=words):
+        joined({**MODULES, **changed}.__getitem__)
+
+
+def test_the_runner_is_python_3_8():
+    text = runner()
+    ast.parse(text, feature_version=(3, 8))
+    assert runner() == text
+    assert max(map(len, text.splitlines())) <= 120

@@ -10,7 +10,7 @@ from intraq_deploy.cli.console import show
 from intraq_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from intraq_deploy.pipeline.doctor import Doctor
+    from intraq_deploy.pipeline.doctor import DoctorReport
 
 OnHost = Annotated[
     str | None,
@@ -33,7 +33,7 @@ def doctor(*, on: OnHost = None, port: o.Port = None, python: o.RemotePython = P
     return Outcome(found.to_json, lambda: _show(found), 0 if found.ready else 1)
 
 
-def _show(doctor: "Doctor") -> None:
+def _show(doctor: "DoctorReport") -> None:
     """Prints one line for each finding, its remedy below."""
     width = max(len(finding.what) for finding in doctor.findings)
     for finding in doctor.findings:

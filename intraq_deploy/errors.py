@@ -45,6 +45,14 @@ class TargetError(IntraqError):
     """A target is unknown, its runtime is missing, or it refuses the program."""
 
 
+class AbsentError(TargetError):
+    """A runtime or a program that a target needs is not here. `doctor` shows what was found and the remedy apart."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}: {remedy}.")
+        self.found, self.remedy = found, remedy
+
+
 class RunError(IntraqError):
     """A run directory is missing, unwritable, or was made by something else."""
 

@@ -1,4 +1,4 @@
-"""What a machine has of what this package can use, and what is missing, with the remedy for each."""
+"""The state of a machine: what this package can use of it, and what is missing, with the remedy for each."""
 
 import platform
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from intraq_deploy.errors import IntraqError, TargetError
+from intraq_deploy.errors import AbsentError, IntraqError, TargetError
 from intraq_deploy.targets.device.join import runner
 from intraq_deploy.targets.device.probe import OLDEST, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, Release, device_names, load_device
@@ -16,7 +16,7 @@ from intraq_deploy.targets.device.runner.base import Problem
 from intraq_deploy.targets.device.runner.machine import nvidia_smi
 from intraq_deploy.targets.device.ssh import Remote, check_host, quoted, values_of
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
-from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, why_absent
+from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, absence
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.imports import tensorrt, tensorrt_rtx
 from intraq_deploy.targets.tensorrt.trtexec import find_trtexec
@@ -26,23 +26,23 @@ _GIB = 1 << 30
 _LEAST_GIB = 2
 
 
-class Finding(BaseModel):
-    """One thing."""
+class DoctorFinding(BaseModel):
+    """One line of `doctor`."""
 
     what: str
     found: str
     remedy: str | None = None
-    """None where nothing is wrong."""
+    """The remedy; None where nothing is wrong."""
     needed: bool = False
     """Whether nothing works without it; the others are for some targets only."""
 
 
-class Doctor(BaseModel):
-    """One machine."""
+class DoctorReport(BaseModel):
+    """The findings on one machine."""
 
     host: str | None
-    """None: this one."""
-    findings: list[Finding]
+    """The host; None for this machine."""
+    findings: list[DoctorFinding]
 
     @property
     def ready(self) -> bool:
@@ -50,12 +50,13 @@ class Doctor(BaseModel):
         return not any(finding.needed and finding.remedy for finding in self.findings)
 
     def to_json(self) -> str:
+        """Returns the report as JSON."""
         return self.model_dump_json(indent=1)
 
 
-def examine_here() -> Doctor:
-    """This machine, for this package; and whether what device profiles say fits together."""
-    findings = [Finding(what="Python", found=platform.python_version()), _torch(), _onnxruntime()]
+def examine_here() -> DoctorReport:
+    """Looks at this machine, for this package, and at whether what device profiles say fits together."""
+    findings = [DoctorFinding(what="Python", found=platform.python_version()), _torch(), _onnxruntime()]
     findings += [
         _provider(CUDA),
         _provider(TENSORRT),
@@ -67,11 +68,11 @@ def examine_here() -> Doctor:
         _ssh(),
         *_releases(),
     ]
-    return Doctor(host=None, findings=findings)
+    return DoctorReport(host=None, findings=findings)
 
 
-def examine(host: str, port: int | None, python: str) -> Doctor:
-    """Another machine, for bundles: what the runner's own doctor says there. Nothing is left on it.
+def examine(host: str, port: int | None, python: str) -> DoctorReport:
+    """Looks at another machine, for bundles, with the runner's own doctor. Nothing is left on it.
 
     Raises TargetError for a host that is not reached, or has no Python that is new enough.
     """
@@ -80,46 +81,47 @@ def examine(host: str, port: int | None, python: str) -> Doctor:
     probe(remote, python)
     answer = remote.run(f"{quoted(python)} - doctor --json", given=runner().encode(), codes=(0, 1))
     values = values_of(host, python, answer.output, "findings")["findings"]
-    findings = [Finding(**value) for value in values if value["what"] != "bundle"]  # there is none yet
-    return Doctor(host=host, findings=findings)
+    findings = [DoctorFinding(**value) for value in values if value["what"] != "bundle"]  # there is none yet
+    return DoctorReport(host=host, findings=findings)
 
 
-def _torch() -> Finding:
+def _torch() -> DoctorFinding:
     import torch  # noqa: PLC0415
 
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_name()
-        return Finding(what="torch", found=f"{torch.__version__}, CUDA {torch.version.cuda}, {gpu}")
-    return Finding(
+        return DoctorFinding(what="torch", found=f"{torch.__version__}, CUDA {torch.version.cuda}, {gpu}")
+    return DoctorFinding(
         what="torch",
         found=f"{torch.__version__}, no GPU that it sees",
         remedy="larger networks want one: install NVIDIA's driver, or use a machine that has it",
     )
 
 
-def _onnxruntime() -> Finding:
+def _onnxruntime() -> DoctorFinding:
     try:
-        return Finding(what="ONNX Runtime", found=str(onnxruntime().__version__))
-    except TargetError as error:
-        return Finding(what="ONNX Runtime", found="missing", remedy=_remedy(error), needed=True)
+        return DoctorFinding(what="ONNX Runtime", found=str(onnxruntime().__version__))
+    except AbsentError as error:
+        return DoctorFinding(what="ONNX Runtime", found="missing", remedy=error.remedy, needed=True)
 
 
-def _provider(provider: Provider) -> Finding:
+def _provider(provider: Provider) -> DoctorFinding:
     try:
-        reason = why_absent(provider)
+        absent = absence(provider)
     except TargetError:
-        return Finding(what=provider.name, found="no ONNX Runtime")
-    if reason is None:
-        return Finding(what=provider.name, found="loads")
-    found, _, remedy = reason.rpartition(": ")
-    return Finding(what=provider.name, found=found, remedy=remedy.rstrip("."))
+        return DoctorFinding(what=provider.name, found="no ONNX Runtime")
+    if absent is None:
+        return DoctorFinding(what=provider.name, found="loads")
+    return DoctorFinding(what=provider.name, found=absent.found, remedy=absent.remedy)
 
 
-def _optional(what: str, version: Callable[[], str]) -> Finding:
+def _optional(what: str, version: Callable[[], str]) -> DoctorFinding:
     try:
-        return Finding(what=what, found=version())
+        return DoctorFinding(what=what, found=version())
+    except AbsentError as error:
+        return DoctorFinding(what=what, found="missing", remedy=error.remedy)
     except IntraqError as error:
-        return Finding(what=what, found="missing", remedy=_remedy(error))
+        return DoctorFinding(what=what, found="cannot be used", remedy=str(error).rstrip("."))
 
 
 def _tensorrt_version() -> str:
@@ -131,37 +133,32 @@ def _tensorrt_version() -> str:
 def _trtexec_version() -> str:
     found = find_trtexec()
     if found is None:
-        raise TargetError("trtexec is not here: it comes with TensorRT's Debian packages and JetPack")
+        raise AbsentError("trtexec is not here", "it comes with TensorRT's Debian packages and JetPack")
     return f"{found.version}, {found.path}"
 
 
-def _remedy(error: IntraqError) -> str:
-    """What comes behind the colon of a message."""
-    return str(error).partition(": ")[2].rstrip(".") or str(error).rstrip(".")
-
-
-def _driver() -> Finding:
+def _driver() -> DoctorFinding:
     try:
-        return Finding(what="NVIDIA's driver", found=nvidia_smi("name,driver_version")[0])
+        return DoctorFinding(what="NVIDIA's driver", found=nvidia_smi("name,driver_version")[0])
     except Problem as problem:
-        return Finding(what="NVIDIA's driver", found=problem.found, remedy=problem.remedy)
+        return DoctorFinding(what="NVIDIA's driver", found=problem.found, remedy=problem.remedy)
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path) -> DoctorFinding:
     free = shutil.disk_usage(folder).free / _GIB
     remedy = None if free >= _LEAST_GIB else "free some: runs, engines and their building need room"
-    return Finding(what="disk", found=f"{free:.1f} GiB free in {folder}", remedy=remedy)
+    return DoctorFinding(what="disk", found=f"{free:.1f} GiB free in {folder}", remedy=remedy)
 
 
-def _ssh() -> Finding:
+def _ssh() -> DoctorFinding:
     program = shutil.which("ssh")
     if program is None:
-        return Finding(what="ssh", found="missing", remedy="`ship` needs it: install OpenSSH's client")
+        return DoctorFinding(what="ssh", found="missing", remedy="`ship` needs it: install OpenSSH's client")
     done = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
-    return Finding(what="ssh", found=(done.stderr or done.stdout).strip())
+    return DoctorFinding(what="ssh", found=(done.stderr or done.stdout).strip())
 
 
-def _releases() -> Iterator[Finding]:
+def _releases() -> Iterator[DoctorFinding]:
     """One for each release of a device: its TensorRT, Python and ONNX Runtime against the device's targets."""
     for name in device_names():
         device = load_device(name)
@@ -170,7 +167,7 @@ def _releases() -> Iterator[Finding]:
             versions = {"TensorRT": release.tensorrt, "Python": release.python, "ONNX Runtime": release.onnxruntime}
             said = ", ".join(f"{what} {version}" for what, version in versions.items() if version is not None)
             usable = ", ".join(_usable(device, release)) or "no target"
-            yield Finding(
+            yield DoctorFinding(
                 what=f"{name}, {release.name}",
                 found=f"{said}: {usable}",
                 remedy="; ".join(problems) or None,

@@ -16,7 +16,7 @@ class Builder:
         self.initializers: dict[str, ir.Value] = {}
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """The initializer of that name, made once. Raises ValueError if `name` already has other values."""
+        """The initializer of that name, made once. array: any shape and dtype. Raises ValueError if `name` already has other values."""
         known = self.initializers.get(name)
         if known is None:
             tensor = ir.tensor(array, name=name)
@@ -40,12 +40,12 @@ class Builder:
 
 
 def scalar(value: float, dtype: type[np.generic]) -> NDArray[Any]:
-    """An array of shape [] with one number."""
+    """An array of shape [] and the given dtype, with one number."""
     return np.array(value, dtype=dtype)
 
 
 def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A new initializer of a graph, with the array's values."""
+    """A new initializer of a graph, with the array's values. array: any shape and dtype."""
     tensor = ir.tensor(array, name=name)
     value = ir.val(name, tensor.dtype, array.shape, const_value=tensor)
     graph.register_initializer(value)
@@ -53,14 +53,14 @@ def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def array(value: ir.Value | None) -> NDArray[Any]:
-    """The values of a constant."""
+    """The values of a constant, of any shape and dtype."""
     assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy()
 
 
 def set_constant(old: ir.Value | None, values: NDArray[Any]) -> ir.Value:
-    """Gives an initializer another value, under its name."""
+    """Gives an initializer other values, of any shape and dtype, under its name."""
     assert old is not None
     old.const_value = ir.tensor(values, name=old.name)
     old.dtype, old.shape = old.const_value.dtype, ir.Shape(values.shape)

@@ -103,8 +103,8 @@ class Intervals:
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """The value of a constant, computed through the operators behind it; None if it depends on the model's input, or
-    cannot be computed here."""
+    """The value of a constant, of any shape and dtype, computed through the operators behind it; None if it depends on
+    the model's input, or cannot be computed here."""
     if not is_constant(value):
         return None
     assert value is not None

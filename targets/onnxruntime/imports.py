@@ -3,15 +3,16 @@
 import importlib
 from types import ModuleType
 
-from intraq_deploy.errors import TargetError
+from intraq_deploy.errors import AbsentError
 
 
 def onnxruntime() -> ModuleType:
-    """ONNX Runtime's module. Raises TargetError, which names the two extras that bring it, where it is missing."""
+    """ONNX Runtime's module. Raises AbsentError, which names the two extras that bring it, where it is missing."""
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise TargetError(
-            "ONNX Runtime is not installed: pip install 'intraq-deploy[cpu]' (or 'intraq-deploy[gpu]' instead, "
-            "never both: the two wheels overwrite each other)."
+        raise AbsentError(
+            "ONNX Runtime is not installed",
+            "pip install 'intraq-deploy[cpu]' (or 'intraq-deploy[gpu]' instead, never both: the two wheels overwrite "
+            "each other)",
         ) from error

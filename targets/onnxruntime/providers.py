@@ -20,7 +20,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from intraq_deploy.errors import TargetError
+from intraq_deploy.errors import AbsentError, TargetError
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
 _NOTHING, _WARNINGS = 4, 2
@@ -45,22 +45,29 @@ CUDA = Provider("CUDAExecutionProvider", "cuda", f"{_INSTALL}CUDA and cuDNN{_WHE
 TENSORRT = Provider("TensorrtExecutionProvider", "tensorrt", f"{_INSTALL}CUDA, cuDNN and TensorRT{_WHERE}")
 
 
-def why_absent(provider: Provider) -> str | None:
-    """The reason why a provider does not run here, in one sentence: the one asked for, the one that loaded, and what to
+def absence(provider: Provider) -> AbsentError | None:
+    """The reason why a provider does not run here, as an error: the one asked for, the one that loaded, and what to
     install. None where it runs."""
     runtime = onnxruntime()
     instead = _instead(runtime, provider)
-    return None if instead is None else _sentence(runtime, provider, instead)
+    return None if instead is None else _absent(runtime, provider, instead)
+
+
+def why_absent(provider: Provider) -> str | None:
+    """The reason why a provider does not run here, in one sentence; None where it runs."""
+    error = absence(provider)
+    return None if error is None else str(error)
 
 
 def open_on(provider: Provider, model: bytes | str, settings: Any, options: Mapping[str, str]) -> Any:
     """An InferenceSession that runs every node on `provider`.
 
-    Raises TargetError where the provider does not load, refuses the model, or leaves a node to the CPU.
+    Raises AbsentError where the provider does not load, TargetError where it refuses the model, or leaves a node to the
+    CPU.
     """
-    absent = why_absent(provider)
+    absent = absence(provider)
     if absent is not None:
-        raise TargetError(absent)
+        raise absent
     runtime = onnxruntime()
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
@@ -71,13 +78,13 @@ def open_on(provider: Provider, model: bytes | str, settings: Any, options: Mapp
         ) from error
     found = session.get_providers()
     if found[:1] != [provider.name]:
-        raise TargetError(_sentence(runtime, provider, f"{', '.join(found)} loaded"))
+        raise _absent(runtime, provider, f"{', '.join(found)} loaded")
     return session
 
 
-def _sentence(runtime: ModuleType, provider: Provider, instead: str) -> str:
+def _absent(runtime: ModuleType, provider: Provider, instead: str) -> AbsentError:
     asked = f"ONNX Runtime {runtime.__version__} was asked for {provider.name}"
-    return f"{asked}, and {instead}: {provider.remedy}."
+    return AbsentError(f"{asked}, and {instead}", provider.remedy)
 
 
 @cache

@@ -15,7 +15,7 @@ def quantize_static(source: Path, path: Path, images: Tensor, name: str = INPUT)
     """Quantizes the float model `source` to 8 bits, as ONNX Runtime's documentation recommends for x86: preprocessed,
     QDQ, u8 s8, per channel, and writes it to `path`.
 
-    images: [N, C, H, W] in the type that the model takes, to calibrate with, one by one. name: of the model's input.
+    images: [N, C, H, W], uint8 or float32 as the model takes them, to calibrate with, one by one. name: the input's.
     """
     onnxruntime()
     from onnxruntime import quantization  # noqa: PLC0415

@@ -3,25 +3,26 @@
 import importlib
 from types import ModuleType
 
-from intraq_deploy.errors import TargetError
+from intraq_deploy.errors import AbsentError
 
 
 def tensorrt_rtx() -> ModuleType:
-    """TensorRT for RTX's module. Raises TargetError, which names the extra that brings it, where it is missing."""
+    """TensorRT for RTX's module. Raises AbsentError, which names the extra that brings it, where it is missing."""
     try:
         return importlib.import_module("tensorrt_rtx")
     except ImportError as error:
-        raise TargetError(
-            f"TensorRT for RTX is not installed ({error}): pip install 'intraq-deploy[rtx]'; it needs no GPU."
+        raise AbsentError(
+            f"TensorRT for RTX is not installed ({error})", "pip install 'intraq-deploy[rtx]'; it needs no GPU"
         ) from error
 
 
 def tensorrt() -> ModuleType:
-    """TensorRT's module. Raises TargetError, which says where to get it, where it is missing."""
+    """TensorRT's module. Raises AbsentError, which says where to get it, where it is missing."""
     try:
         return importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:
-        raise TargetError(
-            f"TensorRT is not installed ({error}): pip install 'intraq-deploy[tensorrt]', on a Jetson use the Python "
-            "that JetPack brings it for, or build for tensorrt-rtx, which needs no GPU."
+        raise AbsentError(
+            f"TensorRT is not installed ({error})",
+            "pip install 'intraq-deploy[tensorrt]', on a Jetson use the Python that JetPack brings it for, or build "
+            "for tensorrt-rtx, which needs no GPU",
         ) from error

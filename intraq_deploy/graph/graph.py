@@ -121,8 +121,9 @@ def _op_from_json(data: Mapping[str, Any]) -> Op:
     if data["op"] == "Clamp":
         low, high = data["low"], data["high"]
         return Clamp(-math.inf if low is None else low, math.inf if high is None else high)
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if key != "op"}
-    op: Op = getattr(ops, data["op"])(**values)
+    kind = getattr(ops, data["op"])
+    values = {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in kind.__slots__}
+    op: Op = kind(**values)
     return op
 
 
@@ -137,12 +138,11 @@ def _node_to_json(node: Node) -> dict[str, Any]:
 
 
 def _node_from_json(data: Mapping[str, Any]) -> Node:
-    own = {"name", "inputs", "shape", "activation"}
     activation = None if data["activation"] is None else _op_from_json(data["activation"])
     assert activation is None or isinstance(activation, Clamp)
     return Node(
         name=data["name"],
-        op=_op_from_json({key: value for key, value in data.items() if key not in own}),
+        op=_op_from_json(data),  # a Reshape's shape is the node's too
         inputs=tuple(data["inputs"]),
         shape=tuple(data["shape"]),
         activation=activation,

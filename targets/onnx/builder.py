@@ -16,7 +16,10 @@ class Builder:
         self.initializers: dict[str, ir.Value] = {}
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """The initializer of that name, made once. array: any shape and dtype. Raises ValueError if `name` already has other values."""
+        """The initializer of that name, made once. array: any shape and dtype.
+
+        Raises ValueError if `name` already has other values.
+        """
         known = self.initializers.get(name)
         if known is None:
             tensor = ir.tensor(array, name=name)

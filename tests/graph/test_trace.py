@@ -1,5 +1,6 @@
 """Tracing: the graph computes what the network computes, and refuses what it cannot say."""
 
+import json
 import math
 
 import pytest
@@ -19,6 +20,7 @@ from intraq_deploy.graph.ops import (
     GlobalAveragePool,
     MaxPool2d,
     Pad,
+    Reshape,
     Slice,
 )
 
@@ -38,6 +40,13 @@ def test_the_graph_computes_the_network(name):
 def test_a_graph_survives_json(name):
     graph = traced(small_network(name), SMALL_SHAPE)
     assert Graph.from_json(graph.to_json()) == graph.topology()
+
+
+def test_a_channel_shuffle_survives_storage():
+    """A Reshape has a shape of its own beside its node's, under one key."""
+    graph = traced(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ChannelShuffle(2), nn.Flatten(), nn.Linear(288, 4)))
+    assert any(isinstance(node.op, Reshape) for node in graph.nodes)
+    assert Graph.from_json(json.loads(json.dumps(graph.to_json()))) == graph.topology()
 
 
 def test_names_and_fusion_of_a_residual_network():

@@ -24,14 +24,8 @@ from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.program import Program, load_program
 from intraq_deploy.program.storage import program_sha256
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.device.bundle import (
-    BundleDescription,
-    archive,
-    integers_per_image,
-    pick_images,
-    why_left_out,
-    write_bundle,
-)
+from intraq_deploy.targets.device.bundle import BundleDescription, archive, why_left_out, write_bundle
+from intraq_deploy.targets.device.expected import integers_per_image, pick_images
 from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.device.runner.manifest import FORMAT, MANIFEST
 from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names

@@ -21,14 +21,8 @@ from intraq_deploy.pipeline.finished import FinishedRun, Opening, opened_run
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.targets.artifact import Artifact
-from intraq_deploy.targets.device.bundle import (
-    BundleDescription,
-    archive,
-    integers_per_image,
-    pick_images,
-    why_left_out,
-    write_bundle,
-)
+from intraq_deploy.targets.device.bundle import BundleDescription, archive, why_left_out, write_bundle
+from intraq_deploy.targets.device.expected import integers_per_image, pick_images
 from intraq_deploy.targets.device.profile import DeviceProfile
 from intraq_deploy.targets.device.runner.manifest import FORMAT, MANIFEST
 from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names

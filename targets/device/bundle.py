@@ -20,38 +20,24 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.program.program import Program
-from intraq_deploy.program.ties import TieReference
 from intraq_deploy.targets.artifact import Artifact
+from intraq_deploy.targets.device.expected import expected, further_outputs, integers_per_image, tensors_of
 from intraq_deploy.targets.device.join import runner
 from intraq_deploy.targets.device.profile import DeviceProfile
-from intraq_deploy.targets.device.runner.base import INPUT, LARGEST_BATCH
-from intraq_deploy.targets.device.runner.manifest import (
-    FORMAT,
-    MANIFEST,
-    Manifest,
-    ModelEntry,
-    PreprocessingEntry,
-    TensorEntry,
-)
-from intraq_deploy.targets.onnx.canonical import codes_name
-from intraq_deploy.targets.onnx.lower import instrument, stored_zero_points
+from intraq_deploy.targets.device.runner.arrays import Array
+from intraq_deploy.targets.device.runner.base import INPUT
+from intraq_deploy.targets.device.runner.manifest import FORMAT, MANIFEST, Manifest, ModelEntry, PreprocessingEntry
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
 _RUN, _README, _CLASSES = "run.py", "README.md", "classes.json"
 _IMAGES, _EXPECTED = "parity/images.npy", "parity/expected.npz"
-_MOST_IMAGES, _MOST_PIXELS = 16, 1_300_000
-"""The most images, and pixels in all of them, that integers are compared on: few enough to send."""
 _MOST_CODES = 4_000_000
 """The most expected codes that a bundle holds."""
-_SEARCHED = 20_000_000
-"""The number of integers over which images without near ties are looked for, about."""
 _RUNTIMES = ("onnxruntime", "tensorrt")
 """The runtimes that run.py knows."""
 _READS_OPSET_21, _CASTS_INT4 = "1.18", "1.23"
@@ -85,38 +71,6 @@ def why_left_out(profile: TargetProfile) -> str | None:
     return None
 
 
-def integers_per_image(program: Program) -> int:
-    """How many codes all quantized tensors of one image have together."""
-    return max(1, sum(torch.Size(program.graph[name].shape).numel() for name in program.grids))
-
-
-def pick_images(program: Program, images: Tensor, *, own_rounding: bool) -> Tensor:
-    """The images to compare on, some of `images`, [N, C, H, W] as the program takes them.
-
-    own_rounding: a runtime rounds in another order than the program, so images in which that can make no difference
-    come first.
-    """
-    count = min(len(images), _MOST_IMAGES, max(1, _MOST_PIXELS // images[0].numel()))
-    if not own_rounding:
-        return images[:count]
-    searched = images[: max(count, _SEARCHED // integers_per_image(program))]
-    order = near_ties(program, searched).argsort(stable=True)
-    return searched[order[:count]]
-
-
-def near_ties(program: Program, images: Tensor) -> Tensor:
-    """How many codes of each image another order of float32 arithmetic may round otherwise, int64 [N].
-
-    images: [N, C, H, W] as the program takes them.
-    """
-    reference, counts = TieReference(program), []
-    for part in images.split(LARGEST_BATCH):
-        reference.run(part)
-        zero = torch.zeros(len(part), dtype=torch.int64)
-        counts.append(sum((mask.flatten(1).sum(1) for mask in reference.near.values()), zero))
-    return torch.cat(counts)
-
-
 def write_bundle(
     folder: Path,
     program: Program,
@@ -140,7 +94,23 @@ def write_bundle(
     files[_IMAGES], files[_EXPECTED] = _npy(images.numpy()), _npz(expected(program, images, with_codes))
     if description.classes is not None:
         files[_CLASSES] = json.dumps(description.classes, indent=0, ensure_ascii=False).encode()
-    manifest: Manifest = {
+    manifest = _manifest(program, models, with_codes, description)
+    files[_README] = _readme(manifest).encode()
+    manifest["files"] = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())
+    }
+    files[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(_mode(name))
+    return manifest
+
+
+def _manifest(program: Program, models: list[ModelEntry], with_codes: int, description: BundleDescription) -> Manifest:
+    """The manifest, but for its files."""
+    return {
         "format": FORMAT,
         "name": description.name,
         "network": dict(description.network),
@@ -165,17 +135,6 @@ def write_bundle(
         },
         "files": {},
     }
-    files[_README] = _readme(manifest).encode()
-    manifest["files"] = {
-        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())
-    }
-    files[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        path.chmod(_mode(name))
-    return manifest
 
 
 def archive(folder: Path, name: str) -> bytes:
@@ -222,73 +181,19 @@ def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, 
     }
 
 
-def further_outputs(model: ir.Model, program: Program) -> bytes:
-    """The bytes that, appended to a model's, make its codes outputs: concatenated protobuf messages are one message
-    whose lists are joined."""
-    seen = ir.to_proto(instrument(model, program))
-    return bytes(onnx.ModelProto(graph=onnx.GraphProto(output=seen.graph.output[1:])).SerializeToString())
-
-
 def _unsigned(outputs: bytes) -> bool:
     """Whether codes are stored as UINT8, as the passes of ONNX Runtime's targets store all of them."""
     values = onnx.ModelProto.FromString(outputs).graph.output
     return any(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in values)
 
 
-def tensors_of(program: Program) -> list[TensorEntry]:
-    """The quantized tensors as a manifest describes them, in the order in which they are computed."""
-    zero_points = stored_zero_points(program)
-    return [
-        {
-            "name": name,
-            "value": codes_name(name),
-            "zero_point": zero_points[name],
-            "inputs": sorted(_read_by(program, name)),
-            "share": program.tolerances[name].bound if name in program.tolerances else None,
-        }
-        for name in program.grids
-    ]
-
-
-def _read_by(program: Program, name: str) -> set[str]:
-    """The quantized tensors that a tensor is computed from, through float ones."""
-    found = set()
-    for source in program.graph[name].inputs:
-        found |= {source} if source in program.grids else _read_by(program, source)
-    return found
-
-
-def expected(program: Program, images: Tensor, with_codes: int) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of parity/expected.npz, for images [N, C, H, W] as the program takes them.
-
-    They are codes and positions near ties of the first `with_codes` images, logits and the number of near ties of all.
-    """
-    reference = TieReference(program)
-    codes: dict[str, list[Tensor]] = {name: [] for name in program.grids}
-    near: dict[str, list[Tensor]] = {name: [] for name in program.grids}
-    for part in images[:with_codes].split(LARGEST_BATCH):
-        reference.run(part, lambda name, found: codes[name].append(found.to(torch.int16)))
-        for name, mask in reference.near.items():
-            near[name].append(mask)
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for index, (name, grid) in enumerate(program.grids.items()):
-        kind = np.uint8 if grid.code_min >= 0 else np.int8 if grid.code_max <= 127 else np.int16
-        arrays[f"codes{index}"] = torch.cat(codes[name]).numpy().astype(kind)
-        places = torch.cat(near[name]).flatten().nonzero().flatten() if near[name] else torch.zeros(0)
-        if len(places):
-            arrays[f"near{index}"] = places.numpy().astype(np.int64)
-    arrays["logits"] = torch.cat([reference.run(part) for part in images.split(LARGEST_BATCH)]).numpy()
-    arrays["near_ties"] = near_ties(program, images).numpy()
-    return arrays
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
+def _npy(array: Array) -> bytes:
     data = io.BytesIO()
     np.save(data, array, allow_pickle=False)
     return data.getvalue()
 
 
-def _npz(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+def _npz(arrays: Mapping[str, Array]) -> bytes:
     """An .npz file; numpy dates every entry 1980, so the same arrays give the same bytes."""
     data = io.BytesIO()
     # numpy 1.26 would take allow_pickle for an array's name.

@@ -15,10 +15,11 @@ from intraq_deploy.targets.onnx.lower import instrument, serialize
 from intraq_deploy.targets.onnxruntime.gpu import TensorRTSession, find_gpu
 from intraq_deploy.targets.onnxruntime.providers import TENSORRT
 from intraq_deploy.targets.profile import TargetProfile
-from intraq_deploy.targets.tensorrt.host import Host, Session
+from intraq_deploy.targets.tensorrt.host import Host
 from intraq_deploy.targets.tensorrt.layers import computed_in, inspected
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 from intraq_deploy.targets.tensorrt.rtx import compile_model
+from intraq_deploy.targets.tensorrt.runtime import BatchedSession
 
 _AHEAD, _HERE, _CONTEXT = "engine.rtx", "engine.plan", "engine.onnx"
 INSTRUMENTED, FLOAT16 = "instrumented.plan", "float16.plan"
@@ -110,9 +111,9 @@ class EngineSessions:
     """An engine that was built here, opened, with its twins."""
 
     engine: Engine
-    shipped: Session
-    instrumented: Session
-    float16: Session
+    shipped: BatchedSession
+    instrumented: BatchedSession
+    float16: BatchedSession
 
 
 def open_engine(engine: Engine, host: Host) -> EngineSessions:

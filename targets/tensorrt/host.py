@@ -15,7 +15,7 @@ from intraq_deploy.targets.device.runner.versions import workspace_of
 from intraq_deploy.targets.profile import TargetProfile
 from intraq_deploy.targets.tensorrt.builder import NetworkBuild, explained
 from intraq_deploy.targets.tensorrt.imports import tensorrt
-from intraq_deploy.targets.tensorrt.runtime import EngineSession
+from intraq_deploy.targets.tensorrt.runtime import BatchedSession, EngineSession
 from intraq_deploy.targets.tensorrt.trtexec import Trtexec, find_trtexec
 from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
 
@@ -31,16 +31,6 @@ class Runs(Protocol):
 
     def run_instrumented(self, images: Tensor, zero_points: Mapping[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the codes of every tensor, int16 [N, ...]."""
-
-
-class Session(Runs, Protocol):
-    """An engine that can be run and timed."""
-
-    def milliseconds(self, images: Tensor) -> float:
-        """Milliseconds that one batch takes on the GPU, without transfers.
-
-        images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
-        """
 
 
 class Host(Protocol):
@@ -67,7 +57,7 @@ class Host(Protocol):
     def layers(self, engine: Path) -> str:
         """TensorRT's own description of an engine's layers, JSON. Raises TargetError as `open` does."""
 
-    def open(self, engine: Path) -> Session:
+    def open(self, engine: Path) -> BatchedSession:
         """Loads an engine. Raises TargetError for one of another version or GPU."""
 
 

@@ -22,7 +22,7 @@ _WARM_UP, _RUNS = 50, 200
 
 
 class BatchedSession(abc.ABC):
-    """Runs any number of images, in batches that an engine takes."""
+    """An engine that can be run and timed: it takes any number of images, batch by batch."""
 
     def run(self, images: Tensor) -> Tensor:
         """Logits, float32 [N, classes], on the CPU. images: [N, C, H, W] as the model takes them, any N."""
@@ -40,6 +40,13 @@ class BatchedSession(abc.ABC):
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         parts = [self._batch(part) for part in images.split(LARGEST_BATCH)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @abc.abstractmethod
+    def milliseconds(self, images: Tensor) -> float:
+        """The median time of one batch on the GPU, without transfers. Raises TargetError where it cannot be run.
+
+        images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
+        """
 
     @abc.abstractmethod
     def _batch(self, images: Tensor) -> dict[str, Tensor]:
@@ -68,10 +75,7 @@ class EngineSession(BatchedSession):
         return str(inspector.get_engine_information(self._information.JSON))
 
     def milliseconds(self, images: Tensor) -> float:
-        """The median time of a CUDA graph's replays, without transfers. images: [N, C, H, W], N at most LARGEST_BATCH.
-
-        Raises TargetError where the engine cannot be run.
-        """
+        """The median time of a CUDA graph's replays (see `BatchedSession.milliseconds`)."""
         with self._translated(), torch.cuda.stream(torch.cuda.Stream()):
             kept = self._bind(images)
             for _ in range(_WARM_UP):

@@ -80,10 +80,7 @@ class TrtexecSession(BatchedSession):
         self._program, self._engine = program, engine
 
     def milliseconds(self, images: Tensor) -> float:
-        """The median of a CUDA graph's replays, as trtexec prints it. Raises TargetError where it prints none.
-
-        images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
-        """
+        """The median time of a CUDA graph's replays, as trtexec prints it (see `BatchedSession.milliseconds`)."""
         with explained():
             return self._program.times(self._engine, images.numpy(), _RUNS, "--useCudaGraph").median
 

@@ -10,7 +10,7 @@ import torch
 
 from intraq_deploy import load_model
 from intraq_deploy.synthesis.make import make_images, probe_of
-from intraq_deploy.synthesis.quality import measure
+from intraq_deploy.synthesis.quality import measure_quality
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
 
 RATES = (0.5, 0.1, 0.05, 0.02)
@@ -21,7 +21,7 @@ def main() -> None:
     probe = probe_of(model, torch.device("cpu"))
     for rate in RATES:
         images = make_images(model, probe, SynthesisRecipe(images=128, iterations=120, learning_rate=rate), 0)
-        print(f"learning rate {rate}: BN distance {measure(probe, images).bn_distance:.2f}", flush=True)
+        print(f"learning rate {rate}: BN distance {measure_quality(probe, images).bn_distance:.2f}", flush=True)
 
 
 if __name__ == "__main__":

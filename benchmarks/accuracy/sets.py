@@ -20,7 +20,7 @@ from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.recipes import Recipe, builtin
 from intraq_deploy.recipes import read as read_recipe
 from intraq_deploy.synthesis.make import make_images, probe_of
-from intraq_deploy.synthesis.quality import Quality, measure
+from intraq_deploy.synthesis.quality import Quality, measure_quality
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
@@ -63,7 +63,7 @@ def image_set(network: str, model: Model, name: str, recipe: SynthesisRecipe, se
             seconds = time.perf_counter() - start
             made.save(path)
             about = {"network": network, "recipe": name, "seed": seed, "seconds": seconds}
-            write_atomically(notes, json.dumps(about | {"quality": asdict(measure(probe, made))}))
+            write_atomically(notes, json.dumps(about | {"quality": asdict(measure_quality(probe, made))}))
     about = json.loads(notes.read_text())
     return SyntheticSet.load(path), Quality(**about["quality"]), about["seconds"]
 

@@ -12,7 +12,7 @@ from intraq_deploy.targets.tensorrt.engine import EngineSessions
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class GateCandidate:
     """A quantized network in all of its forms, and the images that they are compared on."""
 
     student: FakeQuantNetwork

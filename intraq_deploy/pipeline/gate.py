@@ -14,7 +14,7 @@ from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.advice import advise
-from intraq_deploy.pipeline.candidate import Candidate
+from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.engines import engines_here
 from intraq_deploy.pipeline.findings import (
     AccuracyLost,
@@ -80,7 +80,7 @@ def validate_run(opening: Opening, targets: tuple[str, ...], evaluate: str | Non
         check_apart(run.options.calibration, evaluate)
         labelled = None if evaluate is None else load_labelled(evaluate, run.model)
         compared = {} if labelled is None else baselines(run, finished.images, report.mixed)
-        candidate = Candidate(
+        candidate = GateCandidate(
             finished.student,
             finished.program,
             artifacts,
@@ -93,7 +93,7 @@ def validate_run(opening: Opening, targets: tuple[str, ...], evaluate: str | Non
 
 
 def run_gate(
-    run: Run, candidate: Candidate, labelled: LabelledImages | None, compared: Mapping[str, Artifact]
+    run: Run, candidate: GateCandidate, labelled: LabelledImages | None, compared: Mapping[str, Artifact]
 ) -> GateResult:
     """Compares every artifact with the program, and measures its accuracy.
 
@@ -121,7 +121,7 @@ def run_gate(
     return GateResult(parity, measured, failures, warnings)
 
 
-def with_gate(report: RunReport, candidate: Candidate, result: GateResult) -> RunReport:
+def with_gate(report: RunReport, candidate: GateCandidate, result: GateResult) -> RunReport:
     """Returns the report with what the gate found. Findings on targets that it did not look at still hold, and so does
     what was found of an engine where it cannot run."""
     targets = candidate.artifacts
@@ -142,7 +142,7 @@ def with_gate(report: RunReport, candidate: Candidate, result: GateResult) -> Ru
     return report.model_copy(update=changes)
 
 
-def _measured(report: RunReport, candidate: Candidate, measured: Measurement) -> dict[str, object]:
+def _measured(report: RunReport, candidate: GateCandidate, measured: Measurement) -> dict[str, object]:
     names = ["float", "fake_quant", "program", *candidate.artifacts]
     first = next(iter(candidate.artifacts.values()))
     return {

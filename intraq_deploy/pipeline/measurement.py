@@ -12,7 +12,7 @@ from intraq_deploy.data import LabelledImages
 from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
 from intraq_deploy.evaluation.latency import interleaved, medians
-from intraq_deploy.pipeline.candidate import Candidate
+from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.comparison import A8, CUDA_FLOAT16, CUDA_FLOAT32, FLOAT32, W8A8, ComparisonRow
 from intraq_deploy.pipeline.export import whole_artifact
 from intraq_deploy.pipeline.report import MixedRecord
@@ -100,7 +100,7 @@ def _export_baselines(run: Run, images: SyntheticSet, schemes: Mapping[str, Sche
 
 
 def measure_accuracy(
-    run: Run, candidate: Candidate, labelled: LabelledImages, compared: Mapping[str, Artifact]
+    run: Run, candidate: GateCandidate, labelled: LabelledImages, compared: Mapping[str, Artifact]
 ) -> Measurement:
     """Measures top-1 and top-5 of every form of the network and of the baselines. compared: the baselines."""
     program, engines = candidate.program, candidate.engines

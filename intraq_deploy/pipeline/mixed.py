@@ -26,7 +26,7 @@ from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.stages import own_images
 from intraq_deploy.quantization.allocation import Allocations, Choice, stored_bytes
 from intraq_deploy.quantization.placement import place
-from intraq_deploy.quantization.sensitivity import compare, logits_of, requantize
+from intraq_deploy.quantization.sensitivity import logits_of, loss_between, requantize
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.wording import reason
@@ -137,18 +137,18 @@ class _Held:
     def agreement(self, layers: dict[str, int]) -> float:
         """Returns the agreement in percent. layers: bits by layer."""
         requantize(self._network, {name: self._specs[bits][name] for name, bits in layers.items()})
-        return compare(self._teacher, logits_of(self._network, self._images, self._device)).agreement
+        return loss_between(self._teacher, logits_of(self._network, self._images, self._device)).agreement
 
 
 def _smallest(
-    allocations: Allocations, widest: dict[str, int], passes: Callable[[dict[str, int]], bool]
+    allocations: Allocations, widest: dict[str, int], fits: Callable[[dict[str, int]], bool]
 ) -> dict[str, int]:
-    """Returns the cheapest allocation that passes, if those above it pass too; `widest` if none does."""
+    """Returns the cheapest allocation that fits, if those above it pass too; `widest` if none does."""
     low, high, found = 0, len(allocations), widest
     while low < high:
         middle = (low + high) // 2
         layers = allocations[middle]
-        if passes(layers):
+        if fits(layers):
             high, found = middle, layers
         else:
             low = middle + 1

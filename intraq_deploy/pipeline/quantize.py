@@ -10,7 +10,7 @@ from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
-from intraq_deploy.pipeline.candidate import Candidate
+from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.estimate import estimate, faster
 from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.measurement import BASELINES, baselines
@@ -89,7 +89,7 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     report = report.model_copy(update={"settled": settled, "accumulator": accumulator, "artifacts": made})
 
     def check(stage: OpenStage) -> RunReport:
-        candidate = Candidate(student, program, artifacts, images, mixed=mixed)
+        candidate = GateCandidate(student, program, artifacts, images, mixed=mixed)
         checked = gate.with_gate(report, candidate, gate.run_gate(run, candidate, labelled, compared))
         write_atomically(stage.folder / REPORT, checked.to_json())
         return checked

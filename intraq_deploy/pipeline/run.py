@@ -22,7 +22,7 @@ from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.program import Normalization, float_program
 from intraq_deploy.quantization.build import prepare
 from intraq_deploy.quantization.scheme import Scheme
-from intraq_deploy.recipes import Recipe, builtin, check
+from intraq_deploy.recipes import Recipe, builtin, check_recipe
 from intraq_deploy.recipes.overrides import Overrides, recipe_for
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
@@ -92,7 +92,7 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe for this network, with the options' own numbers in it. Raises UsageError for what cannot be."""
         o, m = self.options, self.model
-        file = builtin(o.preset) if o.recipe is None else check(o.recipe.name, o.recipe.values)
+        file = builtin(o.preset) if o.recipe is None else check_recipe(o.recipe.name, o.recipe.values)
         steps = 0 if o.method == "ptq" else o.steps
         overrides = Overrides(images=o.images, iterations=o.iterations, steps=steps, reconstruct=o.reconstruct)
         return recipe_for(file, m.input_shape, m.classes, overrides)

@@ -23,7 +23,7 @@ from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.quantization.scheme import Scheme
-from intraq_deploy.quantization.sensitivity import Loss, compare, logits_of, measure
+from intraq_deploy.quantization.sensitivity import Loss, layer_losses, logits_of, loss_between
 from intraq_deploy.quantization.spec import MAX_BITS, QuantSpec
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.wording import reason
@@ -100,7 +100,7 @@ def measure_sensitivity(run: Run, images: SyntheticSet, widths: tuple[int, ...])
     def make(stage: OpenStage) -> SensitivityReport:
         network = w8_network(run, widths, images, MAX_BITS)
         teacher = logits_of(run.model.module_on(run.device), measured, run.device)
-        reference = compare(teacher, logits_of(network, measured, run.device))
+        reference = loss_between(teacher, logits_of(network, measured, run.device))
         losses = {}
         for index, bits in enumerate(narrow):
             file = stage.folder / f"weights-{bits}-bits.json"
@@ -110,7 +110,7 @@ def measure_sensitivity(run: Run, images: SyntheticSet, widths: tuple[int, ...])
                     where = f"weights at {bits} bits, image {done}/{len(measured)}"
                     run.progress.advance(index * len(measured) + done, where)
 
-                found = measure(network, specs_at(run, widths, bits), measured, teacher, run.device, report)
+                found = layer_losses(network, specs_at(run, widths, bits), measured, teacher, run.device, report)
                 write_atomically(file, _LOSSES.dump_json(found))
                 stage.saved()
             losses[bits] = _LOSSES.validate_json(file.read_bytes())

@@ -21,10 +21,10 @@ from intraq_deploy.synthesis.batches import batch_sizes
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
 from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
-from intraq_deploy.synthesis.quality import Quality, measure
+from intraq_deploy.synthesis.quality import Quality, measure_quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.checkpoint import load_student, save_student
-from intraq_deploy.training.student import Session, StudentTraining
+from intraq_deploy.training.student import StudentTraining, TrainingSession
 from intraq_deploy.wording import reason
 
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
@@ -102,7 +102,7 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
         images = make_images(
             run.model, run.probe, recipe, run.options.seed, done=done, finished=finished, report=report
         )
-        quality = measure(run.probe, images)
+        quality = measure_quality(run.probe, images)
         _write_sheet(run, images, stage)
         write_atomically(stage.folder / "quality.json", json.dumps({**asdict(quality), "batches": len(sizes)}))
         return images, quality
@@ -163,7 +163,7 @@ def fine_tune(run: Run, images: SyntheticSet, scheme: Scheme) -> tuple[FakeQuant
     def make(stage: OpenStage) -> tuple[FakeQuantNetwork, list[str]]:
         student = build_network(run.graph, scheme, images.images, run.options.seed)
         training = StudentTraining(run.teacher, images, run.recipe.student, run.options.seed, run.device)
-        session = Session(stage.folder, stage.saved, run.progress.advance)
+        session = TrainingSession(stage.folder, stage.saved, run.progress.advance)
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)
         session.clear()

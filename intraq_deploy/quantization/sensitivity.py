@@ -70,14 +70,14 @@ def logits_of(network: Callable[[Tensor], Tensor], images: Tensor, device: torch
         return torch.cat([network(_on(part, device)).cpu() for part in batches(images)])
 
 
-def compare(teacher: Tensor, student: Tensor) -> Loss:
+def loss_between(teacher: Tensor, student: Tensor) -> Loss:
     """Compares a student with its teacher. teacher, student: their logits, float32 [N, classes]."""
     tally = _Tally()
     tally.add(teacher, student)
     return tally.result()
 
 
-def measure(
+def layer_losses(
     network: FakeQuantNetwork,
     specs: Mapping[str, QuantSpec],
     images: Tensor,

@@ -103,7 +103,7 @@ def read(path: Path) -> RecipeFile:
 def parse(name: str, text: str) -> RecipeFile:
     """Reads a recipe from its text. Raises UsageError for a text that is no recipe."""
     try:
-        return check(name, tomllib.loads(text))
+        return check_recipe(name, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
             f"The recipe {name} is not TOML ({error}): `intraq-deploy recipes show quick` prints one that is."
@@ -113,7 +113,7 @@ def parse(name: str, text: str) -> RecipeFile:
         raise UsageError(f"The recipe {name} has {what}, and cannot be read: leave that out.") from error
 
 
-def check(name: str, values: Mapping[str, Any]) -> RecipeFile:
+def check_recipe(name: str, values: Mapping[str, Any]) -> RecipeFile:
     """Checks a recipe's plain values. Raises UsageError for the first key or value that no recipe has."""
     _check_keys(f"The recipe {name}", values, _TOP)
     for key in ("description", "extends"):

@@ -26,7 +26,7 @@ _DIVERGED, _LEAST_FIRST = 100.0, 1.0
 """The greatest loss, in multiples of the first iteration's, and the least that this one counts as: images may start
 where there is little to gain."""
 
-Report = Callable[[int, float], None]
+BatchReport = Callable[[int, float], None]
 """A function that is told the iterations done and the loss, now and then: reading the loss waits for the device."""
 
 
@@ -42,7 +42,7 @@ class SetInputs:
 
 
 def synthesize_batch(
-    inputs: SetInputs, batch: int, centres: Centres | None, report: Report | None = None
+    inputs: SetInputs, batch: int, centres: Centres | None, report: BatchReport | None = None
 ) -> SyntheticSet:
     """Makes batch number `batch` of a set. centres: of earlier batches; None where the network has no features.
 

@@ -13,7 +13,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 Finished = Callable[[int, SyntheticSet], None]
 """A function that is told of every new batch, by number."""
-Report = Callable[[int, int, float], None]
+SetReport = Callable[[int, int, float], None]
 """A function that is told the batch, the iterations done in it, and the loss."""
 
 
@@ -30,7 +30,7 @@ def make_images(
     *,
     done: Sequence[SyntheticSet] = (),
     finished: Finished | None = None,
-    report: Report | None = None,
+    report: SetReport | None = None,
 ) -> SyntheticSet:
     """Makes the set that `recipe` and `seed` describe. done: its first batches, from an interrupted run.
 

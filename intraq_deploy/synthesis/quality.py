@@ -28,7 +28,7 @@ class Quality:
     Published for ResNet-18 on ImageNet: real images 0.44, IntraQ 0.42, ZeroQ 0.17."""
 
 
-def measure(probe: Probe, images: SyntheticSet) -> Quality:
+def measure_quality(probe: Probe, images: SyntheticSet) -> Quality:
     """Measures the quality of `images` for the network that `probe` reads."""
     logits, features, statistics = [], [], []
     with torch.no_grad():

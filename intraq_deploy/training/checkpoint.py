@@ -11,7 +11,7 @@ from torch import Tensor
 
 from intraq_deploy.files import write_atomically
 from intraq_deploy.quantization.network import FakeQuantNetwork
-from intraq_deploy.training.loop import Progress, Trainer
+from intraq_deploy.training.loop import Trainer, TrainingState
 
 _STUDENT, _OPTIMIZER, _BESIDE = "student:", "optimizer:", "beside:"
 
@@ -30,14 +30,14 @@ def load_student(path: Path, student: FakeQuantNetwork) -> dict[str, Any]:
 
 def save_checkpoint(path: Path, trainer: Trainer) -> None:
     """Saves the student and the optimiser's state, to continue from."""
-    progress = trainer.progress()
+    kept = trainer.state()
     tensors = _student_tensors(trainer.student)
-    for index, state in progress.optimizer["state"].items():
+    for index, state in kept.optimizer["state"].items():
         for name, value in state.items():
             if value is not None:
                 tensors[f"{_OPTIMIZER}{index}:{name}"] = torch.as_tensor(value)
-    tensors |= {f"{_BESIDE}{name}": tensor for name, tensor in progress.beside.items()}
-    notes = {"step": progress.step, "first_loss": progress.first_loss}
+    tensors |= {f"{_BESIDE}{name}": tensor for name, tensor in kept.beside.items()}
+    notes = {"step": kept.step, "first_loss": kept.first_loss}
     _save(path, tensors, {"zero_points": trainer.student.zero_points(), **notes})
 
 
@@ -52,7 +52,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> None:
     groups = trainer.optimizer.state_dict()["param_groups"]
     optimizer = {"state": state, "param_groups": groups}
     beside = _with_prefix(tensors, _BESIDE)
-    trainer.restore(Progress(int(notes["step"]), optimizer, notes["first_loss"], beside))
+    trainer.restore(TrainingState(int(notes["step"]), optimizer, notes["first_loss"], beside))
 
 
 def _student_tensors(student: FakeQuantNetwork) -> dict[str, Tensor]:

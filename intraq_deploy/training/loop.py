@@ -22,7 +22,7 @@ from intraq_deploy.training.oscillations import OscillationFreezer
 from intraq_deploy.training.recipe import TrainingRecipe
 from intraq_deploy.training.teacher import Teacher
 
-Report = Callable[[int, float], None]
+StepReport = Callable[[int, float], None]
 """A function that is told the steps done and the loss."""
 _REPORT_EVERY = 10
 _DIVERGED = 100.0
@@ -30,7 +30,7 @@ _DIVERGED = 100.0
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingState:
     """The state that a checkpoint holds besides the student: the steps done, the optimiser's state, and that of the
     averages and frozen weights, by "average:NAME" and "oscillations:NAME"."""
 
@@ -66,25 +66,23 @@ class Trainer:
             student.layer(node.name).low_gradients = self._low
         self.optimizer = make_optimizer(student, recipe)
 
-    def restore(self, progress: Progress) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Continues from a checkpoint; the student is restored by the caller."""
-        self.step, self._first_loss = progress.step, progress.first_loss
-        self.optimizer.load_state_dict(progress.optimizer)
+        self.step, self._first_loss = state.step, state.first_loss
+        self.optimizer.load_state_dict(state.optimizer)
         for name, part in self._beside().items():
-            part.restore(
-                {key.removeprefix(name): value for key, value in progress.beside.items() if key.startswith(name)}
-            )
+            part.restore({key.removeprefix(name): value for key, value in state.beside.items() if key.startswith(name)})
 
-    def progress(self) -> Progress:
+    def state(self) -> TrainingState:
         """The state of the training, for a checkpoint."""
         beside = {f"{name}{key}": value for name, part in self._beside().items() for key, value in part.state().items()}
-        return Progress(self.step, self.optimizer.state_dict(), self._first_loss, beside)
+        return TrainingState(self.step, self.optimizer.state_dict(), self._first_loss, beside)
 
     def _beside(self) -> dict[str, MovingAverage | OscillationFreezer]:
         parts = {"average:": self._average, "oscillations:": self._freezer}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def run(self, until: int, report: Report | None = None) -> None:
+    def run(self, until: int, report: StepReport | None = None) -> None:
         """Trains up to step `until`; with the last step of the recipe the student becomes what is kept.
 
         Raises DivergedError, with the step and the term, when a loss or a weight is not finite or a loss grows without

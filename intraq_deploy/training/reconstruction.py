@@ -38,7 +38,7 @@ from intraq_deploy.training.recipe import ReconstructionRecipe
 from intraq_deploy.training.rounding import SoftWeightQuantizer, commit, soften, undecided
 from intraq_deploy.training.teacher import Teacher
 
-Report = Callable[[int, int, float], None]
+BlockReport = Callable[[int, int, float], None]
 """A function that is told the block, counted from 0, its steps done, and its error E."""
 _REPORT_EVERY = 10
 _FREE = 0.2
@@ -67,7 +67,7 @@ def reconstruct(
     recipe: ReconstructionRecipe,
     seed: int,
     device: torch.device,
-    report: Report | None = None,
+    report: BlockReport | None = None,
 ) -> None:
     """Learns the student's roundings and activation scales, in place and on `device`, where the teacher is already.
 

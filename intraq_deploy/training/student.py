@@ -31,7 +31,7 @@ def _silent(done: int, where: str, loss: float | None = None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class TrainingSession:
     """The place where an unfinished student is kept between sessions, and the listener who is told how far it is."""
 
     folder: Path | None = None
@@ -65,13 +65,13 @@ class StudentTraining:
     seed: int
     device: torch.device
 
-    def train(self, student: FakeQuantNetwork, session: Session | None = None) -> list[Adjustment]:
+    def train(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> list[Adjustment]:
         """Trains `student` in place and returns what settling adjusted; the student is then on the CPU.
 
         student: calibrated, as `build_network` makes it. session: continues what an earlier one left in its folder.
         Raises DivergedError for a loss that is not finite, UsageError for the reconstruction of min-max ranges.
         """
-        session = Session() if session is None else session
+        session = TrainingSession() if session is None else session
         checkpoint = session.part(_CHECKPOINT)
         if self.recipe.reconstruction.enabled:
             self._reconstruct(student, session)
@@ -81,7 +81,7 @@ class StudentTraining:
             self._fine_tune(student, session)
         return settle(student.cpu())
 
-    def _reconstruct(self, student: FakeQuantNetwork, session: Session) -> None:
+    def _reconstruct(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         kept = session.part(_RECONSTRUCTED)
         if kept is not None and kept.exists():
             load_student(kept, student)
@@ -97,7 +97,7 @@ class StudentTraining:
             save_student(kept, student)
             session.saved()
 
-    def _correct(self, student: FakeQuantNetwork, session: Session) -> None:
+    def _correct(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         done = self.recipe.reconstruction_images
 
         def report(layer: int, count: int) -> None:
@@ -105,7 +105,7 @@ class StudentTraining:
 
         correct(student, self.teacher, self.images, self.seed, self.device, report)
 
-    def _fine_tune(self, student: FakeQuantNetwork, session: Session) -> None:
+    def _fine_tune(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         recipe, before = self.recipe.training, self.recipe.reconstruction_images
         trainer = Trainer(student, self.teacher, self.images, recipe, self.seed, self.device)
         kept = session.part(_CHECKPOINT)

@@ -80,8 +80,8 @@ def write_bundle(
 ) -> Manifest:
     """Fills `folder`, which exists and is empty, and gives its manifest.
 
-    artifacts: the files of `program`, one for each target, the best first. images: what `pick_images` gives. Raises
-    TargetError where there is no artifact.
+    artifacts: the files of `program`, one for each target, the best first. images: what `pick_images` gives,
+    float32 or uint8 [N, C, H, W]. Raises TargetError where there is no artifact.
     """
     if not artifacts:
         reasons = "; ".join(f"{target}: {reason.rstrip('.')}" for target, reason in description.left_out.items())

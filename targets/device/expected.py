@@ -26,7 +26,7 @@ def integers_per_image(program: Program) -> int:
 
 
 def pick_images(program: Program, images: Tensor, *, own_rounding: bool) -> Tensor:
-    """The images to compare on, some of `images`, [N, C, H, W] as the program takes them.
+    """The images to compare on, some of `images`: float32 or uint8 [N, C, H, W], as the program takes them.
 
     own_rounding: a runtime rounds in another order than the program, so images in which that can make no difference
     come first.
@@ -83,7 +83,7 @@ def _read_by(program: Program, name: str) -> set[str]:
 
 
 def expected(program: Program, images: Tensor, with_codes: int) -> dict[str, Array]:
-    """The arrays of parity/expected.npz, for images [N, C, H, W] as the program takes them.
+    """The arrays of parity/expected.npz, for images, float32 or uint8 [N, C, H, W], as the program takes them.
 
     They are codes and positions near ties of the first `with_codes` images, logits and the number of near ties of all.
     """

@@ -24,7 +24,7 @@ class Release(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    """ "JetPack 6.2"."""
+    """The name of the release, for example "JetPack 6.2"."""
     tensorrt: Version | None = None
     """TensorRT's version, as far as it is known ("10.3"); None without TensorRT."""
     cuda: Version | None = None

@@ -56,7 +56,7 @@ class NetworkBuild(Build):
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Raises the runner's errors as TargetError; what TensorRT said is explained where its meaning is known."""
+    """Turns the runner's errors into this package's. Raises TargetError, with TensorRT's words, explained where it can be."""
     try:
         yield
     except Refused as error:

@@ -45,7 +45,7 @@ class BatchedSession(abc.ABC):
     def milliseconds(self, images: Tensor) -> float:
         """The median time of one batch on the GPU, without transfers. Raises TargetError where it cannot be run.
 
-        images: [N, C, H, W] as the model takes them, N at most LARGEST_BATCH.
+        images: float32 or uint8 [N, C, H, W], as the model takes them, N at most LARGEST_BATCH.
         """
 
     @abc.abstractmethod
@@ -75,7 +75,7 @@ class EngineSession(BatchedSession):
         return str(inspector.get_engine_information(self._information.JSON))
 
     def milliseconds(self, images: Tensor) -> float:
-        """The median time of a CUDA graph's replays (see `BatchedSession.milliseconds`)."""
+        """The median time of a CUDA graph's replays, images: float32 or uint8 [N, C, H, W] (see `BatchedSession`)."""
         with self._translated(), torch.cuda.stream(torch.cuda.Stream()):
             kept = self._bind(images)
             for _ in range(_WARM_UP):

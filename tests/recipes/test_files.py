@@ -7,7 +7,7 @@ import pytest
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline.options import OwnRecipe
-from intraq_deploy.recipes import BUILTIN, Recipe, builtin, builtin_text, check, parse, read
+from intraq_deploy.recipes import BUILTIN, Recipe, builtin, builtin_text, check_recipe, parse, read
 from intraq_deploy.recipes.files import SECTIONS
 from intraq_deploy.recipes.overrides import Overrides, recipe_for, too_few_images
 from intraq_deploy.recipes.sections import BadValue, value_of
@@ -160,7 +160,7 @@ def test_recipes_survive_json(name):
     assert kept == own
     assert kept.values["when"] == file.values["when"]
     for shape, classes in ((SMALL, 10), (LARGE, 1000)):
-        assert check(kept.name, kept.values).resolve(shape, classes) == file.resolve(shape, classes)
+        assert check_recipe(kept.name, kept.values).resolve(shape, classes) == file.resolve(shape, classes)
 
 
 def test_the_name_of_a_file_is_its_path(tmp_path):

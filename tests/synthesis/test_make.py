@@ -12,7 +12,7 @@ from intraq_deploy.synthesis.batches import batch_sizes, draw_labels
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
 from intraq_deploy.synthesis.loop import _Rate, pixel_bounds
 from intraq_deploy.synthesis.make import make_images, probe_of
-from intraq_deploy.synthesis.quality import intra_class_distance, measure
+from intraq_deploy.synthesis.quality import intra_class_distance, measure_quality
 
 CPU = torch.device("cpu")
 RECIPE = SynthesisRecipe(images=24, iterations=12, batch=12, learning_rate=0.1, schedule="cosine")
@@ -45,8 +45,8 @@ def test_the_loss_falls_and_images_match_the_statistics():
     )
     assert losses[-1] < 0.5 * losses[0]
     noise = SyntheticSet(torch.randn_like(images.images), images.labels, images.targets)
-    assert measure(probe, images).bn_distance < 0.5 * measure(probe, noise).bn_distance
-    assert measure(probe, images).confidence > measure(probe, noise).confidence
+    assert measure_quality(probe, images).bn_distance < 0.5 * measure_quality(probe, noise).bn_distance
+    assert measure_quality(probe, images).confidence > measure_quality(probe, noise).confidence
 
 
 def test_the_same_seed_gives_the_same_images_and_another_gives_others(model, probe):
@@ -189,7 +189,7 @@ def test_each_step_makes_other_images_and_the_same_again(model, probe, changes):
 def test_low_precision_comes_as_near(model, probe):
     recipe = replace(RECIPE, iterations=40)
     distances = [
-        measure(probe, make_images(model, probe, replace(recipe, precision=p), 0)).bn_distance
+        measure_quality(probe, make_images(model, probe, replace(recipe, precision=p), 0)).bn_distance
         for p in ("float32", "bfloat16")
     ]
     assert distances[1] == pytest.approx(distances[0], rel=0.1)

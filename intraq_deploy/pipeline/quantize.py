@@ -45,8 +45,8 @@ def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> R
     with run.directory.opened():
         _begin(run, images_only=True)
         _, record = _synthesized(run)
-        report = records.run_report(run, record)
-        return _keep(run, report.model_copy(update={"seconds": run.directory.seconds([stages.SYNTHESIS])}))
+        seconds = run.directory.seconds([stages.SYNTHESIS])
+        return _keep(run, records.run_report(run, record, seconds=seconds))
 
 
 def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
@@ -81,12 +81,18 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
     student, settled = stages.fine_tune(run, images, scheme)
     program = stages.freeze_student(run, student, stages.student_key(run, scheme, images.images))
-    report = records.run_report(run, record).model_copy(update={"status": "quantized", "mixed": mixed})
-    artifacts = {target: export_artifact(run, target, program, report.label) for target in run.options.targets}
+    bits = run.bits.label(mixed)
+    artifacts = {target: export_artifact(run, target, program, bits) for target in run.options.targets}
     compared = {} if labelled is None else baselines(run, images, mixed)
-    made = {target: records.artifact_record(run, artifact, program) for target, artifact in artifacts.items()}
-    accumulator = records.accumulator_record(program)
-    report = report.model_copy(update={"settled": settled, "accumulator": accumulator, "artifacts": made})
+    report = records.run_report(
+        run,
+        record,
+        status="quantized",
+        mixed=mixed,
+        settled=settled,
+        accumulator=records.accumulator_record(program),
+        artifacts={name: records.artifact_record(run, artifact, program) for name, artifact in artifacts.items()},
+    )
 
     def check(stage: OpenStage) -> RunReport:
         candidate = GateCandidate(student, program, artifacts, images, mixed=mixed)

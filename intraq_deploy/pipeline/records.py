@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from intraq_deploy.pipeline.report import (
     AccountingRecord,
     AccumulatorRecord,
     ArtifactRecord,
-    Bits,
     CalibrationRecord,
     ImagesRecord,
     ModelRecord,
@@ -31,13 +31,12 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 
 
-def run_report(run: Run, images: ImagesRecord | CalibrationRecord) -> RunReport:
-    """Returns the report of a run that has its images."""
+def run_report(run: Run, images: ImagesRecord | CalibrationRecord, **further: Any) -> RunReport:
+    """Returns the report of a run. further: the fields that it has beyond those of a run that has its images only."""
     options = run.options
     return RunReport(
-        status="synthesized",
         model=model_record(run),
-        bits=Bits(weights=options.weight_bits, activations=options.activation_bits),
+        bits=run.bits,
         scheme=options.scheme,
         preset=options.recipe_name,
         seed=options.seed,
@@ -48,7 +47,7 @@ def run_report(run: Run, images: ImagesRecord | CalibrationRecord) -> RunReport:
         images=images,
         reconstructed=run.recipe.reconstruction.enabled,
         steps=run.recipe.training.steps,
-        seconds={},
+        **further,
     )
 
 

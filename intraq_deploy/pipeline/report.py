@@ -1,7 +1,7 @@
 """The report that a run leaves for machines and people: `RUN/run.json`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -195,7 +195,7 @@ class RunReport(_Record):
     beside `images`."""
 
     format: Literal[2] = 2
-    status: Literal["synthesized", "quantized", "passed", "failed"]
+    status: Literal["synthesized", "quantized", "passed", "failed"] = "synthesized"
     failures: list[Failure] = []
     """The reasons why the gate failed."""
     warnings: list[GateWarning] = []
@@ -220,7 +220,7 @@ class RunReport(_Record):
     accumulator: AccumulatorRecord | None = None
     settled: list[str] = []
     """Adjustments before freezing, as "layer: adjustment"."""
-    seconds: dict[str, float]
+    seconds: dict[str, float] = {}
     """Seconds by stage, over all sessions that worked on it."""
     parity: dict[str, ParityRecord] = {}
     eval: str | None = None
@@ -253,6 +253,10 @@ def read_report(path: Path) -> RunReport:
     """Returns the report that a run left. Raises RunError for a missing or foreign file."""
     try:
         return RunReport.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason: Any = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise RunError(f"{path} is no report of a run ({reason}): run quantize first.") from error
+    except OSError as error:
+        raise RunError(f"{path} is no report of a run ({error.strerror}): run quantize first.") from error
+    except ValidationError as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"{path} is no report of a run, or one of another version ({reason}): run quantize again."
+        ) from error

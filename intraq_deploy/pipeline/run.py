@@ -16,7 +16,7 @@ from intraq_deploy.models import Model
 from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.report import MixedRecord
+from intraq_deploy.pipeline.report import Bits, MixedRecord
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.program import Normalization, float_program
@@ -65,6 +65,11 @@ class Run:
         """The run's scheme at any bits."""
         o = self.options
         return SchemeChoice(o.scheme, o.targets, o.own_targets, self.recipe.quantization.ranges)
+
+    @property
+    def bits(self) -> Bits:
+        """The bits that were asked for."""
+        return Bits(weights=self.options.weight_bits, activations=self.options.activation_bits)
 
     def scheme(self, mixed: MixedRecord | None) -> Scheme:
         """Returns the scheme of the student. mixed: the weight bits that were chosen layer by layer, if any."""

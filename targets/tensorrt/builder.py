@@ -56,7 +56,7 @@ class NetworkBuild(Build):
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns the runner's errors into this package's. Raises TargetError, with TensorRT's words, explained where it can be."""
+    """Turns the runner's errors into this package's. Raises TargetError with TensorRT's words, explained if possible."""
     try:
         yield
     except Refused as error:

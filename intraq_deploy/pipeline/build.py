@@ -11,11 +11,11 @@ from intraq_deploy.pipeline.engines import FOLDER
 from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.finished import FinishedRun, Opening, opened_run
 from intraq_deploy.pipeline.gate import float_layers, parity_failures, parity_images
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import EngineRecord, ParityRecord, RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
-from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.targets import Chosen
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import Program, float_program

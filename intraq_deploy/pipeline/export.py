@@ -7,11 +7,11 @@ from pathlib import Path
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.finished import Opening, opened_run
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
-from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.program import Program
 from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.onnx.export import lowered, write

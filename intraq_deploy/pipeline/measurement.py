@@ -15,11 +15,11 @@ from intraq_deploy.evaluation.latency import interleaved, medians
 from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.comparison import A8, CUDA_FLOAT16, CUDA_FLOAT32, FLOAT32, W8A8, ComparisonRow
 from intraq_deploy.pipeline.export import whole_artifact
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
 from intraq_deploy.pipeline.schemes import SchemeChoice
-from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.program import Reference, float_program, freeze, settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import Scheme

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.options import MixedOptions, text_of
 from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.sensitivity import halves, measure_sensitivity, sensitivity_key, specs_at, w8_network
 from intraq_deploy.pipeline.sensitivity_report import LayerSensitivity, SensitivityReport
-from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.stages import own_images
 from intraq_deploy.quantization.allocation import Allocations, Choice, stored_bytes
 from intraq_deploy.quantization.placement import place

@@ -13,6 +13,7 @@ from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.estimate import estimate, faster
 from intraq_deploy.pipeline.export import export_artifact
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.measurement import BASELINES, baselines
 from intraq_deploy.pipeline.mixed import MIXED, check_budget, choose_bits
 from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
@@ -21,7 +22,6 @@ from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunRe
 from intraq_deploy.pipeline.run import Run, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
 from intraq_deploy.pipeline.sensitivity import SENSITIVITY
-from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.program import Program
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place

@@ -12,12 +12,12 @@ from intraq_deploy import seeds
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.finished import Opening, kept_run
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.options import check_widths
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.sensitivity_report import LayerSensitivity, SensitivityReport
-from intraq_deploy.pipeline.stage import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.stages import images_key
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.network import FakeQuantNetwork

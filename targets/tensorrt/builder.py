@@ -56,7 +56,7 @@ class NetworkBuild(Build):
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns the runner's errors into this package's. Raises TargetError with TensorRT's words, explained if possible."""
+    """Turns the runner's errors into this package's. Raises TargetError, explained where TensorRT's words can be."""
     try:
         yield
     except Refused as error:

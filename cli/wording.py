@@ -1,30 +1,17 @@
 """The sentences about findings: the only place that words them."""
 
 from intraq_deploy.cli.console import MIB
+from intraq_deploy.pipeline import findings
 from intraq_deploy.pipeline.advice import Advice, as_fast
-from intraq_deploy.pipeline.findings import (
-    AccuracyLost,
-    Failure,
-    FloatKernels,
-    GateWarning,
-    InstrumentsDisturb,
-    LargerThanAsked,
-    LayersLeftInFloat,
-    LayersNotInt8,
-    LogitsDiffer,
-    NotOnProvider,
-    TensorDiffers,
-    UnderusedTensors,
-)
 
 _SHOWN = 4
 
 
-def failure_sentence(failure: Failure) -> str:
+def failure_sentence(failure: findings.Failure) -> str:
     """Returns the sentence that says why a target failed its gate."""
     target = failure.target
     match failure:
-        case TensorDiffers():
+        case findings.TensorDiffers():
             allowed = "none may" if failure.allowed_share is None else f"{failure.allowed_share:.1%} may, by 1"
             explained = failure.mismatched - failure.beyond_rounding
             if explained:
@@ -33,20 +20,20 @@ def failure_sentence(failure: Failure) -> str:
                 f"{target}: {failure.mismatched:,} of {failure.compared:,} integers of {failure.tensor} differ by up "
                 f"to {failure.largest_difference} ({allowed})."
             )
-        case LogitsDiffer():
+        case findings.LogitsDiffer():
             allowed = "they may not" if failure.allowed is None else f"{failure.allowed:.0e} is allowed"
             return (
                 f"{target}: its logits differ from the reference's by {failure.difference:.1e} of the largest "
                 f"({allowed})."
             )
-        case InstrumentsDisturb():
+        case findings.InstrumentsDisturb():
             return f"{target}: looking at its integers changes its logits; the comparison says nothing about it."
-        case LayersNotInt8():
+        case findings.LayersNotInt8():
             listed = ", ".join(f"{name} ({kind})" for name, kind in list(failure.layers.items())[:_SHOWN])
             return (
                 f"{target}: {len(failure.layers)} of {failure.of} layers do not multiply INT8 in the engine: {listed}."
             )
-        case AccuracyLost():
+        case findings.AccuracyLost():
             return (
                 f"{target}: its top-1 is {failure.top1:.2f}, below the fake-quant module's "
                 f"{failure.fake_quant_top1:.2f}: of {failure.images:,} answers {failure.became_wrong:,} became wrong "
@@ -54,24 +41,24 @@ def failure_sentence(failure: Failure) -> str:
             )
 
 
-def warning_sentence(warning: GateWarning) -> str:
+def warning_sentence(warning: findings.GateWarning) -> str:
     """Returns the sentence that a person should read although the gate passes."""
     target = warning.target
     match warning:
-        case NotOnProvider():
+        case findings.NotOnProvider():
             return f"{target} was not run on its provider. {warning.reason}"
-        case FloatKernels():
+        case findings.FloatKernels():
             listed = ", ".join(f"{count} {operator}" for operator, count in warning.kernels.items())
             return f"{target}: {listed} run in float; `intraq-deploy inspect` says why."
-        case LayersLeftInFloat():
+        case findings.LayersLeftInFloat():
             return (
                 f"{target}: {warning.layers} layers that could run on integers run in float: the results are right, "
                 "and slower than they could be."
             )
-        case UnderusedTensors():
+        case findings.UnderusedTensors():
             listed = ", ".join(warning.tensors[:_SHOWN])
             return f"{target}: {len(warning.tensors)} tensors use less than half of their codes ({listed})."
-        case LargerThanAsked():
+        case findings.LargerThanAsked():
             return (
                 f"{target}: its file has {warning.bytes / MIB:.2f} MiB; --max-size {warning.max_size:g} counts codes, "
                 f"scales and biases ({warning.stored_bytes / MIB:.2f} MiB), and the file also holds a graph and may "

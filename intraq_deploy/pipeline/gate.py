@@ -12,24 +12,10 @@ from torch import Tensor
 
 from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.evaluation.accuracy import Accuracy
-from intraq_deploy.pipeline import records
+from intraq_deploy.pipeline import findings, records
 from intraq_deploy.pipeline.advice import advise
 from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.engines import engines_here
-from intraq_deploy.pipeline.findings import (
-    AccuracyLost,
-    Failure,
-    FloatKernels,
-    GateWarning,
-    InstrumentsDisturb,
-    LargerThanAsked,
-    LayersLeftInFloat,
-    LayersNotInt8,
-    LogitsDiffer,
-    NotOnProvider,
-    TensorDiffers,
-    UnderusedTensors,
-)
 from intraq_deploy.pipeline.finished import Opening, opened_run
 from intraq_deploy.pipeline.measurement import Measurement, baselines, measure_accuracy
 from intraq_deploy.pipeline.options import check_apart
@@ -62,8 +48,8 @@ class GateResult:
     """The comparison with the program, by target."""
     measured: Measurement | None
     """Accuracy; None without labelled images."""
-    failures: list[Failure]
-    warnings: list[GateWarning]
+    failures: list[findings.Failure]
+    warnings: list[findings.GateWarning]
 
 
 def validate_run(opening: Opening, targets: tuple[str, ...], evaluate: str | None, progress: Progress) -> RunReport:
@@ -102,8 +88,8 @@ def run_gate(
     program = candidate.program
     inputs, fake_quant_logits = parity_images(candidate.student, program, candidate.images)
     parity: dict[str, ParityRecord] = {}
-    failures: list[Failure] = []
-    warnings: list[GateWarning] = []
+    failures: list[findings.Failure] = []
+    warnings: list[findings.GateWarning] = []
     for target, artifact in candidate.artifacts.items():
         sessions = candidate.engines.get(target)
         validation = validate(artifact, program, inputs, sessions)
@@ -163,11 +149,11 @@ def parity_images(student: FakeQuantNetwork, program: Program, images: Synthetic
     return inputs, logits
 
 
-def parity_failures(target: str, validation: Validation) -> Iterator[Failure]:
+def parity_failures(target: str, validation: Validation) -> Iterator[findings.Failure]:
     """Yields a failure for everything that differs more than the program declares, in execution order."""
     parity = validation.parity
     for tensor in parity.failures:
-        yield TensorDiffers(
+        yield findings.TensorDiffers(
             target=target,
             tensor=tensor.name,
             mismatched=tensor.mismatched,
@@ -177,12 +163,12 @@ def parity_failures(target: str, validation: Validation) -> Iterator[Failure]:
             allowed_share=tensor.tolerance,
         )
     if not parity.logits_pass:
-        yield LogitsDiffer(target=target, difference=parity.logits_difference, allowed=parity.logits_tolerance)
+        yield findings.LogitsDiffer(target=target, difference=parity.logits_difference, allowed=parity.logits_tolerance)
     if not validation.instrumented_equal:
-        yield InstrumentsDisturb(target=target)
+        yield findings.InstrumentsDisturb(target=target)
 
 
-def float_layers(artifact: Artifact, program: Program, engine: Engine) -> Iterator[Failure]:
+def float_layers(artifact: Artifact, program: Program, engine: Engine) -> Iterator[findings.Failure]:
     """Yields a failure if there are layers that the file has as integers, and the engine does not multiply so, or does
     not say."""
     integer = engine_program(artifact, program).layers
@@ -192,10 +178,10 @@ def float_layers(artifact: Artifact, program: Program, engine: Engine) -> Iterat
         if isinstance(integer.get(name), IntegerWeights) and kind != INT8
     }
     if others:
-        yield LayersNotInt8(target=artifact.target, layers=others, of=len(integer))
+        yield findings.LayersNotInt8(target=artifact.target, layers=others, of=len(integer))
 
 
-def accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> Iterator[Failure]:
+def accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> Iterator[findings.Failure]:
     """Yields a failure if the deployed network is less accurate than the one that was trained.
 
     Float sums put a few codes in a million of the fake-quant module on the other side of a tie. Deep networks with
@@ -207,7 +193,7 @@ def accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> Iterator
     won = int((deployed.right & ~trained.right).sum())
     allowed = max(_LEAST_POINTS / 100 * trained.images, _LEAST_IMAGES, _SPREADS * math.sqrt(lost + won))
     if lost - won > allowed + 1e-9:
-        yield AccuracyLost(
+        yield findings.AccuracyLost(
             target=target,
             top1=deployed.top1,
             fake_quant_top1=trained.top1,
@@ -218,25 +204,25 @@ def accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> Iterator
         )
 
 
-def _size_warnings(artifacts: Mapping[str, Artifact], mixed: MixedRecord | None) -> Iterator[GateWarning]:
+def _size_warnings(artifacts: Mapping[str, Artifact], mixed: MixedRecord | None) -> Iterator[findings.GateWarning]:
     """Yields files that are larger than the budget, which is for codes, scales and biases alone."""
     if mixed is None or mixed.asked.max_size is None:
         return
     limit, stored = mixed.asked.max_size, mixed.stored_bytes
     for target, artifact in artifacts.items():
         if artifact.bytes > limit * _MIB:
-            yield LargerThanAsked(target=target, bytes=artifact.bytes, stored_bytes=stored, max_size=limit)
+            yield findings.LargerThanAsked(target=target, bytes=artifact.bytes, stored_bytes=stored, max_size=limit)
 
 
-def _parity_warnings(artifact: Artifact, validation: Validation) -> Iterator[GateWarning]:
+def _parity_warnings(artifact: Artifact, validation: Validation) -> Iterator[findings.GateWarning]:
     target, absent = artifact.target, why_rehearsed(artifact)
     if absent is not None:
-        yield NotOnProvider(target=target, reason=absent)
+        yield findings.NotOnProvider(target=target, reason=absent)
     floats = {op: n for op, n in validation.float_kernels.items() if "Conv" in op or "Gemm" in op or "MatMul" in op}
     if floats:
-        yield FloatKernels(target=target, kernels=floats)
+        yield findings.FloatKernels(target=target, kernels=floats)
     if validation.layers_left_in_float > 0:
-        yield LayersLeftInFloat(target=target, layers=validation.layers_left_in_float)
+        yield findings.LayersLeftInFloat(target=target, layers=validation.layers_left_in_float)
     underused = [tensor.name for tensor in validation.parity.tensors if tensor.underused]
     if underused:
-        yield UnderusedTensors(target=target, tensors=underused)
+        yield findings.UnderusedTensors(target=target, tensors=underused)

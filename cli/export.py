@@ -13,8 +13,9 @@ def export(
     """Write a finished run's integers for a target."""
     from intraq_deploy.pipeline.export import export_run
     from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS
     from intraq_deploy.pipeline.targets import choose_for
 
-    chosen = choose_for(run, target or ("onnxruntime",))
+    chosen = choose_for(run, target or DEFAULT_TARGETS)
     report = export_run(Opening(run, trust_pickle, own_targets=chosen.own), chosen.targets, progress)
     return Outcome(report.to_json, lambda: show_artifacts(report, str(run)))

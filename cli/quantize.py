@@ -71,9 +71,10 @@ def quantize(
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import quantize_run
     from intraq_deploy.pipeline.rundir import default_directory
+    from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS
     from intraq_deploy.pipeline.targets import choose
 
-    chosen = choose(target or ("onnxruntime",))
+    chosen = choose(target or DEFAULT_TARGETS)
     budget = mixed.options(bits.weight_bits)
     options = make_options(
         model.options(),

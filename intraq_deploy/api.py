@@ -123,8 +123,9 @@ def quantize(
     chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
     where = choose_device(device)
     schemes = SchemeChoice(scheme, chosen_targets.targets, chosen_targets.own, chosen.quantization.ranges)
+    placed = schemes.at(weight_bits, activation_bits)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
-    student = build_network(graph, schemes.at(weight_bits, activation_bits), images.images, seed)
+    student = build_network(graph, placed, images.images, seed)
     StudentTraining(Teacher(graph).to(where), images, chosen.student, seed, where).train(student)
     return student
 

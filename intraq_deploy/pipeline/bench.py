@@ -134,7 +134,7 @@ def _static(run: Run, plain: Artifact, images: Tensor) -> Path:
 
     def load(folder: Path) -> Path:
         if not (folder / _FILE).is_file():
-            raise RunError(f"{folder / _FILE} is missing: run bench again.")
+            raise RunError(f"{folder / _FILE} is missing.")
         return folder / _FILE
 
     def make(stage: OpenStage) -> Path:

@@ -9,7 +9,7 @@ from intraq_deploy.errors import TargetError, UsageError
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.engines import FOLDER
 from intraq_deploy.pipeline.export import export_artifact
-from intraq_deploy.pipeline.finished import FinishedRun, Opening, opened_run
+from intraq_deploy.pipeline.finished import KeptRun, Opening, opened_run
 from intraq_deploy.pipeline.gate import float_layers, parity_failures, parity_images
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.progress import Progress
@@ -84,7 +84,7 @@ def build_run(opening: Opening, targets: tuple[str, ...], progress: Progress) ->
         return finished.keep(report)
 
 
-def _built(finished: FinishedRun, report: RunReport, maker: "_Maker") -> RunReport:
+def _built(finished: KeptRun, report: RunReport, maker: "_Maker") -> RunReport:
     """Returns the report with one target's artifact and engine, and with what was found of the engine."""
     run, program, name = finished.run, finished.program, maker.profile.name
     artifact = export_artifact(run, name, program, report.label)
@@ -100,7 +100,7 @@ def _built(finished: FinishedRun, report: RunReport, maker: "_Maker") -> RunRepo
             "status": "failed" if failures else "passed",
         }
     artifacts = {**report.artifacts, name: records.artifact_record(run, artifact, program)}
-    return report.model_copy(update={"artifacts": artifacts, "engines": {**report.engines, name: record}, **changes})
+    return report.changed(artifacts=artifacts, engines={**report.engines, name: record}, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> En
 
 
 def _checked(
-    finished: FinishedRun, artifact: Artifact, record: EngineRecord, engine: Engine, host: Host | None
+    finished: KeptRun, artifact: Artifact, record: EngineRecord, engine: Engine, host: Host | None
 ) -> tuple[EngineRecord, ParityRecord]:
     """Returns the engine's record with its times and failures, and its comparison with the program. Without a host,
     ONNX Runtime's provider runs the artifact."""

@@ -17,7 +17,7 @@ from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.export import export_artifact
-from intraq_deploy.pipeline.finished import FinishedRun, Opening, opened_run
+from intraq_deploy.pipeline.finished import KeptRun, Opening, opened_run
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.targets.artifact import Artifact
@@ -68,14 +68,18 @@ def bundle_run(
     folder = path / FOLDER / target.name if out is None else out.resolve()
     packed = folder.with_name(f"{folder.name}.tar.gz")
     own = tuple(profile for profile in profiles if profile.name not in profile_names())
-    with opened_run(replace(opening, own_targets=own), progress) as finished:
+    with opened_run(replace(opening, own_targets=(*opening.own_targets, *own)), progress) as finished:
         if finished.report.status == "failed":
-            raise RunError(f"{path} failed its gate, and a bundle would ship that: validate {path} says why.")
+            first = finished.report.failures[0]
+            raise RunError(
+                f"{path} failed its gate ({first.target}: {first.kind}; run.json has the figures): a bundle would ship "
+                "that."
+            )
         program = finished.program
         finished.keep_targets()
         artifacts, left_out = _exported(finished, profiles)
         made = {name: records.artifact_record(finished.run, each, program) for name, each in artifacts.items()}
-        finished.keep(finished.report.model_copy(update={"artifacts": {**finished.report.artifacts, **made}}))
+        finished.keep(finished.report.changed(artifacts={**finished.report.artifacts, **made}))
         description = _description(finished, target, left_out)
         packable = [(profile, artifacts[profile.name]) for profile in profiles if profile.name in artifacts]
         own_rounding = any(profile.runtime == "tensorrt" for profile, _ in packable)
@@ -96,7 +100,7 @@ def bundle_run(
     )
 
 
-def _exported(finished: FinishedRun, profiles: tuple[TargetProfile, ...]) -> tuple[dict[str, Artifact], dict[str, str]]:
+def _exported(finished: KeptRun, profiles: tuple[TargetProfile, ...]) -> tuple[dict[str, Artifact], dict[str, str]]:
     """Returns the artifacts by target, kept or made, and the reasons why others are left out."""
     artifacts, left_out = {}, {}
     for profile in profiles:
@@ -113,7 +117,7 @@ def _exported(finished: FinishedRun, profiles: tuple[TargetProfile, ...]) -> tup
     return artifacts, left_out
 
 
-def _images(finished: FinishedRun) -> Tensor:
+def _images(finished: KeptRun) -> Tensor:
     """Returns images as the program takes them; noise where the run's images are a person's own, which are not to be
     sent around."""
     run, program = finished.run, finished.program
@@ -124,7 +128,7 @@ def _images(finished: FinishedRun) -> Tensor:
 
 
 def _description(
-    finished: FinishedRun, target: TargetProfile | DeviceProfile, left_out: dict[str, str]
+    finished: KeptRun, target: TargetProfile | DeviceProfile, left_out: dict[str, str]
 ) -> BundleDescription:
     run, report, model = finished.run, finished.report, finished.run.model
     preprocessing = asdict(model.preprocessing)

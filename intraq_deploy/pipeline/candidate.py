@@ -1,8 +1,9 @@
 """The value that goes through the gate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from intraq_deploy.pipeline.findings import Failure
 from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.program import Program
 from intraq_deploy.quantization.network import FakeQuantNetwork
@@ -23,5 +24,7 @@ class GateCandidate:
     images: SyntheticSet
     engines: Mapping[str, EngineSessions] = field(default_factory=dict)
     """The engines by target, of those that run on this machine's GPU, in place of a rehearsal."""
+    engine_failures: Mapping[str, Sequence[Failure]] = field(default_factory=dict)
+    """Failures by target that were found earlier, of engines that cannot run here: they still hold."""
     mixed: MixedRecord | None = None
     """The weight bits that were chosen layer by layer."""

@@ -13,6 +13,7 @@ from intraq_deploy.pipeline.mixed import earlier_choice
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.sensitivity import SENSITIVITY, sensitivity_key, work_of
 from intraq_deploy.quantization.build import empty_network
+from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.quantization.sensitivity import logits_of
 from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
@@ -47,15 +48,15 @@ def _ahead(run: Run, images_only: bool) -> Iterator[tuple[str, float, Callable[[
         yield stages.SYNTHESIS, work, lambda: _synthesis_rate(run, min(images, synthesis.batch))
     if images_only:
         return
-    asked, own = run.options.mixed, stages.own_images(run)
+    asked, key = run.options.mixed, stages.images_key(run)
     mixed = None if asked is None else earlier_choice(run)
     # Before the bits are chosen nobody knows the student's key: what another one has left is not this student.
     known = asked is None or mixed is not None
-    if asked is not None and not known and not finished(SENSITIVITY, sensitivity_key(run, asked.widths, own)):
+    if asked is not None and not known and not finished(SENSITIVITY, sensitivity_key(run, asked.widths, key)):
         yield SENSITIVITY, work_of(run, synthesis.images, asked.widths), lambda: _forward_rate(run, images)
-    work = run.recipe.student.images
-    if work and not (known and finished(stages.FINE_TUNING, stages.student_key(run, run.scheme(mixed), own))):
-        yield stages.FINE_TUNING, work, lambda: _training_rate(run, min(images, run.recipe.training.batch))
+    work, scheme = run.recipe.student.images, run.scheme(mixed)
+    if work and not (known and finished(stages.FINE_TUNING, stages.student_key(run, scheme, key))):
+        yield stages.FINE_TUNING, work, lambda: _training_rate(run, scheme, min(images, run.recipe.training.batch))
 
 
 def _synthesis_rate(run: Run, images: int) -> float:
@@ -78,13 +79,13 @@ def _forward_rate(run: Run, images: int) -> float:
     return images * _TIMED / _seconds(lambda: [logits_of(network, noise, run.device) for _ in range(_TIMED)])
 
 
-def _training_rate(run: Run, images: int) -> float:
+def _training_rate(run: Run, scheme: Scheme, images: int) -> float:
     """Returns images per second of fine-tuning."""
     # One step more than are taken: behind the last one, what it leaves is looked at.
     recipe = replace(run.recipe.training, batch=images, steps=2 + _TIMED)
     noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
     samples = SyntheticSet(noise, torch.zeros(images, dtype=torch.int64), torch.ones(images))
-    trainer = Trainer(empty_network(run.graph, run.scheme(None)), run.teacher, samples, recipe, 0, run.device)
+    trainer = Trainer(empty_network(run.graph, scheme), run.teacher, samples, recipe, 0, run.device)
     trainer.run(1)
     return images * _TIMED / _seconds(lambda: trainer.run(1 + _TIMED))
 

@@ -1,13 +1,13 @@
 """Artifacts of a run: its program, written for a target."""
 
 import json
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.finished import Opening, opened_run
-from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_prepared
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
@@ -15,7 +15,6 @@ from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.program import Program
 from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.onnx.export import lowered, write
-from intraq_deploy.targets.onnx.lower import Lowered
 from intraq_deploy.targets.tensorrt.implicit import add_cache
 
 
@@ -31,7 +30,7 @@ def export_run(opening: Opening, targets: tuple[str, ...], progress: Progress) -
         finished.keep_targets()
         artifacts = {target: export_artifact(run, target, program, report.label) for target in targets}
         made = {target: records.artifact_record(run, artifact, program) for target, artifact in artifacts.items()}
-        return finished.keep(report.model_copy(update={"artifacts": {**report.artifacts, **made}}))
+        return finished.keep(report.changed(artifacts={**report.artifacts, **made}))
 
 
 def export_artifact(run: Run, target: str, program: Program, bits: str) -> Artifact:
@@ -45,19 +44,17 @@ def export_artifact(run: Run, target: str, program: Program, bits: str) -> Artif
     metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
     cached = profile.calibration_cache is not None and run.ranges_only
     key = key_of(program=program.sha256, profile=profile.model_dump(), metadata=metadata, cached=cached)
-    work = StageWork(f"targets/{target}", key)
 
-    @cache
-    def model() -> Lowered:
-        return lowered(program, profile, metadata)
+    def prepare() -> Callable[[OpenStage], Artifact]:
+        made = lowered(program, profile, metadata)  # a program that is refused leaves the file that is there
 
-    def make(stage: OpenStage) -> Artifact:
-        artifact = write(model(), stage.folder)
-        return add_cache(artifact, program, profile, metadata) if cached else artifact
+        def make(stage: OpenStage) -> Artifact:
+            artifact = write(made, stage.folder)
+            return add_cache(artifact, program, profile, metadata) if cached else artifact
 
-    if not run.directory.finished(work.name, key):
-        model()  # before anything is touched: a program that is refused leaves the file that is there
-    return kept_or_made(run, work, whole_artifact, make)
+        return make
+
+    return kept_or_prepared(run, StageWork(f"targets/{target}", key), whole_artifact, prepare)
 
 
 def whole_artifact(folder: Path) -> Artifact:

@@ -34,8 +34,8 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """A run that has its images at least, and its report."""
+class KeptRun:
+    """A run in its directory, which has its images at least, and its report."""
 
     run: Run
     report: RunReport
@@ -59,6 +59,11 @@ class FinishedRun:
         if self.run.options.calibration is None:
             return stages.kept_synthesis(self.path / stages.SYNTHESIS)[0]
         return stages.kept_calibration(self.path / stages.CALIBRATION)
+
+    @property
+    def run_images(self) -> stages.RunImages:
+        """The images of the run with their key."""
+        return stages.RunImages(self.images, stages.images_key(self.run, self.images))
 
     @cached_property
     def student(self) -> FakeQuantNetwork:
@@ -95,7 +100,7 @@ class FinishedRun:
 
 
 @contextmanager
-def opened_run(opening: Opening, progress: Progress) -> Iterator[FinishedRun]:
+def opened_run(opening: Opening, progress: Progress) -> Iterator[KeptRun]:
     """A finished run that no other process changes until the block ends: what is read here is what is written on.
 
     Raises RunError for what is none, where nothing is made then, and for one that is in use.
@@ -105,7 +110,7 @@ def opened_run(opening: Opening, progress: Progress) -> Iterator[FinishedRun]:
         yield finished_run(opening, progress)
 
 
-def finished_run(opening: Opening, progress: Progress) -> FinishedRun:
+def finished_run(opening: Opening, progress: Progress) -> KeptRun:
     """Returns a run that has its program. Raises RunError for what is none."""
     finished = kept_run(opening, progress)
     if finished.report.status == "synthesized":
@@ -113,7 +118,7 @@ def finished_run(opening: Opening, progress: Progress) -> FinishedRun:
     return finished
 
 
-def kept_run(opening: Opening, progress: Progress) -> FinishedRun:
+def kept_run(opening: Opening, progress: Progress) -> KeptRun:
     """Returns a run that has its images at least.
 
     Raises RunError for what is none, and for a network that has changed; UsageError for options that cannot be.
@@ -126,7 +131,7 @@ def kept_run(opening: Opening, progress: Progress) -> FinishedRun:
             f"{run.options.model.source} is not the network that {path} was made from: put that one back, or run "
             "quantize again into another directory."
         )
-    return FinishedRun(run, report)
+    return KeptRun(run, report)
 
 
 def _options(kept: QuantizeOptions, folder: Path, opening: Opening) -> QuantizeOptions:

@@ -65,17 +65,18 @@ def validate_run(opening: Opening, targets: tuple[str, ...], evaluate: str | Non
         evaluate = evaluate or run.options.eval
         check_apart(run.options.calibration, evaluate)
         labelled = None if evaluate is None else load_labelled(evaluate, run.model)
-        compared = {} if labelled is None else baselines(run, finished.images, report.mixed)
+        engines = engines_here(run, artifacts)
         candidate = GateCandidate(
             finished.student,
             finished.program,
             artifacts,
             finished.images,
-            engines_here(run, artifacts),
+            engines,
+            {name: record.failures for name, record in report.engines.items() if name not in engines},
             report.mixed,
         )
-        result = run_gate(run, candidate, labelled, compared)
-        return finished.keep(with_gate(report, candidate, result))
+        compared = {} if labelled is None else baselines(run, finished.images, report.mixed)
+        return finished.keep(with_gate(report, candidate, run_gate(run, candidate, labelled, compared)))
 
 
 def run_gate(
@@ -97,6 +98,7 @@ def run_gate(
         failures += parity_failures(target, validation)
         if sessions is not None:
             failures += float_layers(artifact, program, sessions.engine)
+        failures += [each for each in candidate.engine_failures.get(target, ()) if each not in failures]
         warnings += _parity_warnings(artifact, validation)
     measured = None
     if labelled is not None:
@@ -108,13 +110,9 @@ def run_gate(
 
 
 def with_gate(report: RunReport, candidate: GateCandidate, result: GateResult) -> RunReport:
-    """Returns the report with what the gate found. Findings on targets that it did not look at still hold, and so does
-    what was found of an engine where it cannot run."""
+    """Returns the report with what the gate found. Findings on targets that it did not look at still hold."""
     targets = candidate.artifacts
     failures = [failure for failure in report.failures if failure.target not in targets] + result.failures
-    for target in targets:
-        if target in report.engines and target not in candidate.engines:
-            failures += [failure for failure in report.engines[target].failures if failure not in failures]
     changes: dict[str, object] = {
         "machine": machine(),
         "versions": report.versions | {"onnxruntime": onnxruntime().__version__},
@@ -125,7 +123,7 @@ def with_gate(report: RunReport, candidate: GateCandidate, result: GateResult) -
     }
     if result.measured is not None:
         changes |= _measured(report, candidate, result.measured)
-    return report.model_copy(update=changes)
+    return report.changed(**changes)
 
 
 def _measured(report: RunReport, candidate: GateCandidate, measured: Measurement) -> dict[str, object]:

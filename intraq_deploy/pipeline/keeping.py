@@ -40,24 +40,40 @@ def kept_or_made(run: Run, work: StageWork, load: Callable[[Path], T], make: Cal
     """Returns what a finished stage left, or makes the stage.
 
     load: reads a finished stage from its folder; where it raises RunError or DataError, the stage is damaged and made
-    again, with a warning. make: makes the stage and returns the same value. Until it is called, what another key left
-    stays.
+    again, with a warning. make: makes the stage and returns the same value.
+    """
+    return kept_or_prepared(run, work, load, lambda: make)
+
+
+def kept_or_prepared(
+    run: Run, work: StageWork, load: Callable[[Path], T], prepare: Callable[[], Callable[[OpenStage], T]]
+) -> T:
+    """Returns what a finished stage left, or makes the stage after something that is no part of it.
+
+    prepare: returns what makes the stage, as in `kept_or_made`. It is called before anything in the stage's folder
+    changes and before its time counts: another stage may be made in it, and what it raises leaves what is there.
     """
     directory, progress = run.directory, run.progress
+    damaged = False
     if directory.finished(work.name, work.key):
         stage = directory.stage(work.name, work.key)
         try:
             value = load(stage.folder)
         except (RunError, DataError) as damage:
             progress.warn(f"{work.name} is made again, because {damage}")
-            stage.clear()
+            damaged = True
         else:
             progress.start(work.name, 0, "")
+            directory.seconds[work.name] = stage.seconds
             progress.finish(work.name, stage.seconds, kept=True)
             return value
+    make = prepare()
     stage = directory.stage(work.name, work.key)
+    if damaged:
+        stage.clear()
     progress.start(work.name, work.total, work.unit)
     with directory.running(stage) as saved:
         value = make(OpenStage(stage.folder, saved))
+    directory.seconds[work.name] = stage.seconds
     progress.finish(work.name, stage.seconds)
     return value

@@ -1,7 +1,7 @@
 """Accuracy on labelled images, beside the float network, our own W8A8 and 8-bit activations: what low bits cost."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,8 @@ from intraq_deploy.targets.tensorrt.engine import EngineSessions
 from intraq_deploy.targets.tensorrt.host import Runs
 
 BASELINES = "baselines"
+_TARGET = "onnxruntime"
+"""The target of the baselines."""
 _BATCH = 100
 _ROUNDS, _SECONDS = 200, 0.5
 """The rounds and seconds of timing: at most so many rounds, in about so many seconds for each model."""
@@ -79,11 +81,11 @@ def baselines(run: Run, images: SyntheticSet, mixed: MixedRecord | None) -> dict
 
 def _baseline_schemes(run: Run, mixed: MixedRecord | None) -> dict[str, Scheme]:
     """Returns the schemes of the quantized baselines, for ONNX Runtime whatever the run's own targets are."""
-    o, choice = run.options, SchemeChoice("integer")
+    choice = SchemeChoice("integer", (_TARGET,))
     schemes = {W8A8: choice.at(MAX_BITS, MAX_BITS)}
-    if o.activation_bits < MAX_BITS:
-        layers = {} if mixed is None else mixed.layers
-        schemes[A8] = replace(choice.at(o.weight_bits, MAX_BITS), layer_bits=layers)
+    if run.options.activation_bits < MAX_BITS:
+        layers = None if mixed is None else mixed.layers
+        schemes[A8] = choice.at(run.options.weight_bits, MAX_BITS, layers)
     return schemes
 
 
@@ -96,7 +98,7 @@ def _export_baselines(run: Run, images: SyntheticSet, schemes: Mapping[str, Sche
         programs[name] = freeze(student, run.normalization)
     for name, program in programs.items():
         (folder / name).mkdir(exist_ok=True)
-        export(program, load_profile("onnxruntime"), folder / name, {})
+        export(program, load_profile(_TARGET), folder / name, {})
 
 
 def measure_accuracy(

@@ -8,22 +8,20 @@ found by bisection; all of that is about ranges only, before fine-tuning.
 
 import math
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_prepared
 from intraq_deploy.pipeline.options import MixedOptions, text_of
 from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.sensitivity import halves, measure_sensitivity, sensitivity_key, specs_at, w8_network
 from intraq_deploy.pipeline.sensitivity_report import LayerSensitivity, SensitivityReport
-from intraq_deploy.pipeline.stages import own_images
+from intraq_deploy.pipeline.stages import RunImages, images_key
 from intraq_deploy.quantization.allocation import Allocations, Choice, stored_bytes
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.quantization.sensitivity import logits_of, loss_between, requantize
@@ -56,36 +54,34 @@ def earlier_choice(run: Run) -> MixedRecord | None:
     """Returns what an earlier session has chosen for these options; None if it has not."""
     assert run.options.mixed is not None
     try:
-        if run.directory.finished(MIXED, _key(run, run.options.mixed, own_images(run))):
+        if run.directory.finished(MIXED, _key(run, run.options.mixed, images_key(run))):
             return _kept_choice(run.directory.path / MIXED)
     except RunError:  # the stage itself says so, and chooses again
         pass
     return None
 
 
-def choose_bits(run: Run, images: SyntheticSet) -> MixedRecord:
+def choose_bits(run: Run, images: RunImages) -> MixedRecord:
     """Returns the choice within the run's budget."""
     mixed = run.options.mixed
     assert mixed is not None
 
-    @cache
-    def table() -> SensitivityReport:
-        return measure_sensitivity(run, images, mixed.widths)
+    def prepare() -> Callable[[OpenStage], MixedRecord]:
+        table = measure_sensitivity(run, images, mixed.widths)
 
-    def make(stage: OpenStage) -> MixedRecord:
-        record = _search(run, images, table(), mixed)
-        write_atomically(stage.folder / CHOICE, record.model_dump_json(indent=1))
-        return record
+        def make(stage: OpenStage) -> MixedRecord:
+            record = _search(run, images.images, table, mixed)
+            write_atomically(stage.folder / CHOICE, record.model_dump_json(indent=1))
+            return record
 
-    key = _key(run, mixed, images.images)
-    if not run.directory.finished(MIXED, key):
-        table()  # a stage of its own, whose time is not this one's
-    return kept_or_made(run, StageWork(MIXED, key), _kept_choice, make)
+        return make
+
+    return kept_or_prepared(run, StageWork(MIXED, _key(run, mixed, images.key)), _kept_choice, prepare)
 
 
-def _key(run: Run, mixed: MixedOptions, own: Tensor | None) -> str:
+def _key(run: Run, mixed: MixedOptions, images_key: str) -> str:
     """Returns the key of the choice: the table, the budget, and the activations that it is checked with."""
-    sensitivity, activations = sensitivity_key(run, mixed.widths, own), run.options.activation_bits
+    sensitivity, activations = sensitivity_key(run, mixed.widths, images_key), run.options.activation_bits
     return key_of(sensitivity=sensitivity, asked=mixed.model_dump(), activations=activations)
 
 

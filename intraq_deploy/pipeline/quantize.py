@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.estimate import estimate, faster
 from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
-from intraq_deploy.pipeline.measurement import BASELINES, baselines
-from intraq_deploy.pipeline.mixed import MIXED, check_budget, choose_bits
+from intraq_deploy.pipeline.measurement import baselines
+from intraq_deploy.pipeline.mixed import check_budget, choose_bits
 from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
-from intraq_deploy.pipeline.sensitivity import SENSITIVITY
 from intraq_deploy.program import Program
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
@@ -45,8 +43,7 @@ def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> R
     with run.directory.opened():
         _begin(run, images_only=True)
         _, record = _synthesized(run)
-        seconds = run.directory.seconds([stages.SYNTHESIS])
-        return _keep(run, records.run_report(run, record, seconds=seconds))
+        return _keep(run, records.run_report(run, record))
 
 
 def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
@@ -68,22 +65,22 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
         check_budget(run, options.mixed)
     with run.directory.opened():
         _begin(run)
-        report = _stages(run, labelled)
-        return _keep(run, report.model_copy(update={"seconds": run.directory.seconds(_names(run, labelled))}))
+        return _keep(run, _stages(run, labelled))
 
 
 def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     """Goes from the images to the gate."""
-    images, record = _synthesized(run) if run.calibration is None else _calibrated(run)
+    made, record = _synthesized(run) if run.calibration is None else _calibrated(run)
+    images = stages.RunImages(made, stages.images_key(run))
     mixed = None if run.options.mixed is None else choose_bits(run, images)
     scheme = run.scheme(mixed)
     rows = layer_rows(run.graph, place(run.graph, scheme))
     run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
     student, settled = stages.fine_tune(run, images, scheme)
-    program = stages.freeze_student(run, student, stages.student_key(run, scheme, images.images))
+    program = stages.freeze_student(run, student, stages.student_key(run, scheme, images.key))
     bits = run.bits.label(mixed)
     artifacts = {target: export_artifact(run, target, program, bits) for target in run.options.targets}
-    compared = {} if labelled is None else baselines(run, images, mixed)
+    compared = {} if labelled is None else baselines(run, made, mixed)
     report = records.run_report(
         run,
         record,
@@ -95,25 +92,13 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     )
 
     def check(stage: OpenStage) -> RunReport:
-        candidate = GateCandidate(student, program, artifacts, images, mixed=mixed)
+        candidate = GateCandidate(student, program, artifacts, made, mixed=mixed)
         checked = gate.with_gate(report, candidate, gate.run_gate(run, candidate, labelled, compared))
         write_atomically(stage.folder / REPORT, checked.to_json())
         return checked
 
     key = _validation_key(report, program, labelled)
     return kept_or_made(run, StageWork(VALIDATION, key), lambda folder: read_report(folder / REPORT), check)
-
-
-def _names(run: Run, labelled: LabelledImages | None) -> Iterator[str]:
-    """Yields the names of the run's stages, in order."""
-    yield stages.SYNTHESIS if run.calibration is None else stages.CALIBRATION
-    if run.options.mixed is not None:
-        yield from (SENSITIVITY, MIXED)
-    yield from (stages.FINE_TUNING, stages.FREEZING)
-    yield from (f"targets/{target}" for target in run.options.targets)
-    if labelled is not None:
-        yield BASELINES
-    yield VALIDATION
 
 
 def _synthesized(run: Run) -> tuple[SyntheticSet, ImagesRecord]:
@@ -165,9 +150,10 @@ def _duration(seconds: float) -> str:
 
 
 def _keep(run: Run, report: RunReport) -> RunReport:
-    """Writes the report into the run directory, and returns it."""
-    run.directory.write(REPORT, report.to_json())
-    return report
+    """Writes the report with the time of its stages into the run directory, and returns it."""
+    whole = report.changed(seconds=run.directory.seconds)
+    run.directory.write(REPORT, whole.to_json())
+    return whole
 
 
 def _validation_key(report: RunReport, program: Program, labelled: LabelledImages | None) -> str:

@@ -1,7 +1,7 @@
 """The report that a run leaves for machines and people: `RUN/run.json`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -244,6 +244,10 @@ class RunReport(_Record):
         weights = {self.bits.weights} if self.mixed is None else set(self.mixed.layers.values())
         return weights | {self.bits.activations} == {8}
 
+    def changed(self, **changes: Any) -> "RunReport":
+        """Returns the report with other values in some fields, checked like those of any report."""
+        return RunReport(**dict(self) | changes)
+
     def to_json(self) -> str:
         """Returns the text of `run.json`."""
         return self.model_dump_json(indent=2)
@@ -258,5 +262,6 @@ def read_report(path: Path) -> RunReport:
     except ValidationError as error:
         reason = str(error).splitlines()[0]
         raise RunError(
-            f"{path} is no report of a run, or one of another version ({reason}): run quantize again."
+            f"{path} is no report of a run, or one of another version ({reason}): run the same quantize again, which "
+            "keeps the stages."
         ) from error

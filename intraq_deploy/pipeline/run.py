@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from intraq_deploy.version import __version__
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run is given, and what follows from it, worked out on first use. Nothing in it changes."""
+    """Everything that a run is given, and what follows from it, worked out on first use. Nothing in it is replaced."""
 
     options: QuantizeOptions
     directory: RunDirectory
@@ -73,8 +73,8 @@ class Run:
 
     def scheme(self, mixed: MixedRecord | None) -> Scheme:
         """Returns the scheme of the student. mixed: the weight bits that were chosen layer by layer, if any."""
-        scheme = self.schemes.at(self.options.weight_bits, self.options.activation_bits)
-        return scheme if mixed is None else replace(scheme, layer_bits=mixed.layers)
+        layers = None if mixed is None else mixed.layers
+        return self.schemes.at(self.options.weight_bits, self.options.activation_bits, layers)
 
     def profile(self, target: str) -> TargetProfile:
         """Returns the profile of a built-in target, or of a person's own. Raises UsageError for neither."""

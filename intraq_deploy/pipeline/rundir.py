@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,12 @@ class Stage:
 
 
 class RunDirectory:
-    """The directory of one run; nothing is made before `open`."""
+    """The directory of one run; nothing is made before `opened`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.seconds: dict[str, float] = {}
+        """Seconds of the stages that were kept or made in this session, by name, over all sessions that made them."""
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -97,11 +99,6 @@ class RunDirectory:
     def finished(self, name: str, key: str) -> bool:
         """Whether stage `name` is finished under `key`. Nothing is changed, another key's folder included."""
         return _read(self.path / name / _STAGE).get("key") == key
-
-    def seconds(self, names: Iterable[str]) -> dict[str, float]:
-        """The seconds that were spent on each of the stages `names` that is finished, over all sessions, by name."""
-        finished = {name: _read(self.path / name / _STAGE) for name in names}
-        return {name: float(values["seconds"]) for name, values in finished.items() if "seconds" in values}
 
     def stage(self, name: str, key: str) -> Stage:
         """The folder of stage `name`, emptied unless it belongs to `key`."""

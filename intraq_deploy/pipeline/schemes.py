@@ -3,8 +3,8 @@
 What is judged (sensitivity, budgets, baselines, inspection) thus has the quantizers of what is shipped.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from intraq_deploy.quantization.scheme import Scheme, TargetConstraints, make_scheme
@@ -26,13 +26,14 @@ class SchemeChoice:
     ranges: Literal["scheme", "learned", "min-max"] = "scheme"
     """How scales are found; "scheme": as the convention has it."""
 
-    def at(self, weight_bits: int, activation_bits: int) -> Scheme:
-        """Returns the scheme at these bits.
+    def at(self, weight_bits: int, activation_bits: int, layer_bits: Mapping[str, int] | None = None) -> Scheme:
+        """Returns the scheme at these bits. layer_bits: weight bits of single layers, by name.
 
         Raises UsageError for an unknown convention, an unknown target, or bits outside 2..8.
         """
         constraints = constraints_of(self.targets, self.own_targets)
-        return make_scheme(self.name, weight_bits, activation_bits, constraints).with_ranges(self.ranges)
+        scheme = make_scheme(self.name, weight_bits, activation_bits, constraints).with_ranges(self.ranges)
+        return replace(scheme, layer_bits=dict(layer_bits or {}))
 
 
 def constraints_of(targets: tuple[str, ...], own: Iterable[TargetProfile] = ()) -> TargetConstraints:

@@ -1,7 +1,7 @@
 """The sensitivity stage: each layer's weight bits and their cost, as files in `RUN/sensitivity`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.sensitivity_report import LayerSensitivity, SensitivityReport
-from intraq_deploy.pipeline.stages import images_key
+from intraq_deploy.pipeline.stages import RunImages
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.placement import place
@@ -41,7 +41,7 @@ def sensitivity_run(opening: Opening, widths: tuple[int, ...], progress: Progres
     """
     check_widths("--bits", widths)
     kept = kept_run(opening, progress)
-    images = kept.images
+    images = kept.run_images
     with kept.run.directory.opened():
         return measure_sensitivity(kept.run, images, widths)
 
@@ -65,8 +65,7 @@ def work_of(run: Run, images: int, widths: tuple[int, ...]) -> float:
 def scheme_at(run: Run, widths: tuple[int, ...], bits: int, activation_bits: int) -> Scheme:
     """Returns the run's scheme with every layer's weights at `bits`, of the kind that it gives to the fewest of
     `widths`."""
-    base = run.schemes.at(min(widths), activation_bits)
-    return replace(base, layer_bits={node.name: bits for node in run.graph.layers()})
+    return run.schemes.at(min(widths), activation_bits, {node.name: bits for node in run.graph.layers()})
 
 
 def specs_at(run: Run, widths: tuple[int, ...], bits: int) -> dict[str, QuantSpec]:
@@ -82,23 +81,21 @@ def w8_network(run: Run, widths: tuple[int, ...], images: SyntheticSet, activati
     return network.to(run.device).to(memory_format=torch.channels_last)
 
 
-def sensitivity_key(run: Run, widths: tuple[int, ...], own: Tensor | None) -> str:
-    """Returns the key of the table: the images and the half of them, what prepares the network, the scheme, the widths.
-
-    own: a person's own images, float32 [N, C, H, W], normalised; not looked at where images are synthetic.
-    """
+def sensitivity_key(run: Run, widths: tuple[int, ...], images_key: str) -> str:
+    """Returns the key of the table: the images and the half of them, what prepares the network, the scheme, the
+    widths."""
     prepared, scheme = asdict(run.recipe.quantization), asdict(scheme_at(run, widths, MAX_BITS, MAX_BITS))
     drawn = {"seed": run.options.seed, "most": _MOST_IMAGES}
-    return key_of(images=images_key(run, own), drawn=drawn, prepared=prepared, scheme=scheme, widths=widths)
+    return key_of(images=images_key, drawn=drawn, prepared=prepared, scheme=scheme, widths=widths)
 
 
-def measure_sensitivity(run: Run, images: SyntheticSet, widths: tuple[int, ...]) -> SensitivityReport:
+def measure_sensitivity(run: Run, images: RunImages, widths: tuple[int, ...]) -> SensitivityReport:
     """Returns the table, continued after the last finished width."""
-    measured, _ = halves(run, images.images)
+    measured, _ = halves(run, images.images.images)
     narrow = [bits for bits in widths if bits < MAX_BITS]
 
     def make(stage: OpenStage) -> SensitivityReport:
-        network = w8_network(run, widths, images, MAX_BITS)
+        network = w8_network(run, widths, images.images, MAX_BITS)
         teacher = logits_of(run.model.module_on(run.device), measured, run.device)
         reference = loss_between(teacher, logits_of(network, measured, run.device))
         losses = {}
@@ -120,7 +117,7 @@ def measure_sensitivity(run: Run, images: SyntheticSet, widths: tuple[int, ...])
         _write(stage.folder, table)
         return table
 
-    work = StageWork(SENSITIVITY, sensitivity_key(run, widths, images.images), len(narrow) * len(measured), "images")
+    work = StageWork(SENSITIVITY, sensitivity_key(run, widths, images.key), len(narrow) * len(measured), "images")
     return kept_or_made(run, work, kept_sensitivity, make)
 
 

@@ -1,11 +1,10 @@
 """The stages from images to the Program, each kept or made: synthesis or calibration, fine-tuning, freezing."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from intraq_deploy.data import UnlabelledImages
 from intraq_deploy.errors import RunError
@@ -30,21 +29,23 @@ from intraq_deploy.wording import reason
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
 
 
-def images_key(run: Run, own: Tensor | None) -> str:
-    """Returns the key of the images that the network is quantized with.
+@dataclass(frozen=True, slots=True)
+class RunImages:
+    """The images that a run's network is quantized with, and the key of what made them."""
 
-    own: a person's own images, float32 [N, C, H, W], normalised; not looked at where images are synthetic.
-    """
+    images: SyntheticSet
+    key: str
+
+
+def images_key(run: Run, kept: SyntheticSet | None = None) -> str:
+    """Returns the key of the images that the network is quantized with. kept: a person's own, as a run has kept them;
+    None: as they are in their folder."""
     if run.options.calibration is None:
         return synthesis_key(run)
+    own = kept if kept is not None else run.calibration
     assert own is not None
     # Other files, another draw and another preprocessing make other pixels.
-    return key_of(network=run.network_sha256, images=tensor_sha256(own), device=run.device.type)
-
-
-def own_images(run: Run) -> Tensor | None:
-    """Returns a person's own images, float32 [N, C, H, W], normalised; None where images are synthetic."""
-    return None if run.calibration is None else run.calibration.images
+    return key_of(network=run.network_sha256, images=tensor_sha256(own.images), device=run.device.type)
 
 
 def calibrate(run: Run, own: UnlabelledImages) -> SyntheticSet:
@@ -56,7 +57,7 @@ def calibrate(run: Run, own: UnlabelledImages) -> SyntheticSet:
         images.save(stage.folder / "images.safetensors")
         return images
 
-    work = StageWork(CALIBRATION, images_key(run, own.images), len(own.images), "images")
+    work = StageWork(CALIBRATION, images_key(run), len(own.images), "images")
     return kept_or_made(run, work, kept_calibration, make)
 
 
@@ -142,35 +143,31 @@ def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
     return done
 
 
-def student_key(run: Run, scheme: Scheme, own: Tensor | None) -> str:
-    """Returns the key of the student: the images, the scheme, the recipe, the seed.
-
-    own: a person's own images, float32 [N, C, H, W], normalised; not looked at where images are synthetic.
-    """
+def student_key(run: Run, scheme: Scheme, images_key: str) -> str:
+    """Returns the key of the student: the images, the scheme, the recipe, the seed."""
     recipe = run.recipe
     how = {"quantization": asdict(recipe.quantization), "training": asdict(recipe.training)}
     if recipe.reconstruction.enabled:
         how["reconstruction"] = asdict(recipe.reconstruction)
-    return key_of(images=images_key(run, own), scheme=asdict(scheme), recipe=how, seed=run.options.seed)
+    return key_of(images=images_key, scheme=asdict(scheme), recipe=how, seed=run.options.seed)
 
 
-def fine_tune(run: Run, images: SyntheticSet, scheme: Scheme) -> tuple[FakeQuantNetwork, list[str]]:
+def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> tuple[FakeQuantNetwork, list[str]]:
     """Returns the trained and settled student, continued from the last checkpoint, and what settling adjusted.
 
     Raises DivergedError for a loss that is not finite.
     """
 
     def make(stage: OpenStage) -> tuple[FakeQuantNetwork, list[str]]:
-        student = build_network(run.graph, scheme, images.images, run.options.seed)
-        training = StudentTraining(run.teacher, images, run.recipe.student, run.options.seed, run.device)
+        student = build_network(run.graph, scheme, images.images.images, run.options.seed)
+        training = StudentTraining(run.teacher, images.images, run.recipe.student, run.options.seed, run.device)
         session = TrainingSession(stage.folder, stage.saved, run.progress.advance)
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)
         session.clear()
         return student, settled
 
-    key = student_key(run, scheme, images.images)
-    work = StageWork(FINE_TUNING, key, run.recipe.student.images, "images")
+    work = StageWork(FINE_TUNING, student_key(run, scheme, images.key), run.recipe.student.images, "images")
     return kept_or_made(run, work, lambda folder: kept_student(run, scheme, folder), make)
 
 
@@ -185,13 +182,13 @@ def kept_student(run: Run, scheme: Scheme, folder: Path) -> tuple[FakeQuantNetwo
     return student, list(notes["settled"])
 
 
-def freeze_student(run: Run, student: FakeQuantNetwork, student_key: str) -> Program:
-    """Returns the program of a settled student."""
+def freeze_student(run: Run, student: FakeQuantNetwork, key: str) -> Program:
+    """Returns the program of a settled student. key: the student's."""
 
     def make(stage: OpenStage) -> Program:
         program = freeze(student, run.normalization)
         save_program(program, stage.folder)
         return program
 
-    work = StageWork(FREEZING, key_of(student=student_key, normalization=run.normalization))
+    work = StageWork(FREEZING, key_of(student=key, normalization=run.normalization))
     return kept_or_made(run, work, load_program, make)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import PreconditionError
+from onnx_ir.passes import PostconditionError, PreconditionError
 from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from intraq_deploy.errors import TargetError, UsageError
@@ -57,7 +57,7 @@ def lower(program: Program, profile: TargetProfile, metadata: dict[str, str]) ->
     try:
         for each in passes_of(profile.passes, profile.name):
             each(model)
-    except PreconditionError as error:
+    except (PreconditionError, PostconditionError) as error:
         raise TargetError(f"The program cannot be lowered for {profile.name}: {error}.") from error
     RemoveUnusedNodesPass()(model)
     try:

@@ -39,7 +39,7 @@ class UnsignedActivations(DialectPass):
             node
             for node in model.graph
             if grid_of(node.outputs[0]) is not None
-            and (UNCLIPPED in node.outputs[0].meta or not all(map(_is_unsigned, _quantizers(node))))
+            and (_is_whole_clip(node) or not all(map(_is_unsigned, _quantizers(node))))
         ]
 
     def change(self, model: ir.Model, node: ir.Node) -> None:
@@ -52,6 +52,11 @@ class UnsignedActivations(DialectPass):
             reader.replace_input_with(2, zero_point)
         if node is not quantize:
             _clip_unsigned(model.graph, node, quantize, grid)
+
+
+def _is_whole_clip(node: ir.Node) -> bool:
+    """Whether a node is a Clip of codes with both of its bounds, as the canonical form has it."""
+    return node.op_type == "Clip" and UNCLIPPED in node.outputs[0].meta
 
 
 def _quantizer(node: ir.Node) -> ir.Node | None:

@@ -218,6 +218,24 @@ def test_int4_needs_an_opset_that_has_it():
         lower(tiny(), profile, {})
 
 
+def own_target(opset, *passes):
+    return load_profile("onnxruntime").model_copy(update={"name": "mine", "opset": opset, "passes": passes})
+
+
+@pytest.mark.parametrize(
+    ("opset", "passes"),
+    [
+        (21, ("float-clips", "unsigned-activations", "unsigned-weights")),
+        (17, ("float-biases", "float-clips", "implied-parameters", "older-operators", "int4-gemms")),
+    ],
+)
+def test_orders_that_no_built_in_target_has(opset, passes):
+    """Clips that are gone already are no unfinished work, and INT4 that no layer takes needs no opset."""
+    program = tiny(weight=100)
+    program.layers["fc"].codes[0, 0] = 100
+    assert lower(program, own_target(opset, *passes), {}).data
+
+
 def test_a_pass_that_does_not_do_its_work_is_found():
     class Idle(IntegerMoves):
         def change(self, model, node):

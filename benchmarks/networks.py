@@ -26,12 +26,11 @@ from torch import nn
 from intraq_deploy.graph import trace
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.pipeline.run import machine
-from intraq_deploy.pipeline.schemes import constraints_of
+from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.program.bounds import largest_accumulator
 from intraq_deploy.program.program import IntegerWeights
-from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.static import quantize_static
@@ -105,9 +104,7 @@ def row(network: str, weights: Path | None) -> dict[str, object]:
     module, shape = network_of(network, weights)
     graph = trace(module, shape)
     images = torch.randn(_CALIBRATED + _COMPARED, *shape, generator=torch.Generator().manual_seed(1))
-    student = build_network(
-        graph, make_scheme("integer", *BITS, constraints_of(("onnxruntime",))), images[:_CALIBRATED], 0
-    )
+    student = build_network(graph, SchemeChoice("integer").at(*BITS), images[:_CALIBRATED], 0)
     settle(student)
     program = freeze(student)
     with tempfile.TemporaryDirectory() as name:

@@ -34,10 +34,9 @@ from intraq_deploy.data.labelled import normalise
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline.run import machine
-from intraq_deploy.pipeline.schemes import constraints_of
+from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
-from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import BUILTIN
@@ -46,8 +45,8 @@ from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.opening import open_shipped
 from intraq_deploy.targets.onnxruntime.static import quantize_static
 from intraq_deploy.targets.profile import load_profile
-from intraq_deploy.training import Trainer, correct, reconstruct
 from intraq_deploy.training.losses import distillation
+from intraq_deploy.training.student import StudentTraining
 from intraq_deploy.training.teacher import Teacher
 
 sys.path.append(str(networks.HERE.parent / "latency"))
@@ -147,19 +146,13 @@ def make(bench: Bench, key: Key) -> None:
 def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
     """Quantized, trained, frozen, exported and run in ONNX Runtime."""
     start = time.perf_counter()
-    scheme = make_scheme(
-        rows.PROTOCOLS[key.protocol], key.weight_bits, key.activation_bits, constraints_of(("onnxruntime",))
-    ).with_ranges(recipe.quantization.ranges)
+    choice = SchemeChoice(rows.PROTOCOLS[key.protocol], ranges=recipe.quantization.ranges)
+    scheme = choice.at(key.weight_bits, key.activation_bits)
     graph = prepare(trace(bench.model.module, bench.model.input_shape), recipe.quantization)
     student = build_network(graph, scheme, images.images, key.seed)
     before = {test: top1(answer(student, pixels), labels) for test, (pixels, labels) in bench.tests.items()}
-    teacher = Teacher(graph).to(choose_device())
-    if recipe.reconstruction.enabled:
-        reconstruct(student, teacher, images, recipe.reconstruction, key.seed, choose_device())
-    if recipe.quantization.correct:
-        correct(student, teacher, images, key.seed, choose_device())
-    if recipe.training.steps:
-        Trainer(student, teacher, images, recipe.training, key.seed, choose_device()).run(recipe.training.steps)
+    device = choose_device()
+    StudentTraining(Teacher(graph).to(device), images, recipe.student, key.seed, device).learn(student)
     seconds = time.perf_counter() - start
     divergences = {
         way: f"{float(distillation(answer(student, held), answer(bench.teacher, held), 1.0)):.4f}"

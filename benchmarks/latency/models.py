@@ -12,9 +12,8 @@ from torch import nn
 
 from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models.architecture import find_architecture
-from intraq_deploy.pipeline.schemes import constraints_of
+from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.program import float_program, freeze, settle
-from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.static import quantize_static
@@ -111,7 +110,7 @@ def _ours(graph: Graph, images: torch.Tensor, profiles: Sequence[str], folder: P
     yield File(OURS, "", export(float_program(graph), load_profile("onnxruntime"), target, {}).path)
     for weight_bits, activation_bits in BITS:
         for profile in profiles:
-            scheme = make_scheme("integer", weight_bits, activation_bits, constraints_of((profile,)))
+            scheme = SchemeChoice("integer", (profile,)).at(weight_bits, activation_bits)
             student = build_network(graph, scheme, images, 0)
             settle(student)
             program = freeze(student)

@@ -71,6 +71,11 @@ class StudentTraining:
         student: calibrated, as `build_network` makes it. session: continues what an earlier one left in its folder.
         Raises DivergedError for a loss that is not finite, UsageError for the reconstruction of min-max ranges.
         """
+        self.learn(student, session)
+        return settle(student.cpu())
+
+    def learn(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> None:
+        """Trains `student` in place as `train` does, but for settling; the student may be on `device`."""
         session = TrainingSession() if session is None else session
         checkpoint = session.part(_CHECKPOINT)
         if self.recipe.reconstruction.enabled:
@@ -79,7 +84,6 @@ class StudentTraining:
             self._correct(student, session)
         if self.recipe.training.steps:
             self._fine_tune(student, session)
-        return settle(student.cpu())
 
     def _reconstruct(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         kept = session.part(_RECONSTRUCTED)

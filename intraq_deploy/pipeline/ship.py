@@ -107,7 +107,7 @@ class Shipment:
 def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progress: Progress) -> ShipReport:
     """Probes every host, bundles for what they are, and then ships to all of them side by side.
 
-    evaluate: labelled images, as --eval takes them, which are prepared here and answered there. A host that fails does
+    evaluate: labelled images, as --eval takes them, which are prepared here and classified there. A host that fails does
     not stop the others: its report says why. Reports are kept in the run directory. Raises UsageError, RunError and
     DataError for what is wrong with what was given.
     """
@@ -160,12 +160,12 @@ def _twice(found: Mapping[str, HostFacts]) -> dict[str, str]:
 
 
 def _caught(report: HostReport, work: Callable[[], Any]) -> Any:
-    """What `work` gives; None where it fails, which the report then says."""
+    """Returns what `work` gives; None where it fails, which the report then says."""
     try:
         return work()
     except IntraqError as error:
         report.failure, report.exit_code = str(error), error.exit_code
-    except Exception as error:  # a fault of ours, which shall not cost the answers of other hosts
+    except Exception as error:  # a fault of this package, which shall not cost the other hosts' results
         report.failure, report.exit_code = f"{report.host}: unexpected {type(error).__name__}: {error}", 1
     return None
 

@@ -152,7 +152,7 @@ def _read_own(path: Path) -> TargetProfile | DeviceProfile:
 
 
 def _check_own(path: Path, profile: TargetProfile) -> None:
-    """What the schema cannot know: passes and opsets, which come with onnx, and what a runtime asks for."""
+    """Checks what the schema cannot know: passes and opsets, which come with onnx, and what a runtime asks for."""
     import onnx  # noqa: PLC0415
 
     from intraq_deploy.targets.onnx.lower import passes_of  # noqa: PLC0415

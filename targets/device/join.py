@@ -92,7 +92,7 @@ def _collect(name: str, read: Callable[[str], str], found: dict[str, _Module], t
 
 
 def _imported(module: _Module) -> dict[str, str]:
-    """What a module imports from the standard library: where each name is from, "" for a module itself."""
+    """A module's imports from the standard library: where each name is from, "" for a module itself."""
     found: dict[str, str] = {}
     for node in module.imports:
         if isinstance(node, ast.Import):

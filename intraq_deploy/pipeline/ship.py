@@ -107,9 +107,9 @@ class Shipment:
 def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progress: Progress) -> ShipReport:
     """Probes every host, bundles for what they are, and then ships to all of them side by side.
 
-    evaluate: labelled images, as --eval takes them, which are prepared here and classified there. A host that fails does
-    not stop the others: its report says why. Reports are kept in the run directory. Raises UsageError, RunError and
-    DataError for what is wrong with what was given.
+    evaluate: labelled images, as --eval takes them, which are prepared here and classified there. A host that fails
+    does not stop the others: its report says why. Reports are kept in the run directory. Raises UsageError, RunError
+    and DataError for what is wrong with what was given.
     """
     path = opening.path
     shipment.check(path)

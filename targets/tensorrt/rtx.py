@@ -38,4 +38,5 @@ def compile_model(model: bytes, capability: str) -> Compiled:
         build.compile_for(capability)
         start = time.perf_counter()
         engine = build.engine()
-    return Compiled(engine, parse(build.log), compiler, capability, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+    return Compiled(engine, parse(build.log), compiler, capability, seconds)

@@ -55,7 +55,10 @@ class Trtexec:
         shape = [axis.dim_value for axis in image.type.tensor_type.shape.dim[1:]]
         options = (*switches_of(self.version, half=half).trtexec, _VERBOSE)
         with explained():
-            return self.program.build(model, shape, timing_cache, self.workspace, options)
+            engine = self.program.build(model, shape, timing_cache, self.workspace, options)
+        if timing_cache.is_file():
+            timing_cache.chmod(0o644)  # as the run's other files: somebody else may build on
+        return engine
 
     def layers(self, engine: Path) -> str:
         """TensorRT's own description of the layers, JSON. Raises TargetError where trtexec fails.

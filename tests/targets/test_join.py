@@ -1,6 +1,10 @@
 """The joiner of run.py: what it makes of modules, and what it refuses."""
 
 import ast
+import json
+import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -37,7 +41,15 @@ def test_modules_stand_behind_what_they_need():
         ({"b": "from . import a\n"}, "`from . import a`: import names"),
         ({"b": "def path():\n    return 1\n"}, "path is of b.py and of os"),
         ({"b": "from ..c import a\n"}, "`from ..c import a`: import names"),
-        ({"b": "import torch.nn\n"}, "the runner imports torch"),
+        ({"b": "import torch\n"}, "the runner imports torch"),
+        ({"b": "import os.path\n"}, "`import os.path`: import names"),
+        ({"b": "from __future__ import annotations\n"}, "`from __future__ import annotations`: import names"),
+        ({"b": "try:\n    from .a import f\nexcept ImportError:\n    f = None\n"}, "`from .a import f` below its top"),
+        ({"b": "def g():\n    from .a import f\n    return f()\n"}, "`from .a import f` below its top level"),
+        ({"b": "try:\n    import ujson as path\nexcept ImportError:\n    path = None\n"}, "path is of b.py and of os"),
+        ({"b": "import os\n\nos = 1\n"}, "os is of Python and of b.py"),
+        ({"b": "def sorted(x):\n    return x\n"}, "sorted is of Python's builtins and of b.py"),
+        ({"b": "import os; X = 1\n"}, "b has two statements in line 1"),
         ({"b": "from posix import path\n"}, "path is of posix and of os"),
     ],
 )
@@ -49,5 +61,28 @@ def test_what_would_be_another_program_is_refused(changed, words):
 def test_the_runner_is_python_3_8():
     text = runner()
     ast.parse(text, feature_version=(3, 8))
+    compile(text, "run.py", "exec")
     assert runner() == text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def runs(python):
+    if shutil.which(python) is None:
+        return False
+    return subprocess.run([python, "-V"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not runs("python3.8"), reason="needs python3.8 on PATH")
+@pytest.mark.parametrize("numpy", [True, False], ids=["numpy as it is", "no numpy"])
+def test_doctor_runs_through_stdin_in_python_3_8(tmp_path, numpy):
+    if not numpy:
+        (tmp_path / "numpy.py").write_text("raise ImportError\n")
+    command = ["python3.8", "-", "doctor", "--json"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, input=runner(), capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 1, done.stderr  # there is no bundle
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert found["Python"]["found"].startswith("3.8.")
+    assert found["bundle"]["needed"]

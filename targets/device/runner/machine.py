@@ -49,8 +49,10 @@ def nvidia_smi(fields: str) -> List[str]:
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
+    except subprocess.TimeoutExpired as error:
         raise Problem(f"no answer in {_SECONDS} s", "restart, or install it again") from error
+    except OSError as error:
+        raise Problem(f"nvidia-smi cannot be run ({error.strerror})", "install the driver again") from error
     lines, others = (text.decode(errors="replace").strip().splitlines() for text in (done.stdout, done.stderr))
     if done.returncode or not lines:
         raise Problem((lines or others or ["it says nothing"])[0], "install the driver again")

@@ -105,7 +105,8 @@ def main(words: Optional[List[str]] = None) -> int:
         return 2
     try:
         code = run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where a shell closed it
+            sys.stdout.flush()
         return code
     except Problem as problem:
         say(f"Error: {problem}")

@@ -58,7 +58,8 @@ class Build:
         self._builder = trt.Builder(logger)
         bits = sum(1 << int(getattr(trt.NetworkDefinitionCreationFlag, name)) for name in switches.network)
         self._network = self._builder.create_network(bits)
-        parser = trt.OnnxParser(self._network, logger)
+        # Kept, as the timing cache is: older bindings do not keep what an engine is built from.
+        self._parser = parser = trt.OnnxParser(self._network, logger)
         if not parser.parse(model):
             errors = [self.described(parser.get_error(index)) for index in range(parser.num_errors)]
             raise Refused(product, errors or logger.errors)
@@ -78,9 +79,10 @@ class Build:
     def use_timing(self, cache: bytes) -> None:
         """Uses what an earlier build measured of kernels; that of another GPU or version is left aside."""
         config = self.config
-        kernels = config.create_timing_cache(cache) or config.create_timing_cache(b"")  # None: it cannot be read
-        if not config.set_timing_cache(kernels, False):  # another GPU's
-            config.set_timing_cache(config.create_timing_cache(b""), False)
+        self._kernels = config.create_timing_cache(cache) or config.create_timing_cache(b"")  # None: it cannot be read
+        if not config.set_timing_cache(self._kernels, False):  # another GPU's
+            self._kernels = config.create_timing_cache(b"")
+            config.set_timing_cache(self._kernels, False)
 
     def timing(self) -> bytes:
         """The times of kernels that are known now, for `use_timing` of a later build."""

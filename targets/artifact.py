@@ -1,6 +1,5 @@
 """The file that a target ships, and a manifest beside it that says what the file is."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intraq_deploy.errors import RunError, UsageError
-from intraq_deploy.files import write_atomically
+from intraq_deploy.files import sha256_of, write_atomically
 from intraq_deploy.targets.profile import load_profile
 
 if TYPE_CHECKING:
@@ -54,12 +53,6 @@ class Artifact:
                 raise RunError(f"{path} is missing: run export again.")
             if sha256_of(path) != sha256:
                 raise RunError(f"{path} is not the file that its manifest describes: run export again.")
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(artifact: Artifact) -> None:

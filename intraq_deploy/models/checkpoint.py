@@ -4,7 +4,6 @@ The only place where `torch.load` is called: always with `weights_only=True`, an
 that needs more and that the user trusts by name (`--trust-pickle`).
 """
 
-import hashlib
 import logging
 import pickle
 import re
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_deploy.errors import CheckpointError
+from intraq_deploy.files import sha256_of
 from intraq_deploy.models.exported import read_exported
 from intraq_deploy.models.file_kind import FileKind, file_kind
 from intraq_deploy.models.wrappers import AVERAGED, strip_prefixes, unwrap, unwrap_module
@@ -64,12 +64,6 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
     if not original:
         raise CheckpointError(f"{path} holds a network without weights; save a trained one.")
     return Checkpoint(path, sha256_of(path), strip_prefixes(original), original, module)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _content(path: Path, kind: FileKind, trust_pickle: bool) -> Any:

@@ -17,7 +17,7 @@ from intraq_deploy.pipeline.devices import choose_device
 from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import Bits, MixedRecord
-from intraq_deploy.pipeline.rundir import RunDirectory
+from intraq_deploy.pipeline.rundir import RunDirectory, tensor_sha256
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.program import Normalization, float_program
 from intraq_deploy.quantization.build import prepare
@@ -92,6 +92,12 @@ class Run:
         if o.calibration is None:
             return None
         return load_unlabelled(o.calibration, self.model, self.recipe.synthesis.images, o.seed)
+
+    @cached_property
+    def calibration_sha256(self) -> str:
+        """The hash of a person's own images, every pixel: other files, another draw or preprocessing have another."""
+        assert self.calibration is not None
+        return tensor_sha256(self.calibration.images)
 
     @cached_property
     def recipe(self) -> Recipe:

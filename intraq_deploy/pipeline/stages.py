@@ -42,10 +42,8 @@ def images_key(run: Run, kept: SyntheticSet | None = None) -> str:
     None: as they are in their folder."""
     if run.options.calibration is None:
         return synthesis_key(run)
-    own = kept if kept is not None else run.calibration
-    assert own is not None
-    # Other files, another draw and another preprocessing make other pixels.
-    return key_of(network=run.network_sha256, images=tensor_sha256(own.images), device=run.device.type)
+    pixels = run.calibration_sha256 if kept is None else tensor_sha256(kept.images)
+    return key_of(network=run.network_sha256, images=pixels, device=run.device.type)
 
 
 def calibrate(run: Run, own: UnlabelledImages) -> SyntheticSet:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from intraq_deploy.errors import TargetError, UsageError
-from intraq_deploy.targets.artifact import sha256_of
+from intraq_deploy.files import sha256_of
 
 CONNECT_SECONDS = 15
 """How long a host that does not answer is waited for; one that stops answering, twice as long."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from intraq_deploy.errors import RunError, TargetError
-from intraq_deploy.files import write_atomically
+from intraq_deploy.files import sha256_of, write_atomically
 from intraq_deploy.program.program import Program
-from intraq_deploy.targets.artifact import MANIFEST, Artifact, sha256_of
+from intraq_deploy.targets.artifact import MANIFEST, Artifact
 from intraq_deploy.targets.onnx.lower import instrument, serialize
 from intraq_deploy.targets.onnxruntime.gpu import TensorRTSession, find_gpu
 from intraq_deploy.targets.onnxruntime.providers import TENSORRT

@@ -15,13 +15,13 @@ from torch import nn
 
 from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.parity import compare
+from intraq_deploy.files import sha256_of
 from intraq_deploy.graph import trace
 from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.program.arithmetic import f32
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import TargetConstraints, make_scheme
-from intraq_deploy.targets.artifact import sha256_of
 from intraq_deploy.targets.onnx.builder import initializer
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lint import lint

@@ -10,12 +10,15 @@ result = validate(artifact, program, images)
 
 from pathlib import Path
 
+import torch
+
 from intraq_deploy.data import load_unlabelled
 from intraq_deploy.errors import DataError, UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model, load_model
-from intraq_deploy.pipeline.devices import choose_device
+from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.export import model_metadata
+from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
@@ -51,8 +54,9 @@ def recipe_file(recipe: str | Path) -> RecipeFile:
     return builtin(recipe)
 
 
-def _recipe(recipe: str | Path, model: Model, overrides: Overrides) -> Recipe:
-    return recipe_for(recipe_file(recipe), model.input_shape, model.classes, overrides)
+def _recipe(recipe: str | Path, model: Model, overrides: Overrides, device: torch.device) -> Recipe:
+    chosen = recipe_for(recipe_file(recipe), model.input_shape, model.classes, overrides)
+    return chosen.on(bfloat16=has_bfloat16(device))
 
 
 def synthesize(
@@ -68,8 +72,11 @@ def synthesize(
 
     Raises UnsupportedModelError for a network without batch norm, DivergedError for a loss that is not finite.
     """
-    chosen = _recipe(recipe, model, Overrides(images=images, iterations=iterations))
-    return make_images(model, probe_of(model, choose_device(device)), chosen.synthesis, seed)
+    where = choose_device(device)
+    chosen = _recipe(recipe, model, Overrides(images=images, iterations=iterations), where).synthesis
+    if chosen.resolution < 1:
+        model = model_at(model, trace(model.module, model.input_shape), chosen.resolution)
+    return make_images(model, probe_of(model, where), chosen, seed)
 
 
 def calibration_images(
@@ -87,8 +94,9 @@ def calibration_images(
     count: at most so many, drawn with `seed` where there are more; overrides the recipe.
     Raises DataError for images that cannot be used.
     """
-    chosen = _recipe(recipe, model, Overrides(images=count)).synthesis
-    return pseudo_labelled(model, load_unlabelled(path, model, chosen.images, seed).images, choose_device(device))
+    where = choose_device(device)
+    chosen = _recipe(recipe, model, Overrides(images=count), where).synthesis
+    return pseudo_labelled(model, load_unlabelled(path, model, chosen.images, seed).images, where)
 
 
 def quantize(
@@ -119,12 +127,12 @@ def quantize(
         raise UsageError(f"The images are of type {type(images).__name__}: give what synthesize makes, a SyntheticSet.")
     if not bool(images.images.isfinite().all()):
         raise DataError("The images have values that are not finite: make them again, or look for NaN in your own.")
-    chosen = _recipe(recipe, model, Overrides(steps=steps, reconstruct=reconstruct))
-    chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
     where = choose_device(device)
+    chosen = _recipe(recipe, model, Overrides(steps=steps, reconstruct=reconstruct), where)
+    chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
     schemes = SchemeChoice(scheme, chosen_targets.targets, chosen_targets.own, chosen.quantization.ranges)
     placed = schemes.at(weight_bits, activation_bits)
-    graph = prepare(trace(model.module, model.input_shape), chosen.quantization)
+    graph = prepare(trace(model.module, model.input_shape), chosen.quantization, placed, images.images, seed)
     student = build_network(graph, placed, images.images, seed)
     StudentTraining(Teacher(graph).to(where), images, chosen.student, seed, where).train(student)
     return student

@@ -50,6 +50,7 @@ MANY_PARAMETERS = {
     "intraq_deploy.models.loading.load_model": "the Python face of loading: one keyword for each option of a person",
     "intraq_deploy.api.quantize": "the Python face of quantizing: one keyword for each option of a person",
     "intraq_deploy.synthesis.make.make_images": "four say what is made; three optional ones resume and watch it",
+    "intraq_deploy.training.layerwise.fit_layers": "the parameters of every training, and one to watch it",
     "intraq_deploy.training.reconstruction.reconstruct": "the parameters of every training, and one to watch it",
 }
 """Functions that may have more than MOST_PARAMETERS parameters, and why; commands of the command line may as well."""

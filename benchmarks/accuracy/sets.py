@@ -15,7 +15,10 @@ import torch
 
 from intraq_deploy.data.labelled import normalise
 from intraq_deploy.files import write_atomically
+from intraq_deploy.graph import trace
 from intraq_deploy.models import Model
+from intraq_deploy.pipeline.devices import has_bfloat16
+from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.recipes import Recipe, builtin
 from intraq_deploy.recipes import read as read_recipe
@@ -26,8 +29,8 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 FOLDER = networks.HERE / "sets"
 RECIPES = networks.HERE / "recipes"
-REAL = "real"
-"""The recipe whose images are real ones."""
+REAL = ("real", "imagenet-real")
+"""The recipes whose images are real ones."""
 
 
 def recipe_of(name: str, model: Model) -> Recipe:
@@ -37,8 +40,9 @@ def recipe_of(name: str, model: Model) -> Recipe:
     """
     path = RECIPES / f"{name}.toml"
     file = read_recipe(path) if path.exists() else builtin(name)
-    recipe = file.resolve(model.input_shape, model.classes)
-    if torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16"):
+    bfloat16 = has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe = file.resolve(model.input_shape, model.classes).on(bfloat16=bfloat16)
+    if bfloat16:
         return recipe
     return replace(
         recipe,
@@ -51,15 +55,19 @@ def image_set(network: str, model: Model, name: str, recipe: SynthesisRecipe, se
     SyntheticSet, Quality, float
 ]:  # fmt: skip
     """The set, its quality and the seconds it took. Another process that wants it waits until it is there."""
-    key = key_of(network=network, recipe=asdict(recipe), seed=seed, real=name == REAL)[:24]
+    key = key_of(network=network, recipe=asdict(recipe), seed=seed, real=name in REAL)[:24]
     FOLDER.mkdir(exist_ok=True)
     path, notes = FOLDER / f"{key}.safetensors", FOLDER / f"{key}.json"
     with (FOLDER / f"{key}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not notes.exists():
             start = time.perf_counter()
-            probe = probe_of(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-            made = real_images(network, model, data) if name == REAL else make_images(model, probe, recipe, seed)
+            small = model_at(model, trace(model.module, model.input_shape), recipe.resolution)
+            probe = probe_of(small, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            if name in REAL:
+                made = _real_images(network, model, recipe, seed, data)
+            else:
+                made = make_images(small, probe, recipe, seed)
             seconds = time.perf_counter() - start
             made.save(path)
             about = {"network": network, "recipe": name, "seed": seed, "seconds": seconds}
@@ -68,11 +76,15 @@ def image_set(network: str, model: Model, name: str, recipe: SynthesisRecipe, se
     return SyntheticSet.load(path), Quality(**about["quality"]), about["seconds"]
 
 
-def real_images(network: str, model: Model, data: Path) -> SyntheticSet:
-    """Labelled training images, for the reference line only."""
+def _real_images(network: str, model: Model, recipe: SynthesisRecipe, seed: int, data: Path) -> SyntheticSet:
+    """Labelled training images, for the reference line only: all of a small size, so many as the recipe says of a
+    large one."""
     name = networks.NETWORKS[network].real
     assert name is not None
     pixels, labels = networks.images(name, data)
+    if model.input_shape[1] > 64:
+        drawn = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[: recipe.images]
+        pixels, labels = pixels[drawn], labels[drawn]
     return SyntheticSet(normalise(pixels, model.preprocessing), labels, torch.ones(len(labels)))
 
 

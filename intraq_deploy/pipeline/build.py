@@ -133,7 +133,7 @@ def _engine(run: Run, maker: _Maker, artifact: Artifact, program: Program) -> En
         if maker.host is None:
             return build_ahead(artifact, maker.profile, stage.folder)
         timing = stage.folder.parent / f"timing-{key_of(host=maker.identity)[:12]}.cache"
-        floating = lower(float_program(run.traced, program.normalization), maker.profile, {}).data
+        floating = lower(float_program(run.graph, program.normalization), maker.profile, {}).data
         return build_here(artifact, program, in_float16(floating), maker.host, stage.folder, timing)
 
     key = key_of(onnx=artifact.sha256, maker=maker.identity)

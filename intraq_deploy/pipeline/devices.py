@@ -1,4 +1,4 @@
-"""The choice of the device on which images are made and students are trained."""
+"""The device on which images are made and students are trained: its choice, and what it multiplies in."""
 
 import torch
 
@@ -17,3 +17,12 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device is cuda, but torch finds no CUDA device: use --device cpu, or mend the driver.")
     return torch.device(name)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Returns whether the device has instructions that multiply in bfloat16: on other CPUs it is 16 to 30 times slower
+    than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))

@@ -18,6 +18,7 @@ from intraq_deploy.quantization.sensitivity import logits_of
 from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.loop import Trainer
+from intraq_deploy.training.teacher import Teacher
 
 _TIMED = 2
 _SMALL, _LARGE = 64, 8
@@ -65,7 +66,7 @@ def _synthesis_rate(run: Run, images: int) -> float:
 
     def make(iterations: int) -> None:
         short = replace(recipe, iterations=iterations)
-        make_images(run.model, run.probe, short, run.options.seed)
+        make_images(run.image_model, run.probe, short, run.options.seed)
 
     make(1)
     return images * _TIMED / _seconds(lambda: make(_TIMED))
@@ -74,7 +75,7 @@ def _synthesis_rate(run: Run, images: int) -> float:
 def _forward_rate(run: Run, images: int) -> float:
     """Returns images per second through the fake-quant module."""
     network = empty_network(run.graph, run.scheme(None)).to(run.device).to(memory_format=torch.channels_last)
-    noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(images, *run.image_shape, generator=torch.Generator().manual_seed(0))
     logits_of(network, noise, run.device)
     return images * _TIMED / _seconds(lambda: [logits_of(network, noise, run.device) for _ in range(_TIMED)])
 
@@ -83,9 +84,11 @@ def _training_rate(run: Run, scheme: Scheme, images: int) -> float:
     """Returns images per second of fine-tuning."""
     # One step more than are taken: behind the last one, what it leaves is looked at.
     recipe = replace(run.recipe.training, batch=images, steps=2 + _TIMED)
-    noise = torch.randn(images, *run.model.input_shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(images, *run.image_shape, generator=torch.Generator().manual_seed(0))
     samples = SyntheticSet(noise, torch.zeros(images, dtype=torch.int64), torch.ones(images))
-    trainer = Trainer(empty_network(run.graph, scheme), run.teacher, samples, recipe, 0, run.device)
+    trainer = Trainer(
+        empty_network(run.graph, scheme), Teacher(run.graph).to(run.device), samples, recipe, 0, run.device
+    )
     trainer.run(1)
     return images * _TIMED / _seconds(lambda: trainer.run(1 + _TIMED))
 

@@ -90,10 +90,10 @@ def _baseline_schemes(run: Run, mixed: MixedRecord | None) -> dict[str, Scheme]:
 
 
 def _export_baselines(run: Run, images: SyntheticSet, schemes: Mapping[str, Scheme], folder: Path) -> None:
-    programs = {FLOAT32: float_program(run.traced, run.normalization)}
+    programs = {FLOAT32: float_program(run.graph, run.normalization)}
     for name, scheme in schemes.items():
         # Whatever the recipe does to the network before it is quantized is no part of a baseline.
-        student = build_network(run.traced, scheme, images.images, run.options.seed)
+        student = build_network(run.graph, scheme, images.images, run.options.seed)
         settle(student)
         programs[name] = freeze(student, run.normalization)
     for name, program in programs.items():

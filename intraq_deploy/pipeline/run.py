@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
 from intraq_deploy.data import UnlabelledImages, load_unlabelled
 from intraq_deploy.graph import Graph, trace
 from intraq_deploy.models import Model
-from intraq_deploy.pipeline.devices import choose_device
+from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
+from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import Bits, MixedRecord
@@ -27,7 +29,6 @@ from intraq_deploy.recipes.overrides import Overrides, recipe_for
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.targets.profile import TargetProfile, load_profile
-from intraq_deploy.training.teacher import Teacher
 from intraq_deploy.version import __version__
 
 
@@ -46,19 +47,14 @@ class Run:
         return choose_device(self.options.device)
 
     @cached_property
-    def traced(self) -> Graph:
+    def graph(self) -> Graph:
         """The graph of the network as it was given."""
         return trace(self.model.module, self.model.input_shape)
 
-    @cached_property
-    def graph(self) -> Graph:
-        """The graph of the network as it is quantized: the same function."""
-        return prepare(self.traced, self.recipe.quantization)
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        """The float network that a student learns from, on the run's device."""
-        return Teacher(self.graph).to(self.device)
+    def prepared(self, scheme: Scheme, images: Tensor) -> Graph:
+        """Returns the graph as it is quantized by `scheme`: the same function. images: float32 [N, C, H, W],
+        normalised."""
+        return prepare(self.graph, self.recipe.quantization, scheme, images, self.options.seed)
 
     @cached_property
     def schemes(self) -> SchemeChoice:
@@ -81,9 +77,19 @@ class Run:
         return load_profile(target, self.options.own_targets)
 
     @cached_property
+    def image_model(self) -> Model:
+        """The model with the input size of its synthetic images, which may be smaller."""
+        return model_at(self.model, self.graph, self.recipe.synthesis.resolution)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the network is quantized with."""
+        return self.image_model.input_shape if self.options.calibration is None else self.model.input_shape
+
+    @cached_property
     def probe(self) -> Probe:
         """The reader of the network's batch norms, on the run's device. Raises UnsupportedModelError without any."""
-        return probe_of(self.model, self.device)
+        return probe_of(self.image_model, self.device)
 
     @cached_property
     def calibration(self) -> UnlabelledImages | None:
@@ -106,7 +112,8 @@ class Run:
         file = builtin(o.preset) if o.recipe is None else check_recipe(o.recipe.name, o.recipe.values)
         steps = 0 if o.method == "ptq" else o.steps
         overrides = Overrides(images=o.images, iterations=o.iterations, steps=steps, reconstruct=o.reconstruct)
-        return recipe_for(file, m.input_shape, m.classes, overrides)
+        recipe = recipe_for(file, m.input_shape, m.classes, overrides)
+        return recipe.on(bfloat16=has_bfloat16(self.device))
 
     @property
     def ranges_only(self) -> bool:
@@ -123,7 +130,7 @@ class Run:
     def network_sha256(self) -> str:
         """The hash of what the network computes and of its stored statistics: other code around the same tensors is
         another network."""
-        computes = float_program(self.traced).sha256
+        computes = float_program(self.graph).sha256
         return hashlib.sha256(f"{computes} {self.weights_sha256}".encode()).hexdigest()
 
     @cached_property

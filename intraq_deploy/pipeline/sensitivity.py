@@ -77,7 +77,8 @@ def specs_at(run: Run, widths: tuple[int, ...], bits: int) -> dict[str, QuantSpe
 def w8_network(run: Run, widths: tuple[int, ...], images: SyntheticSet, activation_bits: int) -> FakeQuantNetwork:
     """Returns a network with every layer's weights at 8 bits, ranges only, on the run's device."""
     scheme = scheme_at(run, widths, MAX_BITS, activation_bits)
-    network = build_network(run.graph, scheme, images.images, run.options.seed)
+    graph = run.prepared(scheme, images.images)
+    network = build_network(graph, scheme, images.images, run.options.seed)
     return network.to(run.device).to(memory_format=torch.channels_last)
 
 

@@ -24,6 +24,7 @@ from intraq_deploy.synthesis.quality import Quality, measure_quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.checkpoint import load_student, save_student
 from intraq_deploy.training.student import StudentTraining, TrainingSession
+from intraq_deploy.training.teacher import Teacher
 from intraq_deploy.wording import reason
 
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
@@ -70,7 +71,7 @@ def synthesis_key(run: Run) -> str:
     preprocessing = run.model.preprocessing
     return key_of(
         network=run.network_sha256,
-        shape=run.model.input_shape,
+        shape=run.image_model.input_shape,
         pixels=[preprocessing.mean, preprocessing.std],
         recipe=asdict(run.recipe.synthesis),
         seed=run.options.seed,
@@ -99,7 +100,7 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
             run.progress.advance(before + sizes[batch] * iteration, where, loss)
 
         images = make_images(
-            run.model, run.probe, recipe, run.options.seed, done=done, finished=finished, report=report
+            run.image_model, run.probe, recipe, run.options.seed, done=done, finished=finished, report=report
         )
         quality = measure_quality(run.probe, images)
         _write_sheet(run, images, stage)
@@ -144,7 +145,7 @@ def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
 def student_key(run: Run, scheme: Scheme, images_key: str) -> str:
     """Returns the key of the student: the images, the scheme, the recipe, the seed."""
     recipe = run.recipe
-    how = {"quantization": asdict(recipe.quantization), "training": asdict(recipe.training)}
+    how = {name: asdict(getattr(recipe, name)) for name in ("quantization", "fitting", "training")}
     if recipe.reconstruction.enabled:
         how["reconstruction"] = asdict(recipe.reconstruction)
     return key_of(images=images_key, scheme=asdict(scheme), recipe=how, seed=run.options.seed)
@@ -157,8 +158,10 @@ def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> tuple[FakeQuantNet
     """
 
     def make(stage: OpenStage) -> tuple[FakeQuantNetwork, list[str]]:
-        student = build_network(run.graph, scheme, images.images.images, run.options.seed)
-        training = StudentTraining(run.teacher, images.images, run.recipe.student, run.options.seed, run.device)
+        graph = run.prepared(scheme, images.images.images)
+        student = build_network(graph, scheme, images.images.images, run.options.seed)
+        teacher = Teacher(graph).to(run.device)
+        training = StudentTraining(teacher, images.images, run.recipe.student, run.options.seed, run.device)
         session = TrainingSession(stage.folder, stage.saved, run.progress.advance)
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.evaluation.parity import Parity, agreement, compare
+from intraq_deploy.pipeline.image_size import enlarged
 from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.lower import stored_zero_points
@@ -127,6 +128,7 @@ def normalised(program: Program, images: Tensor) -> Tensor:
 
 
 def program_input(program: Program, images: Tensor) -> Tensor:
-    """Returns normalised images, float32 [N, C, H, W], as the program takes them: themselves, or the nearest uint8
-    pixels [N, C, H, W]."""
+    """Returns normalised images, float32 [N, C, H, W], as the program takes them: of its size, smaller ones continued
+    by reflection; themselves, or the nearest uint8 pixels [N, C, H, W]."""
+    images = enlarged(images, *program.graph.input.shape[1:])
     return images if program.normalization is None else program.normalization.invert(images)

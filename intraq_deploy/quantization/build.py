@@ -13,9 +13,14 @@ from intraq_deploy.quantization.recipe import QuantizationRecipe
 from intraq_deploy.quantization.scheme import Scheme
 
 
-def prepare(graph: Graph, recipe: QuantizationRecipe) -> Graph:
-    """Prepares a network for quantization, as the recipe says. It stays the same function of the image."""
-    return equalize(graph) if recipe.equalize else graph
+def prepare(graph: Graph, recipe: QuantizationRecipe, scheme: Scheme, images: Tensor, seed: int) -> Graph:
+    """Prepares a network for quantization by `scheme`, as the recipe says. It stays the same function of the image.
+
+    graph: with float weights, which are copied. images: float32 [N, C, H, W], normalised; no label is read.
+    """
+    if not recipe.equalize:
+        return graph
+    return equalize(graph, place(graph, scheme), images, seeds.derive(seed, "equalization") % (1 << 31))
 
 
 def build_network(graph: Graph, scheme: Scheme, images: Tensor, seed: int) -> FakeQuantNetwork:

@@ -1,63 +1,51 @@
-"""Cross-layer equalisation: channels with a small range get a larger share of their tensor's codes.
+"""Cross-layer equalisation: channels that need a finer step get a larger share of their tensor's codes.
 
-After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019). A layer A with
-a batch norm makes y, which only layers B read. For any s_c > 0,
+After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019). A layer A
+makes y, which only layers B read. For any s_c > 0,
 
     gamma_c, beta_c of A  ->  s_c gamma_c, s_c beta_c            W_oc of B  ->  W_oc / s_c
 
-is the same float network. Behind a ReLU this is because s relu(y) = relu(s y); min(max(y, 0), 6) becomes
-min(max(s y, 0), 6 s), a bound per channel (`Weights.ceiling`) that the float network keeps.
+is the same float network (without a batch norm, A's weights and bias are multiplied). Behind a ReLU this is because
+s relu(y) = relu(s y); min(max(y, 0), 6) becomes min(max(s y, 0), 6 s), a bound per channel (`Weights.ceiling`) that the
+float network keeps.
 
-**What is gained and lost.** Activations have one step per tensor, proportional to R = max_c s_c r_c with r_c the range
-of channel c; weights have one per output channel. So A's codes do not change, whatever s is (the batch norm lies in
-their scale), and neither do those of a B that reads one channel per output (depthwise): there
+Activations have one step per tensor. With d_c the step of least squares of channel c alone, on the images,
 
-    s_c = R / r_c                                                                           every channel has range R
+    s_c = max_c' d_c' / d_c        1 <= s_c <= 8
 
-Where B sums over channels, its error has two parts, in units of B's own scales: rounding y gives
-R^2 sum_c (w_c / s_c)^2 with w_c^2 = sum_o (W_oc / max_c' |W_oc'|)^2, and rounding W gives sum_c (s_c r_c)^2. Their sum
-is least, however much each of them counts, at
+gives every channel the step that it wants. A's weights do not mind, as each of its channels has a step of its own;
+nor do those of a B that reads one channel per output (depthwise). Where B sums over channels, its weights of different
+channels then differ more, and have one step: compensated rounding makes up for most of that (docs/accuracy.md), and it
+is done where the tensor has no more bits than B's weights.
 
-    s_c = k sqrt(w_c / r_c)                                                                     k: R stays what it was
-
-The paper's form is the same with its r and w. It balances the ranges of two weights; here they are an activation's and
-a weight's, as these are what has one step. An edge does not depend on another one's s: one pass is enough.
-
-**Ranges.** Behind a batch norm a channel has mean beta and deviation |gamma|: its values end at beta + n |gamma|, or at
-6; without an activation, |beta| + n |gamma|. A layer without a batch norm says nothing of its range and stays as it is.
-
-**Deviations from the paper.** (1) n = 6 instead of 3. The quantized network keeps the one bound 6 behind a ReLU6, so
-that n is where channels with s > 1 are cut for good: with n = 3 that alone changed MobileNetV1's logits on synthetic
-images by 25 % of their energy, with n = 6 by 0.5 %. (2) Behind a bound, s >= 1: the network's bound 6 is never above
-the float one's 6 s, so it clips, as the range of a quantizer does, and never lets more pass. (3) 1/8 <= s <= 8, and
-s = 1 for a channel that is zero, or below half a step of 8 bits at any such s.
-
-s is not rounded to powers of two, which would keep the float network bit by bit: of MobileNetV1's, EfficientNet-Lite0's
-and ResNet-20's factors 99 % lie between 1/2 and 2. Logits change by float32's rounding, 2e-6 of the largest.
-
-**What it is worth** before training: nothing that could be told from chance on these three networks, whose ranges are
-much alike (84 % of MobileNetV1's factors are 1). Relative squared error of the logits at W8A4, one seed, n chosen on
-the synthetic images: MobileNetV1 0.75 .685 -> .684 (192 real images: .481 -> .478), EfficientNet-Lite0 .147 -> .142
-(.217 -> .230), ResNet-20 .061 -> .056 (.035 -> .036). At W4A4 ResNet-20 .188 -> .182 (.111 -> .108); the others are
-lost before training, with it or without. Where random networks' ranges differ by 30, the error falls to .04 .. .44 of
-what it was (tests).
+**Deviations from the paper.** It balances the ranges of two weights; here it is the steps of an activation's channels,
+measured. Ranges say little: behind a ReLU6 nearly every channel reaches 6, and yet the best steps of 16 levels differ.
+s >= 1, as the quantized network keeps the one bound 6 behind a ReLU6, never above the float one's 6 s: it clips, as the
+range of a quantizer does, and never lets more pass. s = 1 for a channel that is zero on the images.
 """
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from intraq_deploy.graph.execute import clamp, evaluate_float, walk
 from intraq_deploy.graph.graph import Graph, Node, Weights
 from intraq_deploy.graph.ops import AVERAGES, HAS_WEIGHT, Conv2d, Flatten, MaxPool2d, Op, Pad
+from intraq_deploy.quantization.placement import Placement
+from intraq_deploy.quantization.quantizer import by_row
+from intraq_deploy.quantization.spec import code_bounds
 
-DEVIATIONS = 6.0
-"""The number n of |gamma| from beta at which a channel's values end."""
 LIMIT = 8.0
-"""The greatest s; the least is 1 / LIMIT, or 1 behind a bound."""
-_DEAD = 1 / (2 * 255 * LIMIT)
-"""A share of R: a smaller range is below half a step of 8 bits at any s."""
+"""The greatest s."""
+_DEAD = 1e-3
+"""A share of the largest channel's greatest value: a channel that stays below counts as zero."""
+_IMAGES, _BATCH, _SAMPLES = 96, 32, 2048
+"""The images that steps are measured on and the values of a channel per batch, at most."""
+_FRACTIONS = torch.linspace(0.1, 1.0, 46).tolist()
+"""Steps that are tried, as fractions of the one that just holds the largest value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +63,85 @@ class _Reader:
         return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1] // self.values, -1)
 
 
-def equalize(graph: Graph) -> Graph:
-    """Moves ranges between the channels of consecutive layers, and leaves the float network the same (equations above).
+def equalize(graph: Graph, placement: Placement, images: Tensor, seed: int) -> Graph:
+    """Moves scales between the channels of consecutive layers, and leaves the float network the same (equations above).
 
-    graph: with float weights, which stay as they are. What cannot be equalised shares its weights with the result.
+    graph: with float weights, which stay as they are. placement: of the quantizers. images: float32 [N, C, H, W],
+    normalised; values are drawn of them with `seed`. What cannot be equalised shares its weights with the result.
     """
+    readers = {node.name: _readers(graph, node.name) for node in graph.layers() if _is_multiplied(node, placement)}
     weights = dict(graph.weights)
-    for node in graph.layers():
-        readers = _readers(graph, node.name)
-        ranges = _ranges(node, weights[node.name])
-        if ranges is None or not readers:
-            continue
-        factors = _factors(ranges, _column_norms(readers, weights), bounded=_is_bounded(node))
+    readers = {
+        name: found
+        for name, found in readers.items()
+        if found and all(_gives_way(reader, weights, placement, name) for reader in found)
+    }
+    for name, values in _values(graph, readers, images, seed).items():
+        spec = placement.tensors[name].spec
+        assert spec is not None
+        factors = _factors(values, code_bounds(spec, 0)[1])
         if bool((factors == 1).all()):
             continue
-        weights[node.name] = _multiplied(node, weights[node.name], factors)
-        for reader in readers:
+        weights[name] = _multiplied(graph[name], weights[name], factors)
+        for reader in readers[name]:
             weights[reader.node.name] = _divided(reader, weights[reader.node.name], factors)
     return replace(graph, weights=weights)
+
+
+def _is_multiplied(node: Node, placement: Placement) -> bool:
+    """Whether the layer's tensor is quantized, and its values can be multiplied: those behind ReLU and its like."""
+    activation = node.activation
+    homogeneous = activation is not None and activation.low == 0 and activation.high > 0
+    return homogeneous and placement.tensors[node.name].spec is not None
+
+
+def _gives_way(reader: _Reader, weights: Mapping[str, Weights], placement: Placement, name: str) -> bool:
+    """Whether the reader's weights lose nothing by it, or no more than the tensor's few bits gain."""
+    spec = placement.tensors[name].spec
+    assert spec is not None
+    alone = reader.by_channel(weights[reader.node.name]).shape[2] == 1
+    return alone or placement.layers[reader.node.name].weight.bits >= spec.bits
+
+
+def _values(graph: Graph, names: Collection[str], images: Tensor, seed: int) -> dict[str, Tensor]:
+    """Values of the tensors `names` in the float network, in their order, by channel: float32 [C, values]."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    generator = torch.Generator().manual_seed(seed)
+
+    def evaluate(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        value = clamp(evaluate_float(graph, node, inputs), node.activation)
+        if node.name in names:
+            rows = value.movedim(1, 0).flatten(1)
+            found[node.name].append(rows[:, torch.randint(rows.shape[1], (_SAMPLES,), generator=generator)])
+        return value
+
+    with torch.no_grad():
+        for batch in images[:_IMAGES].split(_BATCH):
+            walk(graph, batch, evaluate)
+    return {name: torch.cat(parts, 1) for name, parts in found.items()}
+
+
+def _factors(values: Tensor, levels: int) -> Tensor:
+    """The factors s, float32 [C]. values: of each channel, none below 0, float32 [C, values]. levels: the highest
+    code."""
+    top = values.amax(1)
+    alive = top > _DEAD * top.max()
+    if not bool(alive.any()):
+        return torch.ones_like(top)
+    steps = _steps(values, top.clamp(min=torch.finfo(top.dtype).tiny) / levels, levels)
+    factors = (steps[alive].max() / steps).clamp(1, LIMIT)
+    return torch.where(alive, factors, 1)
+
+
+def _steps(values: Tensor, full: Tensor, levels: int) -> Tensor:
+    """The step of least squares of each channel, float32 [C]. full: the one that just holds the largest value."""
+    best, least = full, torch.full_like(full, float("inf"))
+    for fraction in _FRACTIONS:
+        step = (full * fraction)[:, None]
+        error = (values / step).round_().clamp_(0, levels).mul_(step).sub_(values).square_().sum(1)
+        better = error < least
+        best, least = torch.where(better, step[:, 0], best), torch.where(better, error, least)
+    return best
 
 
 def _readers(graph: Graph, name: str, values: int = 1) -> list[_Reader]:
@@ -121,57 +170,19 @@ def _is_bounded(node: Node) -> bool:
     return node.activation is not None and math.isfinite(node.activation.high)
 
 
-def _ranges(node: Node, weights: Weights) -> Tensor | None:
-    """The range r, the greatest |value| of each channel, float32 [C].
-
-    None where it is not known, and for an activation whose values cannot be multiplied.
-    """
-    norm, activation = weights.batch_norm, node.activation
-    if norm is None or (activation is not None and (activation.low != 0 or activation.high <= 0)):
-        return None
-    deviation = DEVIATIONS * norm.gamma.abs()
-    if activation is None:
-        return norm.beta.abs() + deviation
-    return (norm.beta + deviation).clamp(0, activation.high)
-
-
-def _column_norms(readers: list[_Reader], weights: dict[str, Weights]) -> Tensor | None:
-    """The norms w, float32 [C], over all readers that sum over channels; None if there is none."""
-    squares = []
-    for reader in readers:
-        weight = reader.by_channel(weights[reader.node.name])
-        if weight.shape[2] > 1:
-            largest = weight.abs().amax((2, 3), keepdim=True)
-            relative = weight / torch.where(largest > 0, largest, 1)
-            squares.append(relative.square().sum((1, 3)).flatten())
-    return torch.stack(squares).sum(0).sqrt() if squares else None
-
-
-def _factors(ranges: Tensor, columns: Tensor | None, *, bounded: bool) -> Tensor:
-    """The factors s, float32 [C]. ranges: r, columns: w, or None where the readers' weights do not mind."""
-    largest = ranges.max()
-    alive = ranges > _DEAD * largest
-    one = torch.ones_like(ranges)
-    if columns is not None:
-        alive &= columns > 0
-    if not bool(alive.any()):
-        return one
-    wanted = one if columns is None else (columns * ranges).sqrt()
-    share = torch.where(alive, wanted, 0) / wanted[alive].max()  # s r / R
-    factors = largest * share / torch.where(alive, ranges, 1)
-    return torch.where(alive, factors.clamp(1 if bounded else 1 / LIMIT, LIMIT), one)
-
-
 def _multiplied(node: Node, weights: Weights, factors: Tensor) -> Weights:
-    """The layer with its channels, behind its batch norm, multiplied."""
+    """The layer with its channels multiplied, behind its batch norm if it has one."""
     norm = weights.batch_norm
-    assert norm is not None
-    scaled = replace(norm, gamma=norm.gamma * factors, beta=norm.beta * factors)
+    if norm is not None:
+        scaled = replace(weights, batch_norm=replace(norm, gamma=norm.gamma * factors, beta=norm.beta * factors))
+    else:
+        bias = None if weights.bias is None else weights.bias * factors
+        scaled = replace(weights, weight=weights.weight * by_row(factors, weights.weight), bias=bias)
     if not _is_bounded(node):
-        return replace(weights, batch_norm=scaled)
+        return scaled
     assert node.activation is not None
     ceiling = torch.full_like(factors, node.activation.high) if weights.ceiling is None else weights.ceiling
-    return replace(weights, batch_norm=scaled, ceiling=ceiling * factors)
+    return replace(scaled, ceiling=ceiling * factors)
 
 
 def _divided(reader: _Reader, weights: Weights, factors: Tensor) -> Weights:

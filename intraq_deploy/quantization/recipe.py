@@ -14,5 +14,3 @@ class QuantizationRecipe:
     ones, then fixed."""
     equalize: bool = False
     """Whether ranges first move between channels of consecutive layers; the float network stays the same function."""
-    correct: bool = False
-    """Whether every channel's mean and gain then move to the float network's (training.correction)."""

@@ -5,6 +5,7 @@
 
     [synthesis]                     # fields of SynthesisRecipe
     [quantization]                  # fields of QuantizationRecipe
+    [fitting]                       # fields of FittingRecipe
     [training]                      # fields of TrainingRecipe
     [reconstruction]                # fields of ReconstructionRecipe; nothing is reconstructed without enabled = true
 
@@ -31,7 +32,7 @@ from intraq_deploy.recipes.recipe import Recipe
 from intraq_deploy.wording import did_you_mean, shown
 
 BUILTIN = ("quick", "standard", "best", "paper")
-SECTIONS = ("synthesis", "quantization", "training", "reconstruction")
+SECTIONS = ("synthesis", "quantization", "fitting", "training", "reconstruction")
 _CONDITIONS = ("pixels_at_most", "classes_at_most")
 _TOP = ("description", "extends", "when", *SECTIONS)
 

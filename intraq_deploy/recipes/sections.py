@@ -14,12 +14,12 @@ from pydantic_core import ErrorDetails
 
 from intraq_deploy.quantization.recipe import QuantizationRecipe
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
-from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
+from intraq_deploy.training.recipe import FittingRecipe, ReconstructionRecipe, TrainingRecipe
 from intraq_deploy.wording import shown
 
 _KINDS: dict[str, type[Any]] = {
-    "synthesis": SynthesisRecipe, "quantization": QuantizationRecipe, "training": TrainingRecipe,
-    "reconstruction": ReconstructionRecipe,
+    "synthesis": SynthesisRecipe, "quantization": QuantizationRecipe, "fitting": FittingRecipe,
+    "training": TrainingRecipe, "reconstruction": ReconstructionRecipe,
 }  # fmt: skip
 _WANTED = {
     "int_type": "a whole number",

@@ -23,14 +23,18 @@ class SynthesisRecipe:
     iterations: Annotated[int, Interval(ge=0, le=MOST_ITERATIONS)]
     """The number of iterations per batch; 0 leaves Gaussian noise, as every batch starts."""
     batch: Annotated[int, Interval(ge=2, le=MOST_IMAGES)] = 256
+    resolution: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """The side of the images as a share of the network's own, to the nearest multiple of 32 pixels, where the network
+    also takes such images; else they have its own size."""
     learning_rate: Positive = 0.1
     """The paper's 0.5 overshoots at short budgets: on ResNet-20, 128 images after 120 iterations are 7 times as far
     from the stored statistics as with 0.1 (BN distance 7.1 against 1.0)."""
     schedule: Literal["plateau", "cosine"] = "cosine"
     """The course of the learning rate. "plateau": times 0.1 after 50 iterations without improvement, at least 1e-4.
     "cosine": down to 0."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """The type of the network's convolutions while images are made; statistics and losses are float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """The type of the network's convolutions while images are made; statistics and losses are float32. "auto": bfloat16
+    where the device multiplies in it."""
     statistics: Literal["variance", "relative"] = "variance"
     """How far a batch is from the stored statistics: "variance" as in the paper, "relative" in units of each channel's
     stored deviation."""

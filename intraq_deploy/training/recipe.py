@@ -14,6 +14,33 @@ Batch = Annotated[int, Interval(ge=1, le=1_000_000)]
 
 
 @dataclass(frozen=True, slots=True)
+class FittingRecipe:
+    """The recipe of fitting layers in closed form, before any gradient (training.layerwise)."""
+
+    compensate: bool = False
+    """Whether weights are rounded so that the layer's output keeps to the float network's (training.compensation)."""
+    correct: bool = False
+    """Whether every channel's mean and gain then move to the float network's (training.correction)."""
+    damping: Positive = 0.3
+    """The ridge of compensated rounding, in multiples of the inputs' mean variance."""
+    images: Annotated[int, Interval(ge=1, le=1_000_000)] = 512
+    """The number of images, at most; their crops come on top."""
+    crops: Annotated[int, Interval(ge=0, le=100)] = 2
+    """The number of random crops of each image that are taken beside it."""
+    smallest_crop: Annotated[float, Interval(gt=0, le=1)] = 0.3
+    """The least fraction of the area that a crop covers."""
+
+    def __post_init__(self) -> None:
+        if self.compensate and not self.correct:
+            raise UsageError("The recipe's fitting compensates and does not correct: set correct = true beside it.")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is fitted."""
+        return self.correct
+
+
+@dataclass(frozen=True, slots=True)
 class ReconstructionRecipe:
     """The recipe of reconstruction: whether and how the student is rounded block by block, before it is trained
     (training.reconstruction)."""
@@ -40,8 +67,9 @@ class TrainingRecipe:
     """The number of steps; 0 for no fine-tuning."""
     batch: Batch
     learning_rate: Positive
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """The type of the teacher's convolutions and of the student's gradients; the student's values are float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """The type of the teacher's convolutions and of the student's gradients; the student's values are float32. "auto":
+    bfloat16 where the device multiplies in it."""
     rate_unit: Literal["value", "step"] = "value"
     """The unit of `learning_rate`. "step": a layer's weights move at this multiple of its mean quantization step
     (training.optimizer)."""
@@ -86,9 +114,8 @@ class TrainingRecipe:
 class StudentRecipe:
     """The work that makes a calibrated student a trained one."""
 
+    fitting: FittingRecipe
     reconstruction: ReconstructionRecipe
-    correct: bool
-    """Whether means and gains of channels are corrected before fine-tuning."""
     training: TrainingRecipe
 
     @property

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from intraq_deploy.quantization.network import QuantizedLayer
 from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer, by_row
+from intraq_deploy.quantization.spec import QuantSpec
 
 _STRETCH, _SHIFT = 1.2, 0.1
 _INSIDE = 2.0**-10
@@ -70,12 +71,17 @@ def commit(layer: QuantizedLayer) -> None:
     """Puts the weights where they were rounded to, and a quantizer that rounds to the nearest back."""
     soft = layer.quantizer
     assert isinstance(soft, SoftWeightQuantizer)
-    first, last = soft.spec.symmetric_range()
     with torch.no_grad():
-        codes = soft.codes(layer.weight).float().clamp(first + _INSIDE, last - _INSIDE)
+        codes = inside(soft.codes(layer.weight).float(), soft.spec)
         layer.weight.copy_(codes * by_row(soft.scale, layer.weight))
     layer.quantizer = LearnedWeightQuantizer(soft.spec, len(layer.weight))
     layer.quantizer.scale = soft.scale
+
+
+def inside(codes: Tensor, spec: QuantSpec) -> Tensor:
+    """Codes, of any float dtype and shape, with those at the ends a little inside the range."""
+    first, last = spec.symmetric_range()
+    return codes.clamp(first + _INSIDE, last - _INSIDE)
 
 
 def undecided(rounded: Sequence[SoftWeightQuantizer], beta: float) -> Tensor:

@@ -1,7 +1,6 @@
-"""The one way in which a student is trained: reconstruct, correct, fine-tune, settle.
+"""The one way in which a student is trained: fit layer by layer, reconstruct, fine-tune, settle.
 
-The recipe says which of the first three take place. Each starts from what the one before it left: reconstruction ends
-on the codes of its roundings, the correction of means and gains fits those, and fine-tuning starts from both.
+The recipe says which of the first three take place. Each starts from what the one before it left.
 """
 
 from collections.abc import Callable
@@ -16,14 +15,15 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
-from intraq_deploy.training.correction import correct
+from intraq_deploy.training.layerwise import fit_layers
 from intraq_deploy.training.loop import Trainer
 from intraq_deploy.training.recipe import StudentRecipe
 from intraq_deploy.training.reconstruction import reconstruct
 from intraq_deploy.training.teacher import Teacher
 
 _CHECKPOINT_STEPS = 50
-_RECONSTRUCTED, _CHECKPOINT = "reconstructed.safetensors", "checkpoint.safetensors"
+_FITTED, _RECONSTRUCTED = "fitted.safetensors", "reconstructed.safetensors"
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 def _silent(done: int, where: str, loss: float | None = None) -> None:
@@ -48,7 +48,7 @@ class TrainingSession:
 
     def clear(self) -> None:
         """Removes what an unfinished student would continue from."""
-        for name in (_RECONSTRUCTED, _CHECKPOINT):
+        for name in (_FITTED, _RECONSTRUCTED, _CHECKPOINT):
             path = self.part(name)
             if path is not None:
                 path.unlink(missing_ok=True)
@@ -77,19 +77,37 @@ class StudentTraining:
     def learn(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> None:
         """Trains `student` in place as `train` does, but for settling; the student may be on `device`."""
         session = TrainingSession() if session is None else session
-        checkpoint = session.part(_CHECKPOINT)
+        if self.recipe.fitting.enabled:
+            self._once(_FITTED, student, session, self._fit)
         if self.recipe.reconstruction.enabled:
-            self._reconstruct(student, session)
-        if self.recipe.correct and (checkpoint is None or not checkpoint.exists()):
-            self._correct(student, session)
+            self._once(_RECONSTRUCTED, student, session, self._reconstruct)
         if self.recipe.training.steps:
             self._fine_tune(student, session)
 
-    def _reconstruct(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
-        kept = session.part(_RECONSTRUCTED)
+    def _once(
+        self,
+        name: str,
+        student: FakeQuantNetwork,
+        session: TrainingSession,
+        part: Callable[[FakeQuantNetwork, TrainingSession], None],
+    ) -> None:
+        """Does a part of the work, or loads what an earlier session has kept of it."""
+        kept = session.part(name)
         if kept is not None and kept.exists():
             load_student(kept, student)
             return
+        part(student, session)
+        if kept is not None:
+            save_student(kept, student)
+            session.saved()
+
+    def _fit(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
+        def report(layer: int, count: int) -> None:
+            session.report(0, f"fitting layer {layer}/{count}", None)
+
+        fit_layers(student, self.teacher, self.images, self.recipe.fitting, self.seed, self.device, report)
+
+    def _reconstruct(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         recipe, count = self.recipe.reconstruction, len(blocks(student.graph))
 
         def report(block: int, step: int, error: float) -> None:
@@ -97,17 +115,6 @@ class StudentTraining:
             session.report(done, f"block {block + 1}/{count}, step {step}/{recipe.steps}", error)
 
         reconstruct(student, self.teacher, self.images, recipe, self.seed, self.device, report)
-        if kept is not None:
-            save_student(kept, student)
-            session.saved()
-
-    def _correct(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
-        done = self.recipe.reconstruction_images
-
-        def report(layer: int, count: int) -> None:
-            session.report(done, f"correcting layer {layer}/{count}", None)
-
-        correct(student, self.teacher, self.images, self.seed, self.device, report)
 
     def _fine_tune(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         recipe, before = self.recipe.training, self.recipe.reconstruction_images

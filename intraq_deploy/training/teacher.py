@@ -51,5 +51,9 @@ class Teacher(nn.Module):
         x: float32 [N, ...] -> float32 [N, O, ...].
         """
         assert isinstance(node.op, Conv2d | Linear)
+        return apply_layer(node.op, x, *self.folded(node))
+
+    def folded(self, node: Node) -> tuple[Tensor, Tensor]:
+        """A layer's weight and bias, its batch norm in them: float32 [O, ...] and [O]."""
         index = self._index[node.name]
-        return apply_layer(node.op, x, getattr(self, f"weight{index}"), getattr(self, f"bias{index}"))
+        return getattr(self, f"weight{index}"), getattr(self, f"bias{index}")

@@ -26,14 +26,14 @@ def test_the_speed_is_that_since_the_first_image(clock, shown):
     lines = PlainProgress(Console(file=shown))
     lines.start("fine-tuning", 100, "images")
     for clock[0], done, detail in (
-        (20, 0, "correcting layer 1/2"),
-        (60, 0, "correcting layer 2/2"),
+        (20, 0, "fitting layer 1/2"),
+        (60, 0, "fitting layer 2/2"),
         (70, 40, "step 4/10"),
     ):
         lines.advance(done, detail)
     assert shown.getvalue().splitlines() == [
-        "fine-tuning: correcting layer 1/2",
-        "fine-tuning: correcting layer 2/2",
+        "fine-tuning: fitting layer 1/2",
+        "fine-tuning: fitting layer 2/2",
         "fine-tuning: step 4/10, 4 images/s, 15 s left",
     ]
 

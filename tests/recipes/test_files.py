@@ -58,11 +58,12 @@ def test_the_paper_recipe_is_the_papers(data):
     assert (s.learning_rate, s.schedule) == (0.5, "plateau")
     assert (s.statistics, s.statistics_weight, s.shallow_weight) == ("variance", 1, 1)
     assert (s.soft_inception, s.marginal_distance) == (1, 1)
-    assert (s.low_pass, s.swing) == (0, False)
+    assert (s.low_pass, s.swing, s.resolution) == (0, False, 1)
     assert (s.crop_probability, s.smallest_crop) == (0.5, 0.5)
     assert (s.lower, s.upper, s.softest_target) == constants
     assert recipe.quantization.ranges == "min-max"
     assert not recipe.quantization.equalize
+    assert not recipe.fitting.enabled
     assert t.steps == 147 * 200 == 29_400
     assert (t.batch, t.learning_rate, t.rate_unit) == (batch, rate, "value")
     assert (t.optimizer, t.weight_decay, t.schedule) == ("sgd", 1e-4, "steps")
@@ -97,6 +98,7 @@ def test_a_file_alone_has_the_defaults():
     assert recipe.synthesis == SynthesisRecipe(images=100, iterations=10)
     assert type(recipe.training.learning_rate) is float
     assert recipe.quantization.ranges == "scheme"
+    assert not recipe.fitting.enabled
 
 
 def test_later_groups_win():
@@ -174,10 +176,12 @@ def test_the_name_of_a_file_is_its_path(tmp_path):
 REFUSED = {
     "synthesys = 1": ["unknown key synthesys", "did you mean synthesis?"],
     "steps = 5": ["unknown key steps", "it belongs under [training]"],
+    "images = 5": ["unknown key images", "it belongs under [synthesis] or [fitting]"],
     "colour = 5": ["unknown key colour", "known are description, extends, when"],
     "synthesis.image = 5": ["unknown key synthesis.image", "did you mean synthesis.images?"],
     "synthesis.steps = 5": ["unknown key synthesis.steps", "it belongs under [training]"],
     "quantization.zzz = 5": ["unknown key quantization.zzz", "known are ranges, equalize"],
+    "quantization.correct = true": ["unknown key quantization.correct", "it belongs under [fitting]"],
     'synthesis.images = "5"': ['synthesis.images = "5"', "give a whole number"],
     "synthesis.images = true": ["synthesis.images = true", "give a whole number"],
     "synthesis.images = 5.0": ["synthesis.images = 5.0", "give a whole number"],
@@ -188,6 +192,8 @@ REFUSED = {
     "synthesis.images = 1": ["synthesis.images = 1", "give at least 2"],
     "training.average = 1.0": ["training.average = 1.0", "give less than 1"],
     "synthesis.softest_target = 0.0": ["synthesis.softest_target = 0.0", "give more than 0"],
+    "synthesis.resolution = 0": ["synthesis.resolution = 0", "give more than 0"],
+    "synthesis.resolution = 1.5": ["synthesis.resolution = 1.5", "give at most 1"],
     "synthesis.upper = 2.5": ["synthesis.upper = 2.5", "give at most 2"],
     "training.learning_rate = inf": ["training.learning_rate = inf", "give a finite number"],
     "training.learning_rate = nan": ["training.learning_rate = nan", "give a finite number"],

@@ -1,4 +1,4 @@
-"""Correction of means and gains through the command line: once in a run, however often it is interrupted."""
+"""Fitting of layers through the command line: once in a run, however often it is interrupted."""
 
 import json
 
@@ -13,7 +13,8 @@ extends = "quick"
 images = 8
 iterations = 2
 
-[quantization]
+[fitting]
+compensate = true
 correct = true
 
 [training]
@@ -22,7 +23,7 @@ batch = 4
 """
 
 
-def test_an_interrupted_run_does_not_correct_again(run, checkpoint, tmp_path, monkeypatch):
+def test_an_interrupted_run_does_not_fit_again(run, checkpoint, tmp_path, monkeypatch):
     def save_and_interrupt(*arguments):
         save(*arguments)
         raise KeyboardInterrupt
@@ -38,13 +39,13 @@ def test_an_interrupted_run_does_not_correct_again(run, checkpoint, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(student, "save_checkpoint", save_and_interrupt)
         assert run(*command, tmp_path / "cut").exit_code == 130
-    monkeypatch.setattr(student, "correct", forbidden)
+    monkeypatch.setattr(student, "fit_layers", forbidden)
     result = run(*command, tmp_path / "cut")
     assert result.exit_code == 0, result.output
     for file in ("program/program.json", "targets/onnxruntime/model.onnx"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["parity"]["onnxruntime"]["integers_mismatched"] == 0
 
-    (tmp_path / "mine.toml").write_text(MINE.replace("correct = true", "correct = false"))
+    (tmp_path / "mine.toml").write_text(MINE.replace(" = true", " = false"))
     result = run(*command, tmp_path / "cut")
-    assert "fine-tuning: done" in result.stderr, "an uncorrected student is another one"
+    assert "fine-tuning: done" in result.stderr, "a student that is not fitted is another one"

@@ -1,23 +1,30 @@
-"""Correction of means and gains: what it leaves in every layer, and what it undoes."""
+"""Fitting layer by layer: what correction leaves in every layer, what it undoes, and what rounding gains."""
 
 import pytest
 import torch
 from support import SMALL_SHAPE, model_of, random_images, small_network
 
 from intraq_deploy import api
+from intraq_deploy.errors import UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import walk
 from intraq_deploy.graph.ops import HAS_WEIGHT
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.synthesis import SyntheticSet
-from intraq_deploy.training import correct, correction
+from intraq_deploy.training import FittingRecipe, fit_layers, layerwise, moments
 from intraq_deploy.training.losses import distillation
 from intraq_deploy.training.teacher import Teacher
 
 CPU = torch.device("cpu")
 IMAGES = SyntheticSet(random_images(32), torch.arange(32) % 10, torch.ones(32))
 NETWORKS = ("resnet", "mobilenet")
+CORRECTED = FittingRecipe(correct=True, crops=0)
+COMPENSATED = FittingRecipe(compensate=True, correct=True, damping=0.01, crops=0)
+
+
+def fit(student, teacher, recipe=CORRECTED, seed=0):
+    fit_layers(student, teacher, IMAGES, recipe, seed, CPU)
 
 
 def teacher(network="resnet"):
@@ -52,7 +59,7 @@ def bias_step(student, name):
 def test_every_channel_has_the_float_networks_mean_and_no_gain_is_left(student, network, scheme):
     made, expected = student(network, scheme), teacher(network)
     before = outputs(made, made.graph)
-    correct(made, expected, IMAGES, 0, CPU)
+    fit(made, expected)
     after, floats = outputs(made, made.graph), outputs(expected, made.graph)
     moved = False
     for name, (t, positions) in floats.items():
@@ -78,7 +85,7 @@ def test_a_damaged_student_comes_back(student, network):
             layer.beta.add_(0.5)
             layer.gamma.mul_(1 if node.name == "fc" else 1.3)
         damaged = distillation(made(IMAGES.images), answers, 1.0)
-        correct(made, expected, IMAGES, 0, CPU)
+        fit(made, expected)
         corrected = distillation(made(IMAGES.images), answers, 1.0)
     assert damaged > 100 * whole
     assert corrected < 0.01 * damaged
@@ -86,7 +93,7 @@ def test_a_damaged_student_comes_back(student, network):
 
 def test_a_channel_with_one_value_per_image_keeps_its_gain(student):
     made = student()
-    correct(made, teacher(), IMAGES, 0, CPU)
+    fit(made, teacher())
     layers = {node.name: made.layer(node.name).gamma for node in made.graph.layers()}
     assert torch.equal(layers.pop("fc"), torch.ones(10))
     assert not any(torch.equal(gamma, student().layer(name).gamma) for name, gamma in layers.items())
@@ -100,7 +107,7 @@ def test_dead_channels_and_lost_ones_stay_finite():
     graph, images = trace(module, SMALL_SHAPE), IMAGES.images
     made, expected = build_network(graph, make_scheme("integer", 2, 2), images, 0), Teacher(graph)
     before = {node.name: made.layer(node.name).gamma.clone() for node in made.graph.layers()}
-    correct(made, expected, IMAGES, 0, CPU)
+    fit(made, expected)
     for name, gamma in before.items():
         now = made.layer(name).gamma
         ratio = torch.where(gamma == 0, 1, now / gamma)
@@ -110,20 +117,31 @@ def test_dead_channels_and_lost_ones_stay_finite():
     assert made(images).isfinite().all()
 
 
-def test_the_seed_draws_the_images(student, monkeypatch):
-    monkeypatch.setattr(correction, "_IMAGES", 16)
+def test_the_seed_draws_the_images(student):
     betas = []
     for seed in (0, 0, 1):
         made = student()
-        correct(made, teacher(), IMAGES, seed, CPU)
+        fit(made, teacher(), FittingRecipe(correct=True, images=16, crops=0), seed)
         betas.append(made.layer("fc").beta.detach().clone())
     assert torch.equal(betas[0], betas[1])
     assert not torch.equal(betas[0], betas[2])
 
 
+def test_as_many_images_are_taken_as_fit_into_memory(student, monkeypatch):
+    seen = []
+    taken = layerwise._moments
+    monkeypatch.setattr(layerwise, "_moments", lambda _, x, *rest: seen.append(len(x)) or taken(_, x, *rest))
+    for memory in (1 << 32, 1 << 20, 1):
+        monkeypatch.setattr(layerwise, "_MEMORY", memory)
+        fit(student(), teacher())
+    assert max(seen) == len(IMAGES)
+    assert min(seen) == 1
+    assert len(set(seen)) == 3
+
+
 def test_it_tells_of_every_layer_with_weights(student):
     made, told = student(), []
-    correct(made, teacher(), IMAGES, 0, CPU, lambda *at: told.append(at))
+    fit_layers(made, teacher(), IMAGES, CORRECTED, 0, CPU, lambda *at: told.append(at))
     count = sum(isinstance(node.op, HAS_WEIGHT) for node in made.graph.nodes)
     assert told == [(layer, count) for layer in range(1, count + 1)]
 
@@ -135,18 +153,70 @@ def test_a_recipe_switches_it_on(tmp_path):
     found = {}
     for value in ("false", "true"):
         file = tmp_path / f"{value}.toml"
-        file.write_text(f'extends = "quick"\n[quantization]\ncorrect = {value}\n[training]\nsteps = 0\n')
+        file.write_text(f'extends = "quick"\n[fitting]\ncompensate = false\ncorrect = {value}\n[training]\nsteps = 0\n')
         with torch.no_grad():
             found[value] = distillation(api.quantize(model, IMAGES, recipe=file)(IMAGES.images), answers, 1.0)
     assert found["true"] < 0.5 * found["false"]
 
 
-def test_layers_over_tokens_have_their_channels_last():
-    """[N, T, C]: as many values per image as tokens."""
-    pairs = correction._Pairs()
-    t = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
-    slope, offset = torch.tensor([0.8, 1.0, 1.5]), torch.tensor([1.0, 0.0, -2.0])
-    pairs.see((t - offset) / slope, t)
-    gain, moved = pairs.line()
-    torch.testing.assert_close(gain, slope)
-    torch.testing.assert_close(moved, offset)
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("bits", [2, 4])
+def test_compensated_rounding_comes_nearer_to_the_float_network(student, network, bits):
+    expected = teacher(network)
+    answers, losses = expected(IMAGES.images), {}
+    for recipe in (CORRECTED, COMPENSATED):
+        made = student(network, weight_bits=bits, activation_bits=8)
+        fit(made, expected, recipe)
+        with torch.no_grad():
+            losses[recipe] = distillation(made(IMAGES.images), answers, 1.0)
+    assert losses[COMPENSATED] < (0.5 if network == "resnet" else 0.9) * losses[CORRECTED]
+
+
+@pytest.mark.parametrize("scheme", ["integer", "ends8"])
+def test_weights_end_on_their_grids_where_gradients_can_move_them(student, scheme):
+    made = student("mobilenet", scheme)
+    fit(made, teacher("mobilenet"), COMPENSATED)
+    for node in made.graph.layers():
+        layer = made.layer(node.name)
+        low, high = layer.quantizer.spec.symmetric_range()
+        ratio = layer.weight.detach() / layer.quantizer.scale.detach().reshape(-1, *[1] * (layer.weight.dim() - 1))
+        assert (ratio - ratio.round()).abs().max() < 1e-2
+        assert low < ratio.min()
+        assert ratio.max() < high
+
+
+def test_ranges_that_follow_their_weights_keep_these(student):
+    made = student(scheme="paper")
+    before = {node.name: made.layer(node.name).weight.detach().clone() for node in made.graph.layers()}
+    fit(made, teacher(), COMPENSATED)
+    assert all(torch.equal(made.layer(name).weight, weight) for name, weight in before.items())
+    assert not torch.equal(made.layer("fc").beta, student(scheme="paper").layer("fc").beta), "and are corrected"
+
+
+def test_a_layer_that_is_cut_into_parts_is_rounded_too(student, monkeypatch):
+    expected = teacher()
+    answers, losses = expected(IMAGES.images), []
+    for recipe, most in ((CORRECTED, 4608), (COMPENSATED, 4608), (COMPENSATED, 40)):
+        monkeypatch.setattr(moments, "_MOST_VALUES", most)
+        made = student(weight_bits=3, activation_bits=8)
+        fit(made, expected, recipe)
+        with torch.no_grad():
+            losses.append(float(distillation(made(IMAGES.images), answers, 1.0)))
+    corrected, whole, cut = losses
+    assert whole < 0.5 * corrected
+    assert cut < 0.8 * corrected
+
+
+def test_compensation_without_correction_is_refused():
+    with pytest.raises(UsageError, match="set correct = true"):
+        FittingRecipe(compensate=True)
+
+
+def test_crops_are_taken_beside_the_images(student, monkeypatch):
+    seen, taken = [], layerwise._moments
+    monkeypatch.setattr(layerwise, "_moments", lambda _, x, t, *rest: seen.append(t) or taken(_, x, t, *rest))
+    fit(student(), teacher(), FittingRecipe(correct=True, images=10, crops=3))
+    assert len(seen[0]) == 40
+    drawn, first = seen[0][:10], seen[0][10:20]
+    assert all(any(torch.equal(image, own) for own in IMAGES.images) for image in drawn)
+    assert not any(torch.equal(image, own) for image, own in zip(first, drawn, strict=True))

@@ -1,0 +1,120 @@
+"""Fitting the student layer by layer, in closed form, before any gradient: rounding, means and gains.
+
+Layers are taken in execution order, each on what the fitted layers before it make. For each, the moments of what it
+reads are taken in both networks (`moments`); its weights are rounded by them (`compensation`), then its channels' means
+and gains corrected by them (`correction`). No label is read.
+
+Random crops of the images are taken beside them: they cost a forward pass each, and no iterations.
+
+It costs one forward pass of each network, and two products of patches for each layer. Held in CPU memory is what layers
+read later, of both networks: of as many images as fit into 4 GB, at most `FittingRecipe.images` and their crops.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from intraq_deploy import seeds
+from intraq_deploy.graph.ops import Conv2d, Linear
+from intraq_deploy.quantization.network import FakeQuantNetwork, QuantizedLayer
+from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
+from intraq_deploy.synthesis.reinforcement import random_crops
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training.blocks import Block, carried, moved, single_nodes
+from intraq_deploy.training.compensation import compensated
+from intraq_deploy.training.correction import correct_layer
+from intraq_deploy.training.moments import Columns, Moments, MomentSums
+from intraq_deploy.training.recipe import FittingRecipe
+from intraq_deploy.training.rounding import inside
+from intraq_deploy.training.teacher import Teacher
+
+_BATCH = 32
+_PATCHES = 40_000
+"""Patches of a layer, at most."""
+_MEMORY = 4 << 30
+"""Bytes of tensors held, at most."""
+
+
+@torch.no_grad()
+def fit_layers(
+    student: FakeQuantNetwork,
+    teacher: Teacher,
+    images: SyntheticSet,
+    recipe: FittingRecipe,
+    seed: int,
+    device: torch.device,
+    report: Callable[[int, int], None] | None = None,
+) -> None:
+    """Fits the student in place and on `device`, where the teacher is already.
+
+    Weights whose range follows them (min-max) keep their values; their means and gains are corrected. Images and
+    patches are drawn with `seed`. report: called before each layer with its number, from 1, and how many there are.
+    """
+    student.to(device)
+    parts = single_nodes(student.graph)
+    taken = _taken(images.images, recipe, _images_that_fit(parts, images.images), seeds.generator(seed, "fitting"))
+    student_inputs = teacher_inputs = {student.graph.input.name: taken}
+    layers = [node.name for node in student.graph.layers()]
+    for index, block in enumerate(parts):
+        (node,) = block.nodes
+        if isinstance(node.op, Conv2d | Linear):
+            number = layers.index(node.name)
+            if report is not None:
+                report(number + 1, len(layers))
+            (name,) = node.inputs
+            layer = student.layer(node.name)
+            columns = Columns(node.op, layer.weight.shape)
+            generator = seeds.generator(seed, "patches", number)
+            moments = _moments(columns, student_inputs[name], teacher_inputs[name], device, generator)
+            if recipe.compensate and isinstance(layer.quantizer, LearnedWeightQuantizer):
+                _round(layer, layer.quantizer, columns, moments, recipe.damping)
+            if recipe.correct:
+                gains = math.prod(node.shape) > len(layer.weight)
+                correct_layer(layer, *teacher.folded(node), columns, moments, gains=gains)
+        expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
+        found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
+        student_inputs = carried(student_inputs | found, parts[index + 1 :])
+        teacher_inputs = carried(teacher_inputs | expected, parts[index + 1 :])
+
+
+def _taken(images: Tensor, recipe: FittingRecipe, most: int, generator: torch.Generator) -> Tensor:
+    """Images drawn, and crops of them, `most` in all: float32 [N, C, H, W], as `images`."""
+    count = max(1, min(recipe.images, most // (1 + recipe.crops)))
+    drawn = images[torch.randperm(len(images), generator=generator)[:count]]
+    crops = [random_crops(drawn, recipe.smallest_crop, generator) for _ in range(recipe.crops)]
+    return torch.cat([drawn, *crops])[:most]
+
+
+def _images_that_fit(parts: list[Block], images: Tensor) -> int:
+    """The number of images whose tensors, of both networks, fit into the memory. images: float32 [N, C, H, W]."""
+    sizes = {node.name: math.prod(node.shape) for block in parts for node in block.nodes}
+    held, most = set[str](), 0
+    for index, block in enumerate(parts):
+        held |= {*block.inputs, *block.outputs}
+        most = max(most, sum(sizes[name] for name in held))
+        held &= {name for behind in parts[index + 1 :] for name in behind.inputs}
+    scale = images[0].numel() / sizes[parts[0].name]
+    return max(1, int(_MEMORY / (2 * images.element_size() * most * scale)))
+
+
+def _moments(
+    columns: Columns, student: Tensor, teacher: Tensor, device: torch.device, generator: torch.Generator
+) -> Moments:
+    """The moments of what a layer reads, float32 [N, ...] in CPU memory, over patches of all images."""
+    sums = MomentSums(max(columns.groups, columns.parts), columns.values, device)
+    most = -(-_PATCHES // -(-len(student) // _BATCH))
+    for both in zip(student.split(_BATCH), teacher.split(_BATCH), strict=True):
+        sums.add(*columns.patches([moved(x, device) for x in both], most, generator))
+    return sums.moments()
+
+
+def _round(
+    layer: QuantizedLayer, quantizer: LearnedWeightQuantizer, columns: Columns, moments: Moments, damping: float
+) -> None:
+    """Puts the layer's weights on their grid, and fits its steps."""
+    rows = columns.rows(layer.weight.double())
+    codes, scale = compensated(rows, moments, quantizer.spec, damping, parts=columns.parts)
+    layer.weight.copy_(columns.weight(inside(codes, quantizer.spec) * scale[:, :, None]))
+    quantizer.scale.copy_(scale[0] if columns.parts > 1 else scale.flatten())

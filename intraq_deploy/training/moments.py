@@ -1,0 +1,143 @@
+"""The second moments of what a layer reads, in both networks: all that its weights are fitted by in closed form.
+
+A convolution is a product with patches (im2col). With x̂ what the student's layer reads and x what the teacher's does,
+as patches of K = C / groups x kh x kw values, for every group
+
+    H = cov(x̂, x̂)        C = cov(x, x̂)        m̂ = mean x̂        m = mean x
+
+from which follow, for any weight w of the student and v of the teacher, var(w x̂) = w H w', cov(v x, w x̂) = v C w' and
+both means, without running the layer.
+
+Patches are drawn at random, the same ones of both networks, and summed as they come; none is kept. Held are two
+matrices K x K in float64 for each group: 340 MB for the widest layer of ResNet-50 (K = 4,608). A layer of more than
+4,608 values is cut into parts, whose values count as uncorrelated with those of other parts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from intraq_deploy.graph.ops import Conv2d, Linear
+
+_MOST_VALUES = 4608
+"""The largest K that is not cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The way in which a layer's weight [O, ...] is laid out as rows [G, R, K]: groups, or the parts of one group."""
+
+    op: Conv2d | Linear
+    shape: torch.Size
+    """The shape of the weight."""
+
+    @property
+    def groups(self) -> int:
+        """The number of groups of channels."""
+        return self.op.groups if isinstance(self.op, Conv2d) else 1
+
+    @property
+    def parts(self) -> int:
+        """The number of parts that one group is cut into."""
+        return -(-self.shape[1:].numel() // _MOST_VALUES) if self.groups == 1 else 1
+
+    @property
+    def values(self) -> int:
+        """The number K, with the zeros that fill the last part."""
+        return -(-self.shape[1:].numel() // self.parts)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weight, of any dtype, as [G, R, K], where R is O / groups."""
+        return self._cut(weight.reshape(self.groups, self.shape[0] // self.groups, -1))
+
+    def weight(self, rows: Tensor) -> Tensor:
+        """The weight [O, ...] whose rows these are, [G, R, K] of any dtype."""
+        if self.parts > 1:
+            rows = rows.transpose(0, 1).flatten(1)[None, :, : self.shape[1:].numel()]
+        return rows.reshape(self.shape)
+
+    def outputs(self, sums: Tensor) -> Tensor:
+        """Sums over the columns of rows, [G, R] of any dtype, as one number for each output channel, [O]."""
+        return sums.sum(0) if self.parts > 1 else sums.flatten()
+
+    def patches(self, inputs: Sequence[Tensor], most: int, generator: torch.Generator) -> list[Tensor]:
+        """Draws at most `most` patches of one batch, the same ones of every tensor: float32 [G, P, K].
+
+        inputs: what the layer reads, float32 [N, ...], of one shape.
+        """
+        if isinstance(self.op, Linear):
+            flat = [x.reshape(-1, x.shape[-1]) for x in inputs]
+            chosen = _chosen(len(flat[0]), most, generator).to(inputs[0].device)
+            return [self._cut(x[chosen][None]) for x in flat]
+        windows = [self._windows(self.op, x) for x in inputs]
+        count, _, height, width = windows[0].shape[:4]
+        chosen = _chosen(count * height * width, most, generator).to(inputs[0].device)
+        image, row, column = torch.unravel_index(chosen, (count, height, width))
+        # Indices on both sides of the colon make [P, C, kh, kw].
+        found = [w[image, :, row, column].reshape(len(chosen), self.groups, -1) for w in windows]
+        return [self._cut(x.transpose(0, 1)) for x in found]
+
+    def _cut(self, rows: Tensor) -> Tensor:
+        """Cuts [1, R, all values] into [parts, R, K]; more groups stay as they are."""
+        if self.parts == 1:
+            return rows.contiguous()
+        whole = F.pad(rows[0], (0, self.parts * self.values - rows.shape[2]))
+        return whole.reshape(len(whole), self.parts, self.values).transpose(0, 1).contiguous()
+
+    def _windows(self, op: Conv2d, x: Tensor) -> Tensor:
+        """A view of every patch of x [N, C, H, W]: [N, C, H', W', kh, kw]."""
+        top, left, bottom, right = op.padding
+        x = F.pad(x, (left, right, top, bottom)) if any(op.padding) else x
+        for dim, (size, stride, dilation) in enumerate(zip(self.shape[2:], op.stride, op.dilation, strict=True), 2):
+            x = x.unfold(dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
+        return x
+
+
+def _chosen(count: int, most: int, generator: torch.Generator) -> Tensor:
+    return torch.arange(count) if count <= most else torch.randint(count, (most,), generator=generator)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """The moments of a layer's inputs, float64."""
+
+    covariance: Tensor
+    """The covariance H, [G, K, K]."""
+    cross: Tensor
+    """The covariance C, [G, K, K], the teacher's values in rows."""
+    mean: Tensor
+    """The means m̂ of what the student's layer reads, [G, K]."""
+    teacher_mean: Tensor
+    """The means m of what the teacher's layer reads, [G, K]."""
+
+
+class MomentSums:
+    """Sums over patches, from which moments follow."""
+
+    def __init__(self, groups: int, values: int, device: torch.device) -> None:
+        """Starts from nothing. values: K."""
+        square = torch.zeros(groups, values, values, dtype=torch.float64, device=device)
+        self._square, self._cross = square, square.clone()
+        self._mean, self._teacher_mean = square[:, 0].clone(), square[:, 0].clone()
+        self._patches = 0
+
+    def add(self, student: Tensor, teacher: Tensor) -> None:
+        """Adds patches of both networks, float32 [G, P, K]."""
+        self._square += student.mT @ student
+        self._cross += teacher.mT @ student
+        self._mean += student.sum(1, dtype=torch.float64)
+        self._teacher_mean += teacher.sum(1, dtype=torch.float64)
+        self._patches += student.shape[1]
+
+    def moments(self) -> Moments:
+        """The moments of all patches so far."""
+        mean, teacher_mean = self._mean / self._patches, self._teacher_mean / self._patches
+        return Moments(
+            self._square / self._patches - mean[:, :, None] * mean[:, None, :],
+            self._cross / self._patches - teacher_mean[:, :, None] * mean[:, None, :],
+            mean,
+            teacher_mean,
+        )

@@ -1,0 +1,115 @@
+"""Compensated rounding: what it leaves of the output's error, and inputs that carry nothing."""
+
+import pytest
+import torch
+
+from intraq_deploy.quantization.spec import weight_spec
+from intraq_deploy.training import compensation
+from intraq_deploy.training.compensation import compensated
+from intraq_deploy.training.moments import Moments, MomentSums
+
+SHAPES = {"dense": (1, 24, 96), "depthwise": (32, 1, 9), "grouped": (4, 6, 27)}
+
+
+def random_moments(groups, values, patches=2000, noise=0.0, seed=0):
+    """Moments of correlated inputs; the student's are the teacher's with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(groups, values, values, generator=generator) / values**0.5
+    teacher = torch.randn(groups, patches, values, generator=generator) @ mixing + 1
+    student = teacher + noise * torch.randn(teacher.shape, generator=generator)
+    sums = MomentSums(groups, values, torch.device("cpu"))
+    sums.add(student, teacher)
+    return sums.moments(), student.double(), teacher.double()
+
+
+def random_rows(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def error(fitted, rows, student, teacher):
+    """The centred error of the outputs, relative to the outputs."""
+    y, t = student @ fitted.mT, teacher @ rows.mT
+    y, t = y - y.mean(1, keepdim=True), t - t.mean(1, keepdim=True)
+    return float((y - t).square().sum() / t.square().sum())
+
+
+def nearest(rows, spec):
+    """Every weight rounded by itself, with the same search of steps."""
+    unit = torch.eye(rows.shape[2], dtype=torch.float64).expand(rows.shape[0], -1, -1)
+    zero = torch.zeros(rows.shape[0], rows.shape[2], dtype=torch.float64)
+    codes, scale = compensated(rows, Moments(unit, unit, zero, zero), spec, 1e-9, parts=1)
+    return codes * scale[:, :, None]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_outputs_error_falls_below_that_of_the_nearest_codes(shape, bits):
+    spec, rows = weight_spec(bits), random_rows(*SHAPES[shape])
+    found, student, teacher = random_moments(rows.shape[0], rows.shape[2])
+    codes, scale = compensated(rows, found, spec, 0.01, parts=1)
+    low, high = spec.symmetric_range()
+    assert torch.equal(codes, codes.round())
+    assert low <= codes.min()
+    assert codes.max() <= high
+    plain = error(nearest(rows, spec), rows, student, teacher)
+    assert error(codes * scale[:, :, None], rows, student, teacher) < 0.75 * plain
+
+
+def test_what_the_layers_before_did_is_undone():
+    """The student's input is the teacher's, other channels mixed in: at 8 bits next to nothing is left of it."""
+    rows = random_rows(1, 16, 24)
+    *_, teacher = random_moments(1, 24)
+    mixed = teacher @ (torch.eye(24) + 0.2 * torch.randn(24, 24, generator=torch.Generator().manual_seed(1))).double()
+    sums = MomentSums(1, 24, torch.device("cpu"))
+    sums.add(mixed.float(), teacher.float())
+    codes, scale = compensated(rows, sums.moments(), weight_spec(8), 1e-6, parts=1)
+    assert error(rows, rows, mixed, teacher) > 0.1
+    assert error(codes * scale[:, :, None], rows, mixed, teacher) < 1e-3
+
+
+def test_with_much_damping_weights_stay_where_they_were():
+    rows, spec = random_rows(1, 8, 24), weight_spec(8)
+    found, *_ = random_moments(1, 24, noise=1.0)
+    codes, scale = compensated(rows, found, spec, 1e5, parts=1)
+    assert ((codes * scale[:, :, None] - rows).abs() <= 0.51 * scale[:, :, None]).all()
+
+
+def test_blocks_of_columns_change_nothing(monkeypatch):
+    rows = random_rows(1, 8, 96)
+    found, *_ = random_moments(1, 96)
+    codes = []
+    for block in (1, 40, 500):
+        monkeypatch.setattr(compensation, "_BLOCK", block)
+        codes.append(compensated(rows, found, weight_spec(4), 0.1, parts=1)[0])
+    assert torch.equal(codes[0], codes[1])
+    assert torch.equal(codes[1], codes[2])
+
+
+def test_parts_share_their_steps():
+    rows = random_rows(3, 8, 32)
+    found, *_ = random_moments(3, 32)
+    codes, scale = compensated(rows, found, weight_spec(4), 0.1, parts=3)
+    assert scale.shape == (3, 8)
+    assert torch.equal(scale[0], scale[2])
+    assert error(codes * scale[:, :, None], rows, *random_moments(3, 32)[1:]) < 0.05
+
+
+@pytest.mark.parametrize("inputs", ["constant", "one patch", "a dead channel", "huge", "tiny"])
+def test_inputs_that_carry_nothing_leave_finite_weights(inputs):
+    rows = random_rows(2, 4, 9)
+    patches = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(3))
+    if inputs == "constant":
+        patches[:] = 3
+    elif inputs == "one patch":
+        patches = patches[:, :1]
+    elif inputs == "a dead channel":
+        patches[:, :, 4] = 0
+        rows[:, :, 5] = 0
+    else:
+        patches *= 1e15 if inputs == "huge" else 1e-15
+    sums = MomentSums(2, 9, torch.device("cpu"))
+    sums.add(patches, patches)
+    codes, scale = compensated(rows, sums.moments(), weight_spec(4), 0.01, parts=1)
+    assert codes.isfinite().all()
+    assert (scale > 0).all()
+    assert ((codes * scale[:, :, None] - rows).square().mean() < 0.2 * rows.square().mean()).all()

@@ -43,6 +43,8 @@ class Network:
 
 
 _HALF = (0.5, 0.5, 0.5)
+_IMAGENET = ("imagenet_sample1000_256", "ilsvrc12_val500_10cls")
+"""Training images of all classes, and validation images of ten."""
 NETWORKS = {
     "resnet20_cifar10": Network(
         "resnet20_option_a.py:ResNet20", 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), ("cifar10_test",),
@@ -53,14 +55,14 @@ NETWORKS = {
         "cifar100_train2000",
     ),
     "mobilenetv1_w075_imagenet": Network(
-        "published.py:MobileNetV1", 224, _HALF, _HALF, ("imagenet_sample1000_256", "ilsvrc12_val500_10cls"),
+        "published.py:MobileNetV1", 224, _HALF, _HALF, _IMAGENET, _IMAGENET[0],
     ),
     "mobilenetv2_w1_imagenet": Network(
-        "published.py:MobileNetV2Same", 224, _HALF, _HALF, ("ilsvrc12_val500_10cls", "imagenet_sample1000_256"),
+        "published.py:MobileNetV2Same", 224, _HALF, _HALF, _IMAGENET[::-1], _IMAGENET[0],
     ),
     "efficientnet_lite0_imagenet": Network(
         "published.py:EfficientNetLite0", 224, (127 / 255,) * 3, (128 / 255,) * 3,
-        ("imagenet_sample1000_256", "ilsvrc12_val500_10cls"),
+        _IMAGENET, _IMAGENET[0],
     ),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command
 def inspect(*, bits: o.BitsGroup, scheme: o.SchemeName = "integer", model: o.ModelGroup) -> Outcome:
-    """What a network is, and what would be quantized.
+    """Show what a network is, and what would be quantized.
 
     Shows architecture, classes and batch norms, and, layer by layer, what would run on integers and what in float and
     why.

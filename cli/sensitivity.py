@@ -27,7 +27,7 @@ def sensitivity(
     trust_pickle: o.TrustPickle = False,
     progress: Progress,
 ) -> Outcome:
-    """What each layer's weight bits cost, measured on a run's synthetic images.
+    """Measure what each layer's weight bits cost, on a run's synthetic images.
 
     Quantizes one layer's weights at a time, everything else staying at 8 bits, and compares with the float network. RUN
     needs its images only.

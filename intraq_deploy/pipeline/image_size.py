@@ -11,7 +11,7 @@ from intraq_deploy.graph.execute import run_float
 from intraq_deploy.models import Model
 
 _MULTIPLE = 32
-"""What sides are multiples of: five strides of 2 divide them evenly, so that padding stays what it was."""
+"""The pixels that sides are multiples of: five strides of 2 divide them evenly, so that padding stays what it was."""
 _CLOSE = 1e-3
 """The greatest difference of logits, as a share of the largest."""
 

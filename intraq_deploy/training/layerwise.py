@@ -70,9 +70,8 @@ def fit_layers(
             moments = _moments(columns, student_inputs[name], teacher_inputs[name], device, generator)
             if recipe.compensate and isinstance(layer.quantizer, LearnedWeightQuantizer):
                 _round(layer, layer.quantizer, columns, moments, recipe.damping)
-            if recipe.correct:
-                gains = math.prod(node.shape) > len(layer.weight)
-                correct_layer(layer, *teacher.folded(node), columns, moments, gains=gains)
+            gains = math.prod(node.shape) > len(layer.weight)
+            correct_layer(layer, *teacher.folded(node), columns, moments, gains=gains)
         expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
         found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
         student_inputs = carried(student_inputs | found, parts[index + 1 :])

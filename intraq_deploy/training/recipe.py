@@ -20,7 +20,8 @@ class FittingRecipe:
     compensate: bool = False
     """Whether weights are rounded so that the layer's output keeps to the float network's (training.compensation)."""
     correct: bool = False
-    """Whether every channel's mean and gain then move to the float network's (training.correction)."""
+    """Whether every channel's mean and gain then move to the float network's (training.correction); without it nothing
+    is fitted."""
     damping: Positive = 0.3
     """The ridge of compensated rounding, in multiples of the inputs' mean variance."""
     images: Annotated[int, Interval(ge=1, le=1_000_000)] = 512
@@ -33,11 +34,6 @@ class FittingRecipe:
     def __post_init__(self) -> None:
         if self.compensate and not self.correct:
             raise UsageError("The recipe's fitting compensates and does not correct: set correct = true beside it.")
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is fitted."""
-        return self.correct
 
 
 @dataclass(frozen=True, slots=True)

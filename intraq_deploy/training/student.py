@@ -77,7 +77,7 @@ class StudentTraining:
     def learn(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> None:
         """Trains `student` in place as `train` does, but for settling; the student may be on `device`."""
         session = TrainingSession() if session is None else session
-        if self.recipe.fitting.enabled:
+        if self.recipe.fitting.correct:
             self._once(_FITTED, student, session, self._fit)
         if self.recipe.reconstruction.enabled:
             self._once(_RECONSTRUCTED, student, session, self._reconstruct)

@@ -63,7 +63,7 @@ def test_the_paper_recipe_is_the_papers(data):
     assert (s.lower, s.upper, s.softest_target) == constants
     assert recipe.quantization.ranges == "min-max"
     assert not recipe.quantization.equalize
-    assert not recipe.fitting.enabled
+    assert not recipe.fitting.correct
     assert t.steps == 147 * 200 == 29_400
     assert (t.batch, t.learning_rate, t.rate_unit) == (batch, rate, "value")
     assert (t.optimizer, t.weight_decay, t.schedule) == ("sgd", 1e-4, "steps")
@@ -98,7 +98,7 @@ def test_a_file_alone_has_the_defaults():
     assert recipe.synthesis == SynthesisRecipe(images=100, iterations=10)
     assert type(recipe.training.learning_rate) is float
     assert recipe.quantization.ranges == "scheme"
-    assert not recipe.fitting.enabled
+    assert not recipe.fitting.correct
 
 
 def test_later_groups_win():

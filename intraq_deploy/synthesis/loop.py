@@ -12,6 +12,7 @@ from intraq_deploy.errors import DivergedError
 from intraq_deploy.models.model import Model
 from intraq_deploy.synthesis import objectives
 from intraq_deploy.synthesis.batches import Centres, draw_labels
+from intraq_deploy.synthesis.leaves import dead_leaves
 from intraq_deploy.synthesis.low_pass import LowPass
 from intraq_deploy.synthesis.probe import Probe, Reading
 from intraq_deploy.synthesis.recipe import SynthesisRecipe
@@ -52,7 +53,7 @@ def synthesize_batch(
     device = probe.device
     labels = draw_labels(recipe, model.classes, batch, seed)
     targets = _draw_targets(len(labels), recipe.softest_target, seeds.generator(seed, "targets", batch))
-    start = torch.randn(len(labels), *model.input_shape, generator=seeds.generator(seed, "images", batch))
+    start = _start(model, recipe, len(labels), seeds.generator(seed, "images", batch))
     images = start.to(device).to(memory_format=torch.channels_last).requires_grad_()
     low_pass = LowPass(*model.input_shape[1:], recipe.low_pass, device) if recipe.low_pass else None
     swing = Swing(seeds.generator(seed, "swing", batch)) if recipe.swing else None
@@ -90,6 +91,14 @@ def synthesize_batch(
             "iterations; use a lower learning_rate in the recipe, or another --seed."
         )
     return SyntheticSet(finished.contiguous().cpu(), labels, targets)
+
+
+def _start(model: Model, recipe: SynthesisRecipe, count: int, generator: torch.Generator) -> Tensor:
+    """Draws the images that a batch starts from, float32 [count, C, H, W], as the network reads them."""
+    if recipe.start == "noise":
+        return torch.randn(count, *model.input_shape, generator=generator)
+    black, white = pixel_bounds(model)
+    return black + (white - black) * dead_leaves(count, *model.input_shape, generator)
 
 
 def pixel_bounds(model: Model) -> tuple[Tensor, Tensor]:

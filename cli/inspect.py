@@ -18,8 +18,10 @@ def inspect(*, bits: o.BitsGroup, scheme: o.SchemeName = "integer", model: o.Mod
     why.
     """
     from intraq_deploy.pipeline.inspection import inspect_model
+    from intraq_deploy.pipeline.report import Bits
 
-    inspection = inspect_model(model.options().load(), scheme, bits.weights, bits.activations)
+    asked = Bits(weights=bits.weights, activations=bits.activations, depthwise=bits.depthwise_bits)
+    inspection = inspect_model(model.options().load(), scheme, asked)
     return Outcome(inspection.to_json, lambda: _show(inspection))
 
 

@@ -171,6 +171,10 @@ class BitsGroup:
     bits: Annotated[int, typer.Option(help="Bits of weights and activations, 2 to 8.")] = 4
     weight_bits: Annotated[int | None, typer.Option(help="Bits of weights, 2 to 8. Default: --bits.")] = None
     activation_bits: Annotated[int | None, typer.Option(help="Bits of activations, 2 to 8. Default: --bits.")] = None
+    depthwise_bits: Annotated[
+        int | None,
+        typer.Option(help="Bits of depthwise layers' weights, which are few. Default: as other layers."),
+    ] = None
 
     @property
     def weights(self) -> int:

@@ -79,6 +79,7 @@ def quantize(
     options = make_options(
         model.options(),
         weight_bits=min(budget.widths) if budget else bits.weights,
+        depthwise_bits=bits.depthwise_bits,
         activation_bits=bits.activations,
         mixed=budget,
         scheme=scheme,
@@ -96,6 +97,8 @@ def quantize(
     )
     # As in runs/resnet20-cifar10-average-bits5a4.
     weights = options.weight_bits if budget is None else "{}{:g}".format(*budget.budget).removeprefix("--")
+    if options.depthwise_bits is not None:
+        weights = f"{weights if budget else f'w{weights}'}-depthwise{options.depthwise_bits}"
     bits_of_both = (weights, options.activation_bits)
     directory = out or default_directory(model.source, bits_of_both, options.scheme, options.seed)
     report = quantize_run(options, directory, progress)

@@ -19,6 +19,7 @@ from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.image_size import model_at
+from intraq_deploy.pipeline.options import check_depthwise
 from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
@@ -105,6 +106,7 @@ def quantize(
     *,
     weight_bits: int = 4,
     activation_bits: int = 4,
+    depthwise_bits: int | None = None,
     scheme: str = "integer",
     recipe: str | Path = "quick",
     steps: int | None = None,
@@ -115,10 +117,10 @@ def quantize(
 ) -> FakeQuantNetwork:
     """Returns the low-bit student, fine-tuned on `images` and settled, on the CPU.
 
-    steps: overrides the recipe; 0: no training. reconstruct: before fine-tuning, round each block's weights to what its
-    output needs, as the recipe's reconstruction says; a recipe that does so by itself does not with steps=0. targets:
-    the targets that it will be exported for: names of targets or devices, or paths of your own; some allow more than
-    others; one may stand alone.
+    depthwise_bits: of depthwise layers' weights; None: weight_bits. steps: overrides the recipe; 0: no training.
+    reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
+    says; a recipe that does so by itself does not with steps=0. targets: the targets that it will be exported for:
+    names of targets or devices, or paths of your own; some allow more than others; one may stand alone.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
     DataError for images that are not finite, UsageError for the reconstruction of min-max ranges.
@@ -130,7 +132,14 @@ def quantize(
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(steps=steps, reconstruct=reconstruct), where)
     chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
-    schemes = SchemeChoice(scheme, chosen_targets.targets, chosen_targets.own, chosen.quantization.ranges)
+    check_depthwise(depthwise_bits, weight_bits)
+    schemes = SchemeChoice(
+        scheme,
+        chosen_targets.targets,
+        chosen_targets.own,
+        chosen.quantization.ranges,
+        depthwise_bits=depthwise_bits,
+    )
     placed = schemes.at(weight_bits, activation_bits)
     graph = prepare(trace(model.module, model.input_shape), chosen.quantization, placed, images.images, seed)
     student = build_network(graph, placed, images.images, seed)

@@ -68,12 +68,13 @@ def _main(network: str, seed: int) -> list[Key]:
 def _imagenet(seed: int) -> list[Key]:
     if seed:
         return []
-    return [
+    rows = [
         Key(network, "P3", w, a, recipe, seed)
         for network in IMAGENET
         for recipe in IMAGENET_RECIPES
         for w, a in ((4, 4), (4, 8))
     ]
+    return rows + [Key(network, "P3", 4, 8, "imagenet-fitted", seed, 8) for network in IMAGENET]
 
 
 TABLES: dict[str, Callable[[int], list[Key]]] = {

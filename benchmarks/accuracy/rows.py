@@ -29,10 +29,13 @@ class Key:
     activation_bits: int
     recipe: str
     seed: int
+    depthwise_bits: int | None = None
 
     @property
     def bits(self) -> str:
-        return f"W{self.weight_bits}A{self.activation_bits}"
+        """As "W4A8", or "W4/8A8" with 8 bits for the weights of depthwise layers."""
+        depthwise = "" if self.depthwise_bits is None else f"/{self.depthwise_bits}"
+        return f"W{self.weight_bits}{depthwise}A{self.activation_bits}"
 
     @property
     def command(self) -> str:

@@ -148,7 +148,9 @@ def make(bench: Bench, key: Key) -> None:
 def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
     """Quantized, trained, frozen, exported and run in ONNX Runtime."""
     start = time.perf_counter()
-    choice = SchemeChoice(rows.PROTOCOLS[key.protocol], ranges=recipe.quantization.ranges)
+    choice = SchemeChoice(
+        rows.PROTOCOLS[key.protocol], ranges=recipe.quantization.ranges, depthwise_bits=key.depthwise_bits
+    )
     scheme = choice.at(key.weight_bits, key.activation_bits)
     traced = trace(bench.model.module, bench.model.input_shape)
     graph = prepare(traced, recipe.quantization, scheme, images.images, key.seed)
@@ -248,14 +250,15 @@ def parse(arguments: list[str] | None = None) -> tuple[list[Key], Path | None]:
     ):  # fmt: skip
         if value not in known:
             parser.error(f"the {what} {value!r} is unknown: choose one of {', '.join(sorted(known))}")
-    found = re.fullmatch(r"W([2-8])A([2-8])", bits)
+    found = re.fullmatch(r"W([2-8])(?:/([2-8]))?A([2-8])", bits)
     if found is None:
-        parser.error(f"the bits are {bits!r}: give W2A2 to W8A8")
+        parser.error(f"the bits are {bits!r}: give W2A2 to W8A8, or W4/8A8 for 8 bits in depthwise layers")
     if recipe == STATIC and bits != "W8A8":
         parser.error(f"quantize_static has no kernels below 8 bits, and the bits are {bits}: give W8A8")
     if not seed.isdecimal():
         parser.error(f"the seed is {seed!r}: give a whole number")
-    return [Key(network, protocol, int(found[1]), int(found[2]), recipe, int(seed))], args.data
+    depthwise = None if found[2] is None else int(found[2])
+    return [Key(network, protocol, int(found[1]), int(found[3]), recipe, int(seed), depthwise)], args.data
 
 
 def main() -> None:

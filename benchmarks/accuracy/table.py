@@ -168,7 +168,7 @@ def main_table(measured: Measured) -> str:
 def imagenet(measured: Measured) -> str:
     body, used = [], []
     for network in plan.IMAGENET:
-        for bits in ("W4A4", "W4A8"):
+        for bits in ("W4A4", "W4A8", "W4/8A8"):
             for test in ("imagenet_sample1000_256", "ilsvrc12_val500_10cls"):
                 found = [row for r in plan.IMAGENET_RECIPES for row in measured.of(network, r, bits, "P3", test)]
                 used += found

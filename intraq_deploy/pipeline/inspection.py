@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model
+from intraq_deploy.pipeline.options import check_depthwise
 from intraq_deploy.pipeline.report import Bits
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.quantization.layers_report import LayerRow, layer_rows
@@ -36,12 +37,13 @@ class Inspection:
         return json.dumps(asdict(self), indent=2)
 
 
-def inspect_model(model: Model, scheme: str, weight_bits: int, activation_bits: int) -> Inspection:
+def inspect_model(model: Model, scheme: str, bits: Bits) -> Inspection:
     """Inspects a network as it would be quantized for the default target.
 
     Raises UsageError for an unknown scheme or bits that are not supported.
     """
-    chosen = SchemeChoice(scheme).at(weight_bits, activation_bits)
+    check_depthwise(bits.depthwise, bits.weights)
+    chosen = SchemeChoice(scheme, depthwise_bits=bits.depthwise).at(bits.weights, bits.activations)
     problems: list[str] = []
     rows: list[LayerRow] = []
     batch_norms = 0
@@ -64,7 +66,7 @@ def inspect_model(model: Model, scheme: str, weight_bits: int, activation_bits: 
         std=model.preprocessing.std,
         preprocessing_source=model.preprocessing.source,
         scheme=scheme,
-        bits=Bits(weights=weight_bits, activations=activation_bits).label(None),
+        bits=bits.label(None),
         rows=rows,
         problems=problems,
     )

@@ -81,7 +81,7 @@ def baselines(run: Run, images: SyntheticSet, mixed: MixedRecord | None) -> dict
 
 def _baseline_schemes(run: Run, mixed: MixedRecord | None) -> dict[str, Scheme]:
     """Returns the schemes of the quantized baselines, for ONNX Runtime whatever the run's own targets are."""
-    choice = SchemeChoice("integer", (_TARGET,))
+    choice = SchemeChoice("integer", (_TARGET,), depthwise_bits=run.options.depthwise_bits)
     schemes = {W8A8: choice.at(MAX_BITS, MAX_BITS)}
     if run.options.activation_bits < MAX_BITS:
         layers = None if mixed is None else mixed.layers

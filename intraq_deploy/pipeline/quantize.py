@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from intraq_deploy.data import LabelledImages, load_labelled
-from intraq_deploy.errors import RunError
+from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.candidate import GateCandidate
@@ -22,7 +22,7 @@ from intraq_deploy.pipeline.run import Run, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
 from intraq_deploy.program import Program
 from intraq_deploy.quantization.layers_report import layer_rows
-from intraq_deploy.quantization.placement import place
+from intraq_deploy.quantization.placement import is_depthwise, place
 from intraq_deploy.recipes.overrides import too_few_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
@@ -49,7 +49,8 @@ def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> R
 def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
     """Takes every stage; the report's status is "failed" if the gate is not passed.
 
-    What can be wrong with the input is found before the directory is made. Raises the package's errors.
+    What can be wrong with the input is found before the directory is made. Raises UsageError for options that do not
+    fit the network, and the package's other errors.
     """
     for target in options.targets:
         load_profile(target, options.own_targets)
@@ -59,6 +60,10 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
     scheme = run.scheme(None)
     place(run.graph, scheme)
+    if options.depthwise_bits is not None and not any(is_depthwise(run.graph, x) for x in run.graph.layers()):
+        raise UsageError(
+            f"--depthwise-bits is {options.depthwise_bits}, and the network has no depthwise layer: leave it out."
+        )
     if run.recipe.reconstruction.enabled:
         check_ranges(scheme.ranges)
     if options.mixed is not None:

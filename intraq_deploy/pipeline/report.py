@@ -35,16 +35,20 @@ class Bits(_Record):
     """The bits that were asked for."""
 
     weights: int
-    """Bits of every layer's weights; in mixed precision the fewest that a layer may have."""
+    """Bits of every layer's weights, but for depthwise ones; in mixed precision the fewest that a layer may have."""
     activations: int
+    depthwise: int | None = None
+    """Bits of depthwise layers' weights; None: as those of other layers."""
 
     def label(self, mixed: "MixedRecord | None") -> str:
-        """Returns "W4A4", or with the weight bits that were chosen "W4/8A4"."""
+        """Returns "W4A4", or "W4/8A4" where layers' weights have several numbers of bits."""
         return f"{self.weights_label(mixed)}A{self.activations}"
 
     def weights_label(self, mixed: "MixedRecord | None") -> str:
-        """Returns "W4", or with the weight bits that were chosen "W4/8"."""
-        return f"W{self.weights if mixed is None else mixed.widths_label}"
+        """Returns "W4", or "W4/8" where layers' weights have several numbers of bits."""
+        if mixed is not None:
+            return f"W{mixed.widths_label}"
+        return f"W{self.weights}" if self.depthwise in (None, self.weights) else f"W{self.weights}/{self.depthwise}"
 
 
 class MixedRecord(_Record):

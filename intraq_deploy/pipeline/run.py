@@ -60,12 +60,15 @@ class Run:
     def schemes(self) -> SchemeChoice:
         """The run's scheme at any bits."""
         o = self.options
-        return SchemeChoice(o.scheme, o.targets, o.own_targets, self.recipe.quantization.ranges)
+        return SchemeChoice(
+            o.scheme, o.targets, o.own_targets, self.recipe.quantization.ranges, depthwise_bits=o.depthwise_bits
+        )
 
     @property
     def bits(self) -> Bits:
         """The bits that were asked for."""
-        return Bits(weights=self.options.weight_bits, activations=self.options.activation_bits)
+        o = self.options
+        return Bits(weights=o.weight_bits, activations=o.activation_bits, depthwise=o.depthwise_bits)
 
     def scheme(self, mixed: MixedRecord | None) -> Scheme:
         """Returns the scheme of the student. mixed: the weight bits that were chosen layer by layer, if any."""

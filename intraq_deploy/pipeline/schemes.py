@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from intraq_deploy.quantization.scheme import Scheme, TargetConstraints, make_scheme
+from intraq_deploy.quantization.spec import weight_spec
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 DEFAULT_TARGETS = ("onnxruntime",)
@@ -25,6 +26,8 @@ class SchemeChoice:
     """A person's own among the targets."""
     ranges: Literal["scheme", "learned", "min-max"] = "scheme"
     """How scales are found; "scheme": as the convention has it."""
+    depthwise_bits: int | None = None
+    """The fewest bits of depthwise layers' weights; None: as those of other layers."""
 
     def at(self, weight_bits: int, activation_bits: int, layer_bits: Mapping[str, int] | None = None) -> Scheme:
         """Returns the scheme at these bits. layer_bits: weight bits of single layers, by name.
@@ -33,6 +36,11 @@ class SchemeChoice:
         """
         constraints = constraints_of(self.targets, self.own_targets)
         scheme = make_scheme(self.name, weight_bits, activation_bits, constraints).with_ranges(self.ranges)
+        if self.depthwise_bits is not None and self.depthwise_bits > weight_bits:
+            depthwise = weight_spec(
+                self.depthwise_bits, symmetric=scheme.weight.symmetric, limit=constraints.largest_weight
+            )
+            scheme = replace(scheme, depthwise_weight=depthwise)
         return replace(scheme, layer_bits=dict(layer_bits or {}))
 
 

@@ -85,12 +85,19 @@ def place(graph: Graph, scheme: Scheme) -> Placement:
     }
     first, last = layers[0].name, layers[-1].name
     byte = weight_spec(MAX_BITS, limit=scheme.largest_weight)
-    weights = {node.name: byte if _is_scale(graph, node) else scheme.weight for node in layers}
+    depthwise = scheme.depthwise_weight or scheme.weight
+    weights = {node.name: depthwise if is_depthwise(graph, node) else scheme.weight for node in layers}
+    weights |= {node.name: byte for node in layers if _is_scale(graph, node)}
     weights |= {first: scheme.first_weight, last: scheme.last_weight}
     symmetric = scheme.weight.symmetric
     for name, bits in scheme.layer_bits.items():
         weights[name] = weight_spec(bits, symmetric=symmetric, limit=scheme.largest_weight)
     return Placement(tensors, {node.name: _place_layer(graph, node, weights[node.name], tensors) for node in layers})
+
+
+def is_depthwise(graph: Graph, node: Node) -> bool:
+    """Whether a layer makes each of its channels from one of several."""
+    return isinstance(node.op, Conv2d) and node.op.groups > 1 and graph.weights[node.name].weight.shape[1] == 1
 
 
 def _is_scale(graph: Graph, node: Node) -> bool:

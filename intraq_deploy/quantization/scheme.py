@@ -53,6 +53,8 @@ class Scheme:
     their live minimum and maximum at every step, activations from an average of batch minima and maxima, then fixed."""
     quantize_sums: bool
     """Whether `linear` also covers tensors that no convolution or linear layer reads (inputs of residual sums)."""
+    depthwise_weight: QuantSpec | None = None
+    """Weights of depthwise layers; None: as those of other layers."""
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     """Weight bits of single layers, by node name, instead of what their role says: mixed precision."""
     largest_weight: int | None = None

@@ -21,9 +21,10 @@ class SynthesisRecipe:
 
     images: Annotated[int, Interval(ge=2, le=MOST_IMAGES)]
     iterations: Annotated[int, Interval(ge=0, le=MOST_ITERATIONS)]
-    """The number of iterations per batch; 0 leaves what a batch starts from."""
+    """The number of iterations per batch; 0 leaves what a batch starts as."""
     start: Literal["noise", "leaves"] = "noise"
-    """What a batch starts from: "noise", Gaussian, as in the paper, or "leaves", dead leaves (synthesis.leaves)."""
+    """The images that a batch starts as. "noise": Gaussian, as in the paper; "leaves": dead leaves
+    (synthesis.leaves)."""
     batch: Annotated[int, Interval(ge=2, le=MOST_IMAGES)] = 256
     resolution: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """The side of the images as a share of the network's own, to the nearest multiple of 32 pixels, where the network

@@ -9,7 +9,7 @@ from intraq_deploy.pipeline import estimate as estimates
 from intraq_deploy.pipeline.inspection import inspect_model
 from intraq_deploy.pipeline.options import MixedOptions, ModelOptions, OwnRecipe, make_options
 from intraq_deploy.pipeline.progress import Silent
-from intraq_deploy.pipeline.report import MixedRecord
+from intraq_deploy.pipeline.report import Bits, MixedRecord
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.pipeline.sensitivity import scheme_at, specs_at
@@ -75,4 +75,4 @@ def test_bits_are_judged_with_the_quantizers_that_are_shipped(run_of, targets, b
 def test_an_inspection_shows_what_the_default_target_gets(run_of):
     run = run_of(weight_bits=8, activation_bits=8)
     shipped = layer_rows(run.graph, place(run.graph, run.scheme(None)))
-    assert inspect_model(run.model, "integer", 8, 8).rows == shipped
+    assert inspect_model(run.model, "integer", Bits(weights=8, activations=8)).rows == shipped

@@ -1,9 +1,10 @@
 """Makes the pictures of docs/accuracy.md: images by each method, and where their features lie beside real ones'.
 
-    python benchmarks/accuracy/pictures.py [--seed 0]
+    python benchmarks/accuracy/pictures.py [--seed 0] [--imagenet]
 
-The published CIFAR-10 ResNet-20; sets that are missing are made. Features are those in front of the classifier, shown
-by the first two principal components of real training images'.
+Of the published CIFAR-10 ResNet-20; with --imagenet, what the images of ImageNet networks start as and become. Sets
+that are missing are made. Features are those in front of the classifier, shown by the first two principal components of
+real training images'.
 """
 
 import argparse
@@ -17,8 +18,11 @@ import plan
 import torch
 from PIL import Image
 from sets import image_set, recipe_of
+from torch import Tensor
 
+from intraq_deploy import seeds
 from intraq_deploy.models import Model
+from intraq_deploy.synthesis.leaves import dead_leaves
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
@@ -28,27 +32,47 @@ import matplotlib.pyplot as plt
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 SHOWN = ("noise", "bns", "bns-lor", "intraq", "bounded", "low-pass", "relative", "real")
 _CLASSES, _EACH = 10, 2
+_LARGE = 8
+"""The number of images of each ImageNet network."""
 
 
-def pixels_of(images: SyntheticSet, model: Model) -> np.ndarray:
-    """Two images of each class side by side, uint8 [2 H, 10 W, 3]."""
+def pixels_of(images: Tensor, model: Model) -> np.ndarray:
+    """The pixels of normalised images, uint8 [N, H, W, 3]."""
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (model.preprocessing.mean, model.preprocessing.std))
-    pixels = ((images.images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    rows = []
+    return ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def of_each_class(images: SyntheticSet, model: Model) -> np.ndarray:
+    """Two images of each class side by side, uint8 [2 H, 10 W, 3]."""
+    pixels, rows = pixels_of(images.images, model), []
     for index in range(_EACH):
         chosen = [int(torch.nonzero(images.labels == label).flatten()[index]) for label in range(_CLASSES)]
         rows.append(np.concatenate([pixels[i] for i in chosen], axis=1))
     return np.concatenate(rows)
 
 
-def sheet(sets: dict[str, SyntheticSet], model: Model) -> None:
-    figure, axes = plt.subplots(len(sets), 1, figsize=(7, 1.55 * len(sets)))
-    for axis, (name, images) in zip(axes, sets.items(), strict=True):
-        axis.imshow(pixels_of(images, model), interpolation="nearest")
-        axis.set_title(name, loc="left", fontsize=9)
+def sheet(rows: dict[str, np.ndarray], height: float, name: str) -> None:
+    """One row of pixels, uint8 [H, W, 3], under another. height: of a row, in inches."""
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7, height * len(rows)))
+    for axis, (title, pixels) in zip(axes, rows.items(), strict=True):
+        axis.imshow(pixels, interpolation="nearest")
+        axis.set_title(title, loc="left", fontsize=9)
         axis.set_axis_off()
     figure.tight_layout(pad=0.4)
-    save(figure, "accuracy-images.png")
+    save(figure, name)
+
+
+def imagenet_rows(seed: int, data: Path) -> dict[str, np.ndarray]:
+    """The first images of `standard`, of each network, and what they start as: the same for all of them."""
+    rows = {}
+    for name in plan.IMAGENET:
+        model = networks.load(name, data)
+        recipe = recipe_of("standard", model).synthesis
+        images, _, _ = image_set(name, model, "standard", recipe, seed, data)
+        rows[name] = np.concatenate(list(pixels_of(images.images[:_LARGE], model)), axis=1)
+        start = dead_leaves(recipe.batch, *images.images.shape[1:], seeds.generator(seed, "images", 0))[:_LARGE]
+    pixels = (start * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return {"before the first iteration": np.concatenate(list(pixels), axis=1)} | rows
 
 
 def features(sets: dict[str, SyntheticSet], model: Model) -> None:
@@ -87,15 +111,19 @@ def save(figure: plt.Figure, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--imagenet", action="store_true", help="images of ImageNet networks, and what they start as")
     parser.add_argument("--data", type=Path)
     args = parser.parse_args()
     data = networks.data_folder(args.data)
+    if args.imagenet:
+        sheet(imagenet_rows(args.seed, data), 1.1, "accuracy-imagenet.png")
+        return
     model = networks.load(plan.CIFAR10, data)
     sets = {
         name: image_set(plan.CIFAR10, model, name, recipe_of(name, model).synthesis, args.seed, data)[0]
         for name in SHOWN
     }
-    sheet(sets, model)
+    sheet({name: of_each_class(images, model) for name, images in sets.items()}, 1.55, "accuracy-images.png")
     features(sets, model)
 
 

@@ -118,7 +118,7 @@ def _mixed_sentence(mixed: "MixedRecord") -> str:
     return (
         f"Weights of layers: {layers}; {mixed.average_bits:.2f} bits on average, {mixed.stored_bytes / MIB:.3f} MiB. "
         f"Before fine-tuning, on {mixed.images} held synthetic images: top-1 agreement with float "
-        f"{mixed.agreement:.1f} %, with all weights at {max(mixed.asked.widths)} bits {mixed.widest_agreement:.1f} %."
+        f"{mixed.agreement:.1f} %, with the most bits for every layer {mixed.widest_agreement:.1f} %."
     )
 
 

@@ -19,8 +19,7 @@ from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.image_size import model_at
-from intraq_deploy.pipeline.options import check_depthwise
-from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice
+from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice, check_depthwise
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
@@ -123,7 +122,8 @@ def quantize(
     names of targets or devices, or paths of your own; some allow more than others; one may stand alone.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
-    DataError for images that are not finite, UsageError for the reconstruction of min-max ranges.
+    DataError for images that are not finite, UsageError for the reconstruction of min-max ranges, and for
+    depthwise_bits that do not fit the network.
     """
     if not isinstance(images, SyntheticSet):
         raise UsageError(f"The images are of type {type(images).__name__}: give what synthesize makes, a SyntheticSet.")
@@ -132,7 +132,6 @@ def quantize(
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(steps=steps, reconstruct=reconstruct), where)
     chosen_targets = choose((targets,) if isinstance(targets, str | Path) else targets)
-    check_depthwise(depthwise_bits, weight_bits)
     schemes = SchemeChoice(
         scheme,
         chosen_targets.targets,
@@ -141,7 +140,9 @@ def quantize(
         depthwise_bits=depthwise_bits,
     )
     placed = schemes.at(weight_bits, activation_bits)
-    graph = prepare(trace(model.module, model.input_shape), chosen.quantization, placed, images.images, seed)
+    traced = trace(model.module, model.input_shape)
+    check_depthwise(traced, depthwise_bits, weight_bits)
+    graph = prepare(traced, chosen.quantization, placed, images.images, seed)
     student = build_network(graph, placed, images.images, seed)
     StudentTraining(Teacher(graph).to(where), images, chosen.student, seed, where).train(student)
     return student

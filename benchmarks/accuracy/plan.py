@@ -74,7 +74,8 @@ def _imagenet(seed: int) -> list[Key]:
         for recipe in IMAGENET_RECIPES
         for w, a in ((4, 4), (4, 8))
     ]
-    return rows + [Key(network, "P3", 4, 8, "imagenet-fitted", seed, 8) for network in IMAGENET]
+    depthwise = ("imagenet-corrected", "imagenet-fitted")
+    return rows + [Key(network, "P3", 4, 8, recipe, seed, 8) for network in IMAGENET for recipe in depthwise]
 
 
 TABLES: dict[str, Callable[[int], list[Key]]] = {

@@ -258,6 +258,8 @@ def parse(arguments: list[str] | None = None) -> tuple[list[Key], Path | None]:
     if not seed.isdecimal():
         parser.error(f"the seed is {seed!r}: give a whole number")
     depthwise = None if found[2] is None else int(found[2])
+    if depthwise is not None and depthwise <= int(found[1]):
+        parser.error(f"the bits are {bits!r}: depthwise layers need more than the others, as in W4/8A8")
     return [Key(network, protocol, int(found[1]), int(found[3]), recipe, int(seed), depthwise)], args.data
 
 

@@ -62,7 +62,8 @@ def _ahead(run: Run, images_only: bool) -> Iterator[tuple[str, float, Callable[[
 
 def _synthesis_rate(run: Run, images: int) -> float:
     """Returns image-iterations per second."""
-    recipe = replace(run.recipe.synthesis, images=images, batch=images)
+    # From noise: leaves are drawn once, which a few iterations would be charged with.
+    recipe = replace(run.recipe.synthesis, images=images, batch=images, start="noise")
 
     def make(iterations: int) -> None:
         short = replace(recipe, iterations=iterations)

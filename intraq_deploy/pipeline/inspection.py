@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph import trace
 from intraq_deploy.models import Model
-from intraq_deploy.pipeline.options import check_depthwise
 from intraq_deploy.pipeline.report import Bits
-from intraq_deploy.pipeline.schemes import SchemeChoice
+from intraq_deploy.pipeline.schemes import SchemeChoice, check_depthwise
 from intraq_deploy.quantization.layers_report import LayerRow, layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.synthesis.probe import Probe
@@ -40,9 +39,8 @@ class Inspection:
 def inspect_model(model: Model, scheme: str, bits: Bits) -> Inspection:
     """Inspects a network as it would be quantized for the default target.
 
-    Raises UsageError for an unknown scheme or bits that are not supported.
+    Raises UsageError for an unknown scheme, or bits that are not supported or do not fit the network.
     """
-    check_depthwise(bits.depthwise, bits.weights)
     chosen = SchemeChoice(scheme, depthwise_bits=bits.depthwise).at(bits.weights, bits.activations)
     problems: list[str] = []
     rows: list[LayerRow] = []
@@ -53,6 +51,7 @@ def inspect_model(model: Model, scheme: str, bits: Bits) -> Inspection:
         problems.append(f"Cannot be synthesized from: {error}")
     try:
         graph = trace(model.module, model.input_shape)
+        check_depthwise(graph, bits.depthwise, bits.weights)
         rows = layer_rows(graph, place(graph, chosen))
     except UnsupportedModelError as error:
         problems.append(f"Cannot be quantized: {error}")

@@ -23,7 +23,7 @@ from intraq_deploy.pipeline.sensitivity import halves, measure_sensitivity, sens
 from intraq_deploy.pipeline.sensitivity_report import LayerSensitivity, SensitivityReport
 from intraq_deploy.pipeline.stages import RunImages, images_key
 from intraq_deploy.quantization.allocation import Allocations, Choice, stored_bytes
-from intraq_deploy.quantization.placement import place
+from intraq_deploy.quantization.placement import is_depthwise, place
 from intraq_deploy.quantization.sensitivity import logits_of, loss_between, requantize
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
@@ -43,10 +43,12 @@ def check_budget(run: Run, mixed: MixedOptions) -> None:
     if least <= _budget(run, option, value):
         return
     unit = _MIB if option == "--max-size" else _weights(run)
+    bits = run.options.depthwise_bits
+    depthwise = "" if bits is None else f", --depthwise-bits {bits}"
     possible = math.ceil(1000 * least / unit) / 1000
     raise UsageError(
-        f"{option} is {value:g}: with --widths {text_of(mixed.widths)} and the scheme {run.options.scheme}, the least "
-        f"possible is {possible:g}."
+        f"{option} is {value:g}: with --widths {text_of(mixed.widths)}{depthwise} and the scheme {run.options.scheme}, "
+        f"the least possible is {possible:g}."
     )
 
 
@@ -82,7 +84,8 @@ def choose_bits(run: Run, images: RunImages) -> MixedRecord:
 def _key(run: Run, mixed: MixedOptions, images_key: str) -> str:
     """Returns the key of the choice: the table, the budget, and the activations that it is checked with."""
     sensitivity, activations = sensitivity_key(run, mixed.widths, images_key), run.options.activation_bits
-    return key_of(sensitivity=sensitivity, asked=mixed.model_dump(), activations=activations)
+    fixed = run.options.depthwise_bits
+    return key_of(sensitivity=sensitivity, asked=mixed.model_dump(), activations=activations, depthwise=fixed)
 
 
 def _kept_choice(folder: Path) -> MixedRecord:
@@ -152,11 +155,15 @@ def _smallest(
 
 
 def _widths(run: Run, mixed: MixedOptions) -> dict[str, tuple[int, ...]]:
-    """Returns the bits that each layer may get: the ends of the scheme `ends8` keep their 8 bits."""
+    """Returns the bits that each layer may get: the ends of the scheme `ends8` keep their 8 bits, and depthwise layers
+    those that were given for them."""
     run_wide = run.schemes.at(min(mixed.widths), run.options.activation_bits)
     layers = place(run.graph, run_wide).layers
+    given = run.options.depthwise_bits is not None
     return {
-        name: mixed.widths if layer.weight.bits == run_wide.weight.bits else (layer.weight.bits,)
+        name: (layer.weight.bits,)
+        if layer.weight.bits != run_wide.weight.bits or (given and is_depthwise(run.graph, run.graph[name]))
+        else mixed.widths
         for name, layer in layers.items()
     }
 

@@ -172,7 +172,6 @@ class QuantizeOptions(BaseModel):
         for option, bits in asked.items():
             if bits is not None and not MIN_BITS <= bits <= MAX_BITS:
                 raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
-        check_depthwise(self.depthwise_bits, self.weight_bits)
         if self.scheme not in SCHEMES:
             raise UsageError(f"The scheme {self.scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
         if self.method == "ptq" and self.steps:
@@ -183,15 +182,6 @@ class QuantizeOptions(BaseModel):
                 "leave one of them out."
             )
         check_apart(self.calibration, self.eval)
-
-
-def check_depthwise(depthwise_bits: int | None, weight_bits: int) -> None:
-    """Checks the bits of depthwise layers. Raises UsageError for fewer than other layers have."""
-    if depthwise_bits is not None and depthwise_bits < weight_bits:
-        raise UsageError(
-            f"--depthwise-bits is {depthwise_bits}, and other layers have {weight_bits}: depthwise layers hold few "
-            f"weights, and need more bits; give {weight_bits} to {MAX_BITS}, or leave it out."
-        )
 
 
 def check_apart(calibration: str | None, evaluate: str | None) -> None:

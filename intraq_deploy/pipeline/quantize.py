@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from intraq_deploy.data import LabelledImages, load_labelled
-from intraq_deploy.errors import RunError, UsageError
+from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.candidate import GateCandidate
@@ -20,9 +20,10 @@ from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
+from intraq_deploy.pipeline.schemes import check_depthwise
 from intraq_deploy.program import Program
 from intraq_deploy.quantization.layers_report import layer_rows
-from intraq_deploy.quantization.placement import is_depthwise, place
+from intraq_deploy.quantization.placement import place
 from intraq_deploy.recipes.overrides import too_few_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
@@ -49,8 +50,7 @@ def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> R
 def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
     """Takes every stage; the report's status is "failed" if the gate is not passed.
 
-    What can be wrong with the input is found before the directory is made. Raises UsageError for options that do not
-    fit the network, and the package's other errors.
+    What can be wrong with the input is found before the directory is made. Raises the package's errors.
     """
     for target in options.targets:
         load_profile(target, options.own_targets)
@@ -60,10 +60,7 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
     labelled = None if options.eval is None else load_labelled(options.eval, run.model)
     scheme = run.scheme(None)
     place(run.graph, scheme)
-    if options.depthwise_bits is not None and not any(is_depthwise(run.graph, x) for x in run.graph.layers()):
-        raise UsageError(
-            f"--depthwise-bits is {options.depthwise_bits}, and the network has no depthwise layer: leave it out."
-        )
+    check_depthwise(run.graph, options.depthwise_bits, options.weight_bits)
     if run.recipe.reconstruction.enabled:
         check_ranges(scheme.ranges)
     if options.mixed is not None:

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from intraq_deploy.errors import UsageError
+from intraq_deploy.graph import Graph
+from intraq_deploy.quantization.placement import is_depthwise
 from intraq_deploy.quantization.scheme import Scheme, TargetConstraints, make_scheme
-from intraq_deploy.quantization.spec import weight_spec
+from intraq_deploy.quantization.spec import MAX_BITS, weight_spec
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 DEFAULT_TARGETS = ("onnxruntime",)
@@ -42,6 +45,22 @@ class SchemeChoice:
             )
             scheme = replace(scheme, depthwise_weight=depthwise)
         return replace(scheme, layer_bits=dict(layer_bits or {}))
+
+
+def check_depthwise(graph: Graph, depthwise_bits: int | None, weight_bits: int) -> None:
+    """Checks the bits of depthwise layers, which may be none. weight_bits: of other layers.
+
+    Raises UsageError for fewer than other layers have, and for a network without a depthwise layer.
+    """
+    if depthwise_bits is None:
+        return
+    if depthwise_bits < weight_bits:
+        raise UsageError(
+            f"--depthwise-bits is {depthwise_bits}, and other layers have {weight_bits}: depthwise layers hold few "
+            f"weights, and need more bits; give {weight_bits} to {MAX_BITS}, or leave it out."
+        )
+    if not any(is_depthwise(graph, node) for node in graph.layers()):
+        raise UsageError(f"--depthwise-bits is {depthwise_bits}, and the network has no depthwise layer: leave it out.")
 
 
 def constraints_of(targets: tuple[str, ...], own: Iterable[TargetProfile] = ()) -> TargetConstraints:

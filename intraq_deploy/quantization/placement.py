@@ -96,8 +96,11 @@ def place(graph: Graph, scheme: Scheme) -> Placement:
 
 
 def is_depthwise(graph: Graph, node: Node) -> bool:
-    """Whether a layer makes each of its channels from one of several."""
-    return isinstance(node.op, Conv2d) and node.op.groups > 1 and graph.weights[node.name].weight.shape[1] == 1
+    """Whether a layer makes each of its channels from an area of one of several."""
+    if not isinstance(node.op, Conv2d) or node.op.groups == 1:
+        return False
+    weight = graph.weights[node.name].weight
+    return weight.shape[1] == 1 and weight.shape[2:] != (1, 1)
 
 
 def _is_scale(graph: Graph, node: Node) -> bool:

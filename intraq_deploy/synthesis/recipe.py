@@ -22,10 +22,10 @@ class SynthesisRecipe:
     images: Annotated[int, Interval(ge=2, le=MOST_IMAGES)]
     iterations: Annotated[int, Interval(ge=0, le=MOST_ITERATIONS)]
     """The number of iterations per batch; 0 leaves what a batch starts as."""
+    batch: Annotated[int, Interval(ge=2, le=MOST_IMAGES)] = 256
     start: Literal["noise", "leaves"] = "noise"
     """The images that a batch starts as. "noise": Gaussian, as in the paper; "leaves": dead leaves
     (synthesis.leaves)."""
-    batch: Annotated[int, Interval(ge=2, le=MOST_IMAGES)] = 256
     resolution: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """The side of the images as a share of the network's own, to the nearest multiple of 32 pixels, where the network
     also takes such images; else they have its own size."""
@@ -71,5 +71,5 @@ class SynthesisRecipe:
         if self.iterations and not any((self.statistics_weight, self.soft_inception, self.marginal_distance)):
             raise UsageError(
                 f"The recipe's synthesis has iterations = {self.iterations} and no loss: give statistics_weight or "
-                "another one a weight above 0, or iterations = 0 for noise."
+                "another one a weight above 0, or iterations = 0 for what a batch starts as."
             )

@@ -46,6 +46,9 @@ def test_an_inspection_shows_them(run, checkpoint):
     inspection = json.loads(result.stdout)
     assert inspection["bits"] == "W4/7A4"
     assert {row["name"] for row in inspection["rows"] if row["weight"] == "7 bits symmetric"} == DEPTHWISE
+    refused = run("inspect", checkpoint, *MOBILE, "--bits", "8", "--depthwise-bits", "4")
+    assert refused.exit_code == 2
+    assert "--depthwise-bits is 4, and other layers have 8" in " ".join(refused.output.split())
 
 
 def test_a_budget_leaves_them_as_they_are(run, checkpoint, tmp_path):
@@ -55,6 +58,23 @@ def test_a_budget_leaves_them_as_they_are(run, checkpoint, tmp_path):
     layers = json.loads((tmp_path / "run" / "run.json").read_text())["mixed"]["layers"]
     assert {layers[name] for name in DEPTHWISE} == {8}
     assert {bits for name, bits in layers.items() if name not in DEPTHWISE} <= {3, 5}
+
+
+def test_a_budget_leaves_them_as_they_are_at_its_fewest_bits_too(run, checkpoint, tmp_path):
+    budget = ["--average-bits", "8", "--depthwise-bits", "4"]
+    result = run("quantize", checkpoint, *MOBILE, *TINY, *budget, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    layers = json.loads((tmp_path / "run" / "run.json").read_text())["mixed"]["layers"]
+    assert {layers[name] for name in DEPTHWISE} == {4}
+    assert 8 in layers.values()
+
+
+def test_a_budget_below_what_they_take_names_them(run, checkpoint, tmp_path):
+    budget = ["--average-bits", "4", "--depthwise-bits", "8"]
+    result = run("quantize", checkpoint, *MOBILE, *TINY, *budget, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "with --widths 4,8, --depthwise-bits 8 and the scheme integer" in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_have_more_keep_them():

@@ -26,7 +26,7 @@ def report_of(directory):
 def test_the_run_directory_holds_what_it_promises(finished):
     report = report_of(finished)
     assert report["status"] == "passed"
-    assert report["bits"] == {"weights": 4, "activations": 4}
+    assert report["bits"] == {"weights": 4, "activations": 4, "depthwise": None}
     assert (report["scheme"], report["preset"], report["seed"], report["device"]) == ("integer", "quick", 0, "cpu")
     assert report["accuracy"] is None
     assert report["model"]["classes"] == 10
@@ -66,7 +66,7 @@ def test_other_bits_keep_the_images(run, checkpoint, finished, tmp_path):
     assert result.exit_code == 0
     assert "synthesis: kept from before" in result.stderr
     assert "fine-tuning: done" in result.stderr
-    assert report_of(directory)["bits"] == {"weights": 3, "activations": 4}
+    assert report_of(directory)["bits"] == {"weights": 3, "activations": 4, "depthwise": None}
 
 
 def test_json_alone_on_standard_output(run, checkpoint, finished, tmp_path):

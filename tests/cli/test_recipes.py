@@ -64,7 +64,7 @@ def test_the_list_says_what_each_is_for_and_how_much_work(run):
     rows = json.loads(run("recipes", "list", "--json").stdout)
     assert [row["name"] for row in rows] == list(BUILTIN)
     assert rows[0]["budgets"][1] == {
-        "side": 224, "classes": 1000, "images": 128, "iterations": 200, "steps": 100, "batch": 16,
+        "side": 224, "classes": 1000, "images": 128, "iterations": 100, "steps": 100, "batch": 16,
     }  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def test_ranges_only(run, checkpoint, tmp_path):
     report = report_of(tmp_path / "run")
     assert report["status"] == "passed"
     assert report["steps"] == 0
-    assert report["bits"] == {"weights": 8, "activations": 8}
+    assert report["bits"] == {"weights": 8, "activations": 8, "depthwise": None}
     assert report["parity"]["onnxruntime"]["integers_mismatched"] == 0
     assert "step " not in result.stderr
     result = run(*command, "--method", "ptq", "--steps", "0")

@@ -96,9 +96,9 @@ def quantize(
         **asdict(session),
     )
     # As in runs/resnet20-cifar10-average-bits5a4.
-    weights = options.weight_bits if budget is None else "{}{:g}".format(*budget.budget).removeprefix("--")
+    weights = f"w{options.weight_bits}" if budget is None else "{}{:g}".format(*budget.budget).removeprefix("--")
     if options.depthwise_bits is not None:
-        weights = f"{weights if budget else f'w{weights}'}-depthwise{options.depthwise_bits}"
+        weights += f"-depthwise{options.depthwise_bits}"
     bits_of_both = (weights, options.activation_bits)
     directory = out or default_directory(model.source, bits_of_both, options.scheme, options.seed)
     report = quantize_run(options, directory, progress)

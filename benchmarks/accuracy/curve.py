@@ -11,18 +11,14 @@ import argparse
 import sys
 
 import networks
-from rows import PROTOCOLS
-from run import Bench, answer, bench_of, choose_device, top1
+from rows import Key
+from run import Bench, answer, bench_of, calibrated, choose_device, top1
 from sets import image_set, recipe_of
 
-from intraq_deploy.graph import trace
 from intraq_deploy.pipeline.run import machine
-from intraq_deploy.pipeline.schemes import SchemeChoice
-from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.losses import distillation
 from intraq_deploy.training.student import StudentTraining
-from intraq_deploy.training.teacher import Teacher
 
 TEST = "ilsvrc12_val500_10cls"
 KINDS = {"synthetic": "imagenet-fitted", "real": "imagenet-real"}
@@ -34,14 +30,11 @@ def first(images: SyntheticSet, count: int) -> SyntheticSet:
     return SyntheticSet(images.images[:count], images.labels[:count], images.targets[:count])
 
 
-def measured(bench: Bench, images: SyntheticSet, kind: str, bits: tuple[int, int]) -> tuple[float, float]:
+def measured(bench: Bench, key: Key, images: SyntheticSet) -> tuple[float, float]:
     """The points lost, and the divergence."""
-    recipe, traced = recipe_of(KINDS[kind], bench.model), trace(bench.model.module, bench.model.input_shape)
-    scheme = SchemeChoice(PROTOCOLS["P3"], ranges=recipe.quantization.ranges).at(*bits)
-    graph = prepare(traced, recipe.quantization, scheme, images.images, SEED)
-    student = build_network(graph, scheme, images.images, SEED)
-    device = choose_device()
-    StudentTraining(Teacher(graph).to(device), images, recipe.student, SEED, device).learn(student)
+    recipe = recipe_of(key.recipe, bench.model)
+    student, teacher = calibrated(bench, key, recipe, images)
+    StudentTraining(teacher, images, recipe.student, key.seed, choose_device()).learn(student)
     pixels, labels = bench.tests[TEST]
     floating, found = bench.answers[TEST], answer(student, pixels)
     return top1(floating, labels) - top1(found, labels), float(distillation(found, floating, 1.0))
@@ -56,14 +49,17 @@ def main() -> None:
     data = networks.data_folder(None)
     bench = bench_of(args.network, data)
     print(f"{args.network}, {args.bits}, seed {SEED}; {machine()}\n| images | {' | '.join(KINDS)} |\n|---|---|---|")
+    sets = {}
+    for recipe in KINDS.values():
+        synthesis = recipe_of(recipe, bench.model).synthesis
+        sets[recipe], _, _ = image_set(args.network, bench.model, recipe, synthesis, SEED, data)
+        if max(args.counts) > len(sets[recipe]):
+            sys.exit(f"{max(args.counts)} images are asked for, and {recipe} has {len(sets[recipe])}: give fewer.")
     for count in args.counts:
         cells = []
-        for kind, recipe in KINDS.items():
-            synthesis = recipe_of(recipe, bench.model).synthesis
-            images, _, _ = image_set(args.network, bench.model, recipe, synthesis, SEED, data)
-            if count > len(images):
-                sys.exit(f"{count} images are asked for, and the set has {len(images)}: give fewer.")
-            lost, divergence = measured(bench, first(images, count), kind, (int(args.bits[1]), int(args.bits[3])))
+        for recipe, images in sets.items():
+            key = Key(args.network, "P3", int(args.bits[1]), int(args.bits[3]), recipe, SEED)
+            lost, divergence = measured(bench, key, first(images, count))
             cells.append(f"{lost:.1f} (KL {divergence:.2f})")
         print(f"| {count} | {' | '.join(cells)} |", flush=True)
 

@@ -39,7 +39,12 @@ _LARGE = 8
 def pixels_of(images: Tensor, model: Model) -> np.ndarray:
     """The pixels of normalised images, uint8 [N, H, W, 3]."""
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (model.preprocessing.mean, model.preprocessing.std))
-    return ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return as_bytes(images * std + mean)
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    """The pixels of images from 0 to 1, uint8 [N, H, W, 3]."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def of_each_class(images: SyntheticSet, model: Model) -> np.ndarray:
@@ -70,9 +75,8 @@ def imagenet_rows(seed: int, data: Path) -> dict[str, np.ndarray]:
         recipe = recipe_of("standard", model).synthesis
         images, _, _ = image_set(name, model, "standard", recipe, seed, data)
         rows[name] = np.concatenate(list(pixels_of(images.images[:_LARGE], model)), axis=1)
-        start = dead_leaves(recipe.batch, *images.images.shape[1:], seeds.generator(seed, "images", 0))[:_LARGE]
-    pixels = (start * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return {"before the first iteration": np.concatenate(list(pixels), axis=1)} | rows
+    start = dead_leaves(recipe.batch, *images.images.shape[1:], seeds.generator(seed, "images", 0))[:_LARGE]
+    return {"before the first iteration": np.concatenate(list(as_bytes(start)), axis=1)} | rows
 
 
 def features(sets: dict[str, SyntheticSet], model: Model) -> None:

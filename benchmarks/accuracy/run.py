@@ -39,7 +39,7 @@ from intraq_deploy.pipeline.validation import validate
 from intraq_deploy.program import freeze, settle
 from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
-from intraq_deploy.recipes import BUILTIN
+from intraq_deploy.recipes import BUILTIN, Recipe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.opening import open_shipped
@@ -145,19 +145,23 @@ def make(bench: Bench, key: Key) -> None:
             rows.append(common | {"test": test, "float": f"{floating:.2f}"} | values)
 
 
-def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
-    """Quantized, trained, frozen, exported and run in ONNX Runtime."""
-    start = time.perf_counter()
+def calibrated(bench: Bench, key: Key, recipe: Recipe, images: SyntheticSet) -> tuple[FakeQuantNetwork, Teacher]:
+    """The student with its ranges only, and the float network that it learns from."""
     choice = SchemeChoice(
         rows.PROTOCOLS[key.protocol], ranges=recipe.quantization.ranges, depthwise_bits=key.depthwise_bits
     )
     scheme = choice.at(key.weight_bits, key.activation_bits)
     traced = trace(bench.model.module, bench.model.input_shape)
     graph = prepare(traced, recipe.quantization, scheme, images.images, key.seed)
-    student = build_network(graph, scheme, images.images, key.seed)
+    return build_network(graph, scheme, images.images, key.seed), Teacher(graph).to(choose_device())
+
+
+def _ours(bench, key, recipe, images: SyntheticSet, folder: Path) -> dict[str, dict[str, object]]:
+    """Quantized, trained, frozen, exported and run in ONNX Runtime."""
+    start = time.perf_counter()
+    student, teacher = calibrated(bench, key, recipe, images)
     before = {test: top1(answer(student, pixels), labels) for test, (pixels, labels) in bench.tests.items()}
-    device = choose_device()
-    StudentTraining(Teacher(graph).to(device), images, recipe.student, key.seed, device).learn(student)
+    StudentTraining(teacher, images, recipe.student, key.seed, choose_device()).learn(student)
     seconds = time.perf_counter() - start
     divergences = {
         way: f"{float(distillation(answer(student, held), answer(bench.teacher, held), 1.0)):.4f}"

@@ -1,16 +1,20 @@
 """Compensated rounding: a layer's weights on their grid, from the moments of what it reads. No gradient is taken.
 
-With H, C of `moments`, w the float weights of one output and the ridge r = damping x mean(diag H):
+With H, T of `moments`, w the float weights of one output and the ridge r = damping x mean(diag H):
 
-    v = (w C + r w)(H + r)^-1                                      the weights that give the teacher's output
-    s = argmin_s sum_k H_kk (v_k - fq(v_k; s))^2                   the step
+    v = (T + r w)(H + r)^-1                                        the weights that give the outputs they are to give
+    s = argmin_s sum_k H_kk (v_k - fq(v_k; s))^2                   the step to begin with
     q: in order of falling H_kk, q_k = clip(round(v_k / s)), and v_j -= (v_k - s q_k) U_kj / U_kk for all j behind k
 
 with U'U = (H + r)^-1, U upper triangular in that order. What one weight's rounding does to the output, those that are
-still free take back. The first line is the asymmetric form: the student's layer reads x̂, not x, and v makes the
-teacher's w x out of it as far as it can. The last is OBQ (Frantar and Alistarh, "Optimal Brain Compression", NeurIPS
-2022) in the order and by the factor of GPTQ (Frantar et al., ICLR 2023); the first is GPTAQ's (Li et al., ICML 2025),
-whose ridge is towards 0 and ours towards w. Moments are centred: `correction` sees to means.
+still free take back. The first line is the asymmetric form: the student's layer reads x̂, not x, and v makes t out of it
+as far as it can. The third is OBQ (Frantar and Alistarh, "Optimal Brain Compression", NeurIPS 2022) in the order and by
+the factor of GPTQ (Frantar et al., ICLR 2023); the first is GPTAQ's (Li et al., ICML 2025), whose ridge is towards 0
+and ours towards w. Moments are centred: `correction` sees to means.
+
+The third line is done at several steps around s; each row keeps that of the least error (s q - v)(H + r)(s q - v)'.
+Then one code at a time moves to where this error is least with all others fixed, over all columns in turn, until none
+moves or four times (as in QuantEase, Behdin et al., 2023): what was rounded first could not yet know of what followed.
 
 **The ridge.** Synthetic images have directions of their own, and few images have few: along those that carry nothing, r
 keeps v at w, and rounding from being taken back. docs/accuracy.md has what it is worth.
@@ -19,6 +23,8 @@ Float64, as H is nearly singular where r is small. Groups are solved side by sid
 problems. Columns are taken in blocks of 128, behind which the rest is updated by one product.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,13 +32,16 @@ from intraq_deploy.quantization.spec import QuantSpec
 from intraq_deploy.training.moments import Moments
 
 _FRACTIONS = torch.linspace(0.4, 1.05, 66).tolist()
-"""Steps that are tried, as fractions of the one that just holds the largest weight."""
+"""Steps that are tried for rounding to the nearest, as fractions of the one that just holds the largest weight."""
+_AROUND = (1.0, 0.7, 0.8, 0.9, 1.1, 1.2)
+"""Steps that are tried for compensated rounding, as multiples of the one to begin with."""
+_SWEEPS = 4
 _BLOCK = 128
 _ROUNDING, _LEAST = 1e-5, 1e-30
 """The least ridge, as a share of the inputs' mean square, which is above the rounding of float32 sums; and the least
 ridge and step of all."""
-_SEARCHED = 1 << 20
-"""The number of weights whose step is searched at a time."""
+_AT_ONCE = 1 << 22
+"""The number of weights that are solved at a time."""
 
 
 def compensated(
@@ -43,53 +52,104 @@ def compensated(
     rows: the float weights, float64 [G, R, K]. damping: above 0. parts: 1, or G where rows are cut into parts, which
     then share their steps.
     """
-    low, high = spec.symmetric_range()
     variance = moments.covariance.diagonal(dim1=1, dim2=2).mean(1)
     least = _ROUNDING * (variance + moments.mean.square().mean(1))
     ridge = torch.maximum(damping * variance, least.clamp(min=_LEAST))
-    ridge = torch.diag_embed(ridge[:, None].expand_as(moments.mean))
-    target = torch.linalg.solve(moments.covariance + ridge, (rows @ (moments.cross + ridge)).mT).mT
-    damped = moments.covariance + ridge
-    weights = damped.diagonal(dim1=1, dim2=2)
-    if parts > 1:
-        whole = target.transpose(0, 1).flatten(1)[None]
-        scale = _search(whole, weights.reshape(1, -1), low, high).expand(parts, -1)
-    else:
-        scale = _search(target, weights, low, high)
-    return _round(target, scale, damped, low, high), scale
+    damped = moments.covariance + torch.diag_embed(ridge[:, None].expand_as(moments.mean))
+    target = torch.linalg.solve(damped, (moments.cross + ridge[:, None, None] * rows).mT).mT
+    order = damped.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
+    damped = damped.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None], 2)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    problem = _Problem(damped, factor, *spec.symmetric_range(), parts)
+    most = max(1, _AT_ONCE // (rows.shape[0] * rows.shape[2]))
+    solved = [problem.solve(part) for part in target.take_along_dim(order[:, None], 2).split(most, 1)]
+    codes, scale = (torch.cat(found, 1) for found in zip(*solved, strict=True))
+    return torch.empty_like(codes).scatter_(2, order[:, None].expand_as(codes), codes), scale
 
 
-def _search(rows: Tensor, weights: Tensor, low: int, high: int) -> Tensor:
-    """Searches for the step of each row, [G, R], that has the least error weighed by column, weights [G, K]."""
-    most = max(1, _SEARCHED // (rows.shape[0] * rows.shape[2]))
-    return torch.cat([_search_part(part, weights[:, None], low, high) for part in rows.split(most, 1)], 1)
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What the rows of a layer have in common. Columns are in the order in which they are rounded."""
 
+    damped: Tensor
+    """H + r, float64 [G, K, K]."""
+    factor: Tensor
+    """U, float64 [G, K, K]."""
+    low: int
+    high: int
+    parts: int
 
-def _search_part(rows: Tensor, weights: Tensor, low: int, high: int) -> Tensor:
-    full = rows.abs().amax(2).clamp(min=_LEAST) / high
-    best, least = full.clone(), torch.full_like(full, float("inf"))
-    for fraction in _FRACTIONS:
-        scale = (full * fraction)[:, :, None]
-        error = ((rows / scale).round_().clamp_(low, high).mul_(scale).sub_(rows).square_() * weights).sum(2)
-        better = error < least
-        best, least = torch.where(better, scale[:, :, 0], best), torch.where(better, error, least)
-    return best
+    def solve(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Finds the codes, [G, R, K], and steps, [G, R], of rows whose weights v are `target`, float64 [G, R, K]."""
+        first = self._nearest_step(target)
+        codes, scale, least = target, first, torch.full_like(first, float("inf"))
+        for multiple in _AROUND:
+            tried = self._round(target, multiple * first)
+            error = self._by_row(self._error(tried, multiple * first, target))
+            better = error < least
+            codes = torch.where(better[:, :, None], tried, codes)
+            scale, least = torch.where(better, multiple * first, scale), torch.where(better, error, least)
+        return self._refined(codes, scale, target), scale
 
+    def _nearest_step(self, target: Tensor) -> Tensor:
+        """The step of each row that has the least error, weighed by column, where every weight is rounded alone."""
+        weights = self.damped.diagonal(dim1=1, dim2=2)[:, None]
+        full = target.abs().amax(2)
+        full = (full.amax(0, keepdim=True).expand_as(full) if self.parts > 1 else full).clamp(min=_LEAST) / self.high
+        best, least = full, torch.full_like(full, float("inf"))
+        for fraction in _FRACTIONS:
+            scale = (full * fraction)[:, :, None]
+            rounded = (target / scale).round_().clamp_(self.low, self.high).mul_(scale)
+            error = self._by_row((rounded.sub_(target).square_() * weights).sum(2))
+            better = error < least
+            best, least = torch.where(better, scale[:, :, 0], best), torch.where(better, error, least)
+        return best
 
-def _round(rows: Tensor, scale: Tensor, h: Tensor, low: int, high: int) -> Tensor:
-    """Rounds rows [G, R, K] to codes, column by column."""
-    order = h.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    rows = rows.take_along_dim(order[:, None], 2)
-    h = h.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None], 2)
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
-    codes = torch.empty_like(rows)
-    for first in range(0, rows.shape[2], _BLOCK):
-        last = min(first + _BLOCK, rows.shape[2])
-        for column in range(first, last):
-            codes[:, :, column] = (rows[:, :, column] / scale).round_().clamp_(low, high)
-            # In place of the weight stands what the columns behind it take over.
-            error = (rows[:, :, column] - codes[:, :, column] * scale) / factor[:, column, column, None]
-            rows[:, :, column + 1 : last] -= error[:, :, None] * factor[:, column, None, column + 1 : last]
-            rows[:, :, column] = error
-        rows[:, :, last:] -= rows[:, :, first:last] @ factor[:, first:last, last:]
-    return torch.empty_like(codes).scatter_(2, order[:, None].expand_as(codes), codes)
+    def _by_row(self, error: Tensor) -> Tensor:
+        """Errors [G, R]: of rows in parts, each part has the error of all."""
+        return error.sum(0, keepdim=True).expand_as(error) if self.parts > 1 else error
+
+    def _error(self, codes: Tensor, scale: Tensor, target: Tensor) -> Tensor:
+        """The error of each row's outputs, [G, R]."""
+        off = codes * scale[:, :, None] - target
+        return ((off @ self.damped) * off).sum(2)
+
+    def _round(self, rows: Tensor, scale: Tensor) -> Tensor:
+        """Rounds rows column by column, and lets the columns behind make up for each."""
+        rows, codes = rows.clone(), torch.empty_like(rows)
+        for first, last in self._blocks():
+            for column in range(first, last):
+                codes[:, :, column] = (rows[:, :, column] / scale).round_().clamp_(self.low, self.high)
+                # In place of the weight stands what the columns behind it take over.
+                error = (rows[:, :, column] - codes[:, :, column] * scale) / self.factor[:, column, column, None]
+                rows[:, :, column + 1 : last] -= error[:, :, None] * self.factor[:, column, None, column + 1 : last]
+                rows[:, :, column] = error
+            rows[:, :, last:] -= rows[:, :, first:last] @ self.factor[:, first:last, last:]
+        return codes
+
+    def _refined(self, codes: Tensor, scale: Tensor, target: Tensor) -> Tensor:
+        """Moves one column of codes at a time to where the error is least."""
+        codes = codes.clone()
+        slope = (codes * scale[:, :, None] - target) @ self.damped
+        for _ in range(_SWEEPS):
+            moved = False
+            for first, last in self._blocks():
+                own, block = slope[:, :, first:last].clone(), self.damped[:, first:last, first:last]
+                before = codes[:, :, first:last].clone()
+                for column in range(last - first):
+                    at = codes[:, :, first + column]
+                    found = at - own[:, :, column] / (block[:, column, column, None] * scale)
+                    found = found.round_().clamp_(self.low, self.high)
+                    own += ((found - at) * scale)[:, :, None] * block[:, column, None]
+                    codes[:, :, first + column] = found
+                by = codes[:, :, first:last] - before
+                slope += (by * scale[:, :, None]) @ self.damped[:, first:last]
+                moved |= bool(by.any())
+            if not moved:
+                break
+        return codes
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        """The first column of each block, and the first one behind it."""
+        count = self.damped.shape[1]
+        return [(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK)]

@@ -20,7 +20,6 @@ and 2, which are taken in its place: where y says nothing of t any more, s falls
 """
 
 import torch
-from torch import Tensor
 
 from intraq_deploy.quantization.network import QuantizedLayer
 from intraq_deploy.training.moments import Columns, Moments
@@ -32,22 +31,20 @@ _FLAT = 1e-9
 
 
 @torch.no_grad()
-def correct_layer(
-    layer: QuantizedLayer, weight: Tensor, bias: Tensor, columns: Columns, moments: Moments, *, gains: bool
-) -> None:
+def correct_layer(layer: QuantizedLayer, columns: Columns, moments: Moments, *, gains: bool) -> None:
     """Corrects a layer in place (equations above).
 
-    weight, bias: the float layer's, its batch norm in them, float32 [O, ...] and [O]. gains: whether the gain too is
-    corrected, and not the mean alone.
+    moments: of what it reads, and of the outputs that it is to give. gains: whether the gain too is corrected, and not
+    the mean alone.
     """
-    y, t = columns.rows(layer.quantizer(layer.weight)[0].double()), columns.rows(weight.double())
+    y = columns.rows(layer.quantizer(layer.weight)[0].double())
     own = layer.gain().double()
     y_mean = own * columns.outputs((y @ moments.mean[:, :, None])[:, :, 0]) + layer.bias()
-    t_mean = columns.outputs((t @ moments.teacher_mean[:, :, None])[:, :, 0]) + bias
+    t_mean = columns.outputs(moments.target_mean)
     gain = torch.ones_like(y_mean)
     if gains and columns.parts == 1:
         variance = own.square() * columns.outputs(((y @ moments.covariance) * y).sum(2))
-        covariance = own * columns.outputs(((t @ moments.cross) * y).sum(2))
+        covariance = own * columns.outputs((moments.cross * y).sum(2))
         alive = variance > _FLAT * (variance + y_mean.square())
         gain = torch.where(alive, covariance / torch.where(alive, variance, 1), 1).clamp(_LEAST, _MOST)
     layer.gamma.mul_(gain.to(layer.gamma.dtype))

@@ -1,8 +1,12 @@
 """Fitting the student layer by layer, in closed form, before any gradient: rounding, means and gains.
 
 Layers are taken in execution order, each on what the fitted layers before it make. For each, the moments of what it
-reads are taken in both networks (`moments`); its weights are rounded by them (`compensation`), then its channels' means
-and gains corrected by them (`correction`). No label is read.
+reads and of what it is to give are taken (`moments`); its weights are rounded by them (`compensation`), then its
+channels' means and gains corrected by them (`correction`). No label is read.
+
+A layer is to give what it gives in the float network. Where nothing but a sum reads it, whose other summand is there
+already, it is to give too what that one lacks: what came wrong through the shortcut, as far as it can be told from what
+the layer reads.
 
 Random crops of the images are taken beside them: they cost a forward pass each, and no iterations.
 
@@ -11,13 +15,15 @@ read later, of both networks: of as many images as fit into 4 GB, at most `Fitti
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from intraq_deploy import seeds
-from intraq_deploy.graph.ops import Conv2d, Linear
+from intraq_deploy.graph.graph import Graph, Node
+from intraq_deploy.graph.ops import Add, Conv2d, Linear
 from intraq_deploy.quantization.network import FakeQuantNetwork, QuantizedLayer
 from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
 from intraq_deploy.synthesis.reinforcement import random_crops
@@ -33,6 +39,8 @@ from intraq_deploy.training.teacher import Teacher
 _BATCH = 32
 _PATCHES = 40_000
 """Patches of a layer, at most."""
+_DEAD = 1e-3
+"""The share of a layer's greatest gain below which a channel's weights stay what they are."""
 _MEMORY = 4 << 30
 """Bytes of tensors held, at most."""
 
@@ -67,11 +75,13 @@ def fit_layers(
             layer = student.layer(node.name)
             columns = Columns(node.op, layer.weight.shape)
             generator = seeds.generator(seed, "patches", number)
-            moments = _moments(columns, student_inputs[name], teacher_inputs[name], device, generator)
+            both = student_inputs[name], teacher_inputs[name]
+            missing = _missing(student.graph, node, student_inputs, teacher_inputs)
+            moments = _moments(columns, both, teacher.folded(node), missing, device, generator)
             if recipe.compensate and isinstance(layer.quantizer, LearnedWeightQuantizer):
                 _round(layer, layer.quantizer, columns, moments, recipe.damping)
             gains = math.prod(node.shape) > len(layer.weight)
-            correct_layer(layer, *teacher.folded(node), columns, moments, gains=gains)
+            correct_layer(layer, columns, moments, gains=gains)
         expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
         found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
         student_inputs = carried(student_inputs | found, parts[index + 1 :])
@@ -98,14 +108,40 @@ def _images_that_fit(parts: list[Block], images: Tensor) -> int:
     return max(1, int(_MEMORY / (2 * images.element_size() * most * scale)))
 
 
+def _missing(graph: Graph, node: Node, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor | None:
+    """What the other summand of a sum lacks in the student, float32 [N, ...] in CPU memory, where nothing but the sum
+    reads the node's output; None where there is no such sum, or its other summand is not made yet.
+
+    student, teacher: the tensors that are made, float32 [N, ...] in CPU memory, by name.
+    """
+    readers = graph.consumers(node.name)
+    if node.activation is not None or len(readers) != 1 or not isinstance(readers[0].op, Add):
+        return None
+    others = [name for name in readers[0].inputs if name in student and name != node.name]
+    return teacher[others[0]] - student[others[0]] if others else None
+
+
 def _moments(
-    columns: Columns, student: Tensor, teacher: Tensor, device: torch.device, generator: torch.Generator
+    columns: Columns,
+    inputs: tuple[Tensor, Tensor],
+    folded: tuple[Tensor, Tensor],
+    missing: Tensor | None,
+    device: torch.device,
+    generator: torch.Generator,
 ) -> Moments:
-    """The moments of what a layer reads, float32 [N, ...] in CPU memory, over patches of all images."""
-    sums = MomentSums(max(columns.groups, columns.parts), columns.values, device)
-    most = -(-_PATCHES // -(-len(student) // _BATCH))
-    for both in zip(student.split(_BATCH), teacher.split(_BATCH), strict=True):
-        sums.add(*columns.patches([moved(x, device) for x in both], most, generator))
+    """The moments of a layer, over patches of all images.
+
+    inputs: what it reads in the student and in the teacher, float32 [N, ...] in CPU memory. folded: the teacher's
+    weight and bias. missing: what its output is to make up for, float32 [N, ...] in CPU memory.
+    """
+    weight, bias = columns.rows(folded[0]), folded[1].reshape(columns.groups, 1, -1) / columns.parts
+    sums = MomentSums(weight.shape, device)
+    most = -(-_PATCHES // -(-len(inputs[0]) // _BATCH))
+    for start in range(0, len(inputs[0]), _BATCH):
+        batch = [moved(x[start : start + _BATCH], device) for x in inputs]
+        beside = [] if missing is None or columns.parts > 1 else [moved(missing[start : start + _BATCH], device)]
+        (x, floating), behind = columns.patches(batch, beside, most, generator)
+        sums.add(x, sum(behind, floating @ weight.mT + bias))
     return sums.moments()
 
 
@@ -113,7 +149,9 @@ def _round(
     layer: QuantizedLayer, quantizer: LearnedWeightQuantizer, columns: Columns, moments: Moments, damping: float
 ) -> None:
     """Puts the layer's weights on their grid, and fits its steps."""
-    rows = columns.rows(layer.weight.double())
-    codes, scale = compensated(rows, moments, quantizer.spec, damping, parts=columns.parts)
+    rows, gain = columns.rows(layer.weight.double()), layer.gain().double()
+    alive = (gain.abs() > _DEAD * gain.abs().max()).reshape(columns.groups, -1, 1)
+    cross = torch.where(alive, moments.cross / gain.reshape(alive.shape), rows @ moments.covariance)
+    codes, scale = compensated(rows, replace(moments, cross=cross), quantizer.spec, damping, parts=columns.parts)
     layer.weight.copy_(columns.weight(inside(codes, quantizer.spec) * scale[:, :, None]))
     quantizer.scale.copy_(scale[0] if columns.parts > 1 else scale.flatten())

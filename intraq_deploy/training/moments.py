@@ -1,16 +1,15 @@
-"""The second moments of what a layer reads, in both networks: all that its weights are fitted by in closed form.
+"""The second moments of what a layer reads and of what it is to give: all that it is fitted by in closed form.
 
-A convolution is a product with patches (im2col). With x̂ what the student's layer reads and x what the teacher's does,
-as patches of K = C / groups x kh x kw values, for every group
+A convolution is a product with patches (im2col). With x̂ what the student's layer reads, as patches of
+K = C / groups x kh x kw values, and t the R outputs that it is to give there, for every group
 
-    H = cov(x̂, x̂)        C = cov(x, x̂)        m̂ = mean x̂        m = mean x
+    H = cov(x̂, x̂)        T = cov(t, x̂)        m̂ = mean x̂        mean t
 
-from which follow, for any weight w of the student and v of the teacher, var(w x̂) = w H w', cov(v x, w x̂) = v C w' and
-both means, without running the layer.
+from which follow, for any weights w, var(w x̂) = w H w', cov(t, w x̂) = T w' and the mean, without running the layer.
 
-Patches are drawn at random, the same ones of both networks, and summed as they come; none is kept. Held are two
-matrices K x K in float64 for each group: 340 MB for the widest layer of ResNet-50 (K = 4,608). A layer of more than
-4,608 values is cut into parts, whose values count as uncorrelated with those of other parts.
+Patches are drawn at random, and summed as they come; none is kept. Held are K x K and R x K values in float64 for each
+group: 250 MB for the widest layer of ResNet-50 (K = 4,608, R = 512). A layer of more than 4,608 values is cut into
+parts, whose values count as uncorrelated with those of other parts.
 """
 
 from collections.abc import Sequence
@@ -63,22 +62,27 @@ class Columns:
         """Sums over the columns of rows, [G, R] of any dtype, as one number for each output channel, [O]."""
         return sums.sum(0) if self.parts > 1 else sums.flatten()
 
-    def patches(self, inputs: Sequence[Tensor], most: int, generator: torch.Generator) -> list[Tensor]:
-        """Draws at most `most` patches of one batch, the same ones of every tensor: float32 [G, P, K].
+    def patches(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], most: int, generator: torch.Generator
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Draws at most `most` places of one batch, the same ones of every tensor.
 
-        inputs: what the layer reads, float32 [N, ...], of one shape.
+        inputs: what the layer reads, float32 [N, ...], of one shape; outputs: what it gives, float32 [N, ...].
+        Returns the patches, float32 [G, P, K], and the outputs there, float32 [G, P, R].
         """
         if isinstance(self.op, Linear):
-            flat = [x.reshape(-1, x.shape[-1]) for x in inputs]
+            flat = [x.reshape(-1, x.shape[-1]) for x in (*inputs, *outputs)]
             chosen = _chosen(len(flat[0]), most, generator).to(inputs[0].device)
-            return [self._cut(x[chosen][None]) for x in flat]
+            rows = [x[chosen][None] for x in flat]
+            return [self._cut(x) for x in rows[: len(inputs)]], rows[len(inputs) :]
         windows = [self._windows(self.op, x) for x in inputs]
         count, _, height, width = windows[0].shape[:4]
         chosen = _chosen(count * height * width, most, generator).to(inputs[0].device)
         image, row, column = torch.unravel_index(chosen, (count, height, width))
-        # Indices on both sides of the colon make [P, C, kh, kw].
-        found = [w[image, :, row, column].reshape(len(chosen), self.groups, -1) for w in windows]
-        return [self._cut(x.transpose(0, 1)) for x in found]
+        # Indices on both sides of the colon make [P, C, kh, kw] and [P, O].
+        found = [x[image, :, row, column].reshape(len(chosen), self.groups, -1) for x in (*windows, *outputs)]
+        rows = [x.transpose(0, 1) for x in found]
+        return [self._cut(x) for x in rows[: len(inputs)]], rows[len(inputs) :]
 
     def _cut(self, rows: Tensor) -> Tensor:
         """Cuts [1, R, all values] into [parts, R, K]; more groups stay as they are."""
@@ -102,42 +106,43 @@ def _chosen(count: int, most: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """The moments of a layer's inputs, float64."""
+    """The moments of a layer's inputs, and of the outputs that it is to give, float64."""
 
     covariance: Tensor
-    """The covariance H, [G, K, K]."""
+    """The covariance H of what the layer reads, [G, K, K]."""
     cross: Tensor
-    """The covariance C, [G, K, K], the teacher's values in rows."""
+    """The covariance T of the outputs it is to give with what it reads, [G, R, K]."""
     mean: Tensor
-    """The means m̂ of what the student's layer reads, [G, K]."""
-    teacher_mean: Tensor
-    """The means m of what the teacher's layer reads, [G, K]."""
+    """The means m̂ of what the layer reads, [G, K]."""
+    target_mean: Tensor
+    """The means of the outputs that it is to give, [G, R]."""
 
 
 class MomentSums:
     """Sums over patches, from which moments follow."""
 
-    def __init__(self, groups: int, values: int, device: torch.device) -> None:
-        """Starts from nothing. values: K."""
-        square = torch.zeros(groups, values, values, dtype=torch.float64, device=device)
-        self._square, self._cross = square, square.clone()
-        self._mean, self._teacher_mean = square[:, 0].clone(), square[:, 0].clone()
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        """Starts from nothing. shape: G, R and K."""
+        groups, rows, values = shape
+        self._square = torch.zeros(groups, values, values, dtype=torch.float64, device=device)
+        self._cross = self._square.new_zeros(groups, rows, values)
+        self._mean, self._target_mean = self._square[:, 0].clone(), self._cross[:, :, 0].clone()
         self._patches = 0
 
-    def add(self, student: Tensor, teacher: Tensor) -> None:
-        """Adds patches of both networks, float32 [G, P, K]."""
-        self._square += student.mT @ student
-        self._cross += teacher.mT @ student
-        self._mean += student.sum(1, dtype=torch.float64)
-        self._teacher_mean += teacher.sum(1, dtype=torch.float64)
-        self._patches += student.shape[1]
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Adds patches of what the layer reads, float32 [G, P, K], and the outputs it is to give, float32 [G, P, R]."""
+        self._square += inputs.mT @ inputs
+        self._cross += targets.mT @ inputs
+        self._mean += inputs.sum(1, dtype=torch.float64)
+        self._target_mean += targets.sum(1, dtype=torch.float64)
+        self._patches += inputs.shape[1]
 
     def moments(self) -> Moments:
         """The moments of all patches so far."""
-        mean, teacher_mean = self._mean / self._patches, self._teacher_mean / self._patches
+        mean, target_mean = self._mean / self._patches, self._target_mean / self._patches
         return Moments(
             self._square / self._patches - mean[:, :, None] * mean[:, None, :],
-            self._cross / self._patches - teacher_mean[:, :, None] * mean[:, None, :],
+            self._cross / self._patches - target_mean[:, :, None] * mean[:, None, :],
             mean,
-            teacher_mean,
+            target_mean,
         )

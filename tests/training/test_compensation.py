@@ -11,15 +11,20 @@ from intraq_deploy.training.moments import Moments, MomentSums
 SHAPES = {"dense": (1, 24, 96), "depthwise": (32, 1, 9), "grouped": (4, 6, 27)}
 
 
-def random_moments(groups, values, patches=2000, noise=0.0, seed=0):
+def moments_of(rows, student, teacher):
+    """Moments of a layer of weights `rows` that is to give what it gives on the teacher's inputs."""
+    sums = MomentSums(rows.shape, torch.device("cpu"))
+    sums.add(student.float(), (teacher.double() @ rows.mT).float())
+    return sums.moments()
+
+
+def random_moments(rows, patches=2000, noise=0.0, seed=0):
     """Moments of correlated inputs; the student's are the teacher's with noise."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, (groups, _, values) = torch.Generator().manual_seed(seed), rows.shape
     mixing = torch.randn(groups, values, values, generator=generator) / values**0.5
     teacher = torch.randn(groups, patches, values, generator=generator) @ mixing + 1
     student = teacher + noise * torch.randn(teacher.shape, generator=generator)
-    sums = MomentSums(groups, values, torch.device("cpu"))
-    sums.add(student, teacher)
-    return sums.moments(), student.double(), teacher.double()
+    return moments_of(rows, student, teacher), student.double(), teacher.double()
 
 
 def random_rows(*shape):
@@ -37,7 +42,7 @@ def nearest(rows, spec):
     """Every weight rounded by itself, with the same search of steps."""
     unit = torch.eye(rows.shape[2], dtype=torch.float64).expand(rows.shape[0], -1, -1)
     zero = torch.zeros(rows.shape[0], rows.shape[2], dtype=torch.float64)
-    codes, scale = compensated(rows, Moments(unit, unit, zero, zero), spec, 1e-9, parts=1)
+    codes, scale = compensated(rows, Moments(unit, rows, zero, rows[:, :, 0] * 0), spec, 1e-9, parts=1)
     return codes * scale[:, :, None]
 
 
@@ -45,7 +50,7 @@ def nearest(rows, spec):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_outputs_error_falls_below_that_of_the_nearest_codes(shape, bits):
     spec, rows = weight_spec(bits), random_rows(*SHAPES[shape])
-    found, student, teacher = random_moments(rows.shape[0], rows.shape[2])
+    found, student, teacher = random_moments(rows)
     codes, scale = compensated(rows, found, spec, 0.01, parts=1)
     low, high = spec.symmetric_range()
     assert torch.equal(codes, codes.round())
@@ -58,25 +63,23 @@ def test_the_outputs_error_falls_below_that_of_the_nearest_codes(shape, bits):
 def test_what_the_layers_before_did_is_undone():
     """The student's input is the teacher's, other channels mixed in: at 8 bits next to nothing is left of it."""
     rows = random_rows(1, 16, 24)
-    *_, teacher = random_moments(1, 24)
+    *_, teacher = random_moments(rows)
     mixed = teacher @ (torch.eye(24) + 0.2 * torch.randn(24, 24, generator=torch.Generator().manual_seed(1))).double()
-    sums = MomentSums(1, 24, torch.device("cpu"))
-    sums.add(mixed.float(), teacher.float())
-    codes, scale = compensated(rows, sums.moments(), weight_spec(8), 1e-6, parts=1)
+    codes, scale = compensated(rows, moments_of(rows, mixed, teacher), weight_spec(8), 1e-6, parts=1)
     assert error(rows, rows, mixed, teacher) > 0.1
     assert error(codes * scale[:, :, None], rows, mixed, teacher) < 1e-3
 
 
 def test_with_much_damping_weights_stay_where_they_were():
     rows, spec = random_rows(1, 8, 24), weight_spec(8)
-    found, *_ = random_moments(1, 24, noise=1.0)
+    found, *_ = random_moments(rows, noise=1.0)
     codes, scale = compensated(rows, found, spec, 1e5, parts=1)
     assert ((codes * scale[:, :, None] - rows).abs() <= 0.51 * scale[:, :, None]).all()
 
 
 def test_blocks_of_columns_change_nothing(monkeypatch):
     rows = random_rows(1, 8, 96)
-    found, *_ = random_moments(1, 96)
+    found, *_ = random_moments(rows)
     codes = []
     for block in (1, 40, 500):
         monkeypatch.setattr(compensation, "_BLOCK", block)
@@ -85,13 +88,52 @@ def test_blocks_of_columns_change_nothing(monkeypatch):
     assert torch.equal(codes[1], codes[2])
 
 
+def test_rows_are_solved_alike_however_many_at_a_time(monkeypatch):
+    rows = random_rows(1, 8, 96)
+    found, *_ = random_moments(rows)
+    whole = compensated(rows, found, weight_spec(4), 0.1, parts=1)
+    monkeypatch.setattr(compensation, "_AT_ONCE", 3 * 96)
+    for one, other in zip(whole, compensated(rows, found, weight_spec(4), 0.1, parts=1), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_more_steps_and_moving_codes_again_leave_less_error(shape, monkeypatch):
+    spec, rows = weight_spec(4), random_rows(*SHAPES[shape])
+    found, student, teacher = random_moments(rows, noise=0.3)
+    errors = []
+    for steps, sweeps in (((1.0,), 0), (compensation._AROUND, 0), (compensation._AROUND, 4)):
+        monkeypatch.setattr(compensation, "_AROUND", steps)
+        monkeypatch.setattr(compensation, "_SWEEPS", sweeps)
+        codes, scale = compensated(rows, found, spec, 1e-6, parts=1)
+        errors.append(error(codes * scale[:, :, None], rows, student, teacher))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_no_single_code_can_move_for_the_better(monkeypatch):
+    monkeypatch.setattr(compensation, "_SWEEPS", 100)
+    rows, spec = random_rows(2, 4, 12), weight_spec(3)
+    found, student, teacher = random_moments(rows)
+    codes, scale = compensated(rows, found, spec, 1e-9, parts=1)
+    least = error(codes * scale[:, :, None], rows, student, teacher)
+    low, high = spec.symmetric_range()
+    for group in range(2):
+        for row in range(4):
+            for column in range(12):
+                for by in (-1, 1):
+                    other = codes.clone()
+                    other[group, row, column] += by
+                    if low <= other[group, row, column] <= high:
+                        assert error(other * scale[:, :, None], rows, student, teacher) > least - 1e-9
+
+
 def test_parts_share_their_steps():
     rows = random_rows(3, 8, 32)
-    found, *_ = random_moments(3, 32)
+    found, student, teacher = random_moments(rows)
     codes, scale = compensated(rows, found, weight_spec(4), 0.1, parts=3)
     assert scale.shape == (3, 8)
     assert torch.equal(scale[0], scale[2])
-    assert error(codes * scale[:, :, None], rows, *random_moments(3, 32)[1:]) < 0.05
+    assert error(codes * scale[:, :, None], rows, student, teacher) < 0.05
 
 
 @pytest.mark.parametrize("inputs", ["constant", "one patch", "a dead channel", "huge", "tiny"])
@@ -107,9 +149,7 @@ def test_inputs_that_carry_nothing_leave_finite_weights(inputs):
         rows[:, :, 5] = 0
     else:
         patches *= 1e15 if inputs == "huge" else 1e-15
-    sums = MomentSums(2, 9, torch.device("cpu"))
-    sums.add(patches, patches)
-    codes, scale = compensated(rows, sums.moments(), weight_spec(4), 0.01, parts=1)
+    codes, scale = compensated(rows, moments_of(rows, patches, patches), weight_spec(4), 0.01, parts=1)
     assert codes.isfinite().all()
     assert (scale > 0).all()
     assert ((codes * scale[:, :, None] - rows).square().mean() < 0.2 * rows.square().mean()).all()

@@ -8,7 +8,7 @@ from intraq_deploy import api
 from intraq_deploy.errors import UsageError
 from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import walk
-from intraq_deploy.graph.ops import HAS_WEIGHT
+from intraq_deploy.graph.ops import HAS_WEIGHT, Add
 from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.synthesis import SyntheticSet
@@ -32,18 +32,37 @@ def teacher(network="resnet"):
 
 
 def outputs(network, graph):
-    """Of every layer in front of its activation, float64 [values, channels], and how many values an image has."""
-    found = {}
+    """What every layer makes in front of its activation, and what every node makes: float32 [N, ...], by name."""
+    made, found = {}, {}
 
     def evaluate(node, inputs):
         if isinstance(node.op, HAS_WEIGHT):
-            y = network.evaluate_layer(node, inputs[0]).double()
-            found[node.name] = y.movedim(1, -1).reshape(-1, y.shape[1]), y[0, 0].numel()
-        return network.evaluate(node, inputs)
+            made[node.name] = network.evaluate_layer(node, inputs[0])
+        found[node.name] = network.evaluate(node, inputs)
+        return found[node.name]
 
     with torch.no_grad():
         walk(graph, IMAGES.images, evaluate)
-    return found
+    return made, found
+
+
+def targets(student, expected):
+    """What every layer is to make in front of its activation, float32 [N, ...], by name: what it makes in the float
+    network, and in front of a sum what the sum's first summand lacks."""
+    graph, (_, found) = student.graph, outputs(student, student.graph)
+    made, floats = outputs(expected, graph)
+    order = list(floats)
+    for total in graph.nodes:
+        if isinstance(total.op, Add):
+            first, last = sorted(total.inputs, key=order.index)
+            if last in made and len(graph.consumers(last)) == 1:
+                made[last] = made[last] + floats[first] - found[first]
+    return made
+
+
+def by_channel(tensor):
+    """float32 [N, C, ...] as float64 [values, C]."""
+    return tensor.double().movedim(1, -1).reshape(-1, tensor.shape[1])
 
 
 def bias_step(student, name):
@@ -56,14 +75,14 @@ def bias_step(student, name):
 
 @pytest.mark.parametrize("scheme", ["integer", "paper"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_channel_has_the_float_networks_mean_and_no_gain_is_left(student, network, scheme):
+def test_every_channel_has_the_mean_it_is_to_have_and_no_gain_is_left(student, network, scheme):
     made, expected = student(network, scheme), teacher(network)
-    before = outputs(made, made.graph)
+    before, _ = outputs(made, made.graph)
     fit(made, expected)
-    after, floats = outputs(made, made.graph), outputs(expected, made.graph)
+    after, _ = outputs(made, made.graph)
     moved = False
-    for name, (t, positions) in floats.items():
-        y, b = after[name][0], before[name][0]
+    for name, target in targets(made, expected).items():
+        t, y, b, positions = by_channel(target), by_channel(after[name]), by_channel(before[name]), target[0, 0].numel()
         # What is left is the rounding of the bias to the accumulator's grid, of the new one and of that before.
         assert ((y.mean(0) - t.mean(0)).abs() < 1.01 * bias_step(made, name) + 1e-4).all(), name
         moved |= bool(((b.mean(0) - t.mean(0)).abs() > 0.1 * t.std(0)).any())
@@ -130,7 +149,7 @@ def test_the_seed_draws_the_images(student):
 def test_as_many_images_are_taken_as_fit_into_memory(student, monkeypatch):
     seen = []
     taken = layerwise._moments
-    monkeypatch.setattr(layerwise, "_moments", lambda _, x, *rest: seen.append(len(x)) or taken(_, x, *rest))
+    monkeypatch.setattr(layerwise, "_moments", lambda _, x, *rest: seen.append(len(x[0])) or taken(_, x, *rest))
     for memory in (1 << 32, 1 << 20, 1):
         monkeypatch.setattr(layerwise, "_MEMORY", memory)
         fit(student(), teacher())
@@ -207,6 +226,35 @@ def test_a_layer_that_is_cut_into_parts_is_rounded_too(student, monkeypatch):
     assert cut < 0.8 * corrected
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_layer_in_front_of_a_sum_makes_up_for_the_other_summand(student, network, monkeypatch):
+    """The sums come nearer to the float network's than where every layer sees to its own output alone."""
+    expected, errors = teacher(network), {}
+    for name, missing in (("alone", lambda *_: None), ("together", layerwise._missing)):
+        monkeypatch.setattr(layerwise, "_missing", missing)
+        made = student(network, weight_bits=3, activation_bits=8)
+        fit(made, expected, COMPENSATED)
+        (_, found), (_, floats) = outputs(made, made.graph), outputs(expected, made.graph)
+        sums = [node.name for node in made.graph.nodes if isinstance(node.op, Add)]
+        errors[name] = sum(float((found[x] - floats[x]).square().sum() / floats[x].square().sum()) for x in sums)
+    assert errors["together"] < errors["alone"]
+
+
+def test_a_channel_that_is_dead_makes_up_for_nothing(student):
+    """Its gain is nearly zero, and weights that undo this would be without bounds."""
+    module = small_network("mobilenet")
+    norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight[0], norm.weight[1] = 0, 1e-12
+    graph = trace(module, SMALL_SHAPE)
+    made = build_network(graph, make_scheme("integer", 4, 4), IMAGES.images, 0)
+    largest = {node.name: float(made.layer(node.name).weight.detach().abs().max()) for node in graph.layers()}
+    fit(made, Teacher(graph), COMPENSATED)
+    assert all(float(made.layer(name).weight.detach().abs().max()) < 10 * most for name, most in largest.items())
+    assert made(IMAGES.images).isfinite().all()
+
+
 def test_compensation_without_correction_is_refused():
     with pytest.raises(UsageError, match="set correct = true"):
         FittingRecipe(compensate=True)
@@ -214,7 +262,7 @@ def test_compensation_without_correction_is_refused():
 
 def test_crops_are_taken_beside_the_images(student, monkeypatch):
     seen, taken = [], layerwise._moments
-    monkeypatch.setattr(layerwise, "_moments", lambda _, x, t, *rest: seen.append(t) or taken(_, x, t, *rest))
+    monkeypatch.setattr(layerwise, "_moments", lambda _, x, *rest: seen.append(x[1]) or taken(_, x, *rest))
     fit(student(), teacher(), FittingRecipe(correct=True, images=10, crops=3))
     assert len(seen[0]) == 40
     drawn, first = seen[0][:10], seen[0][10:20]

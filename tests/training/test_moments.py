@@ -50,7 +50,7 @@ def cut(request, monkeypatch):
 @pytest.mark.parametrize("name", LAYERS)
 def test_patches_times_rows_is_the_layer(name, cut):
     columns, weight, x, _ = layer(name)
-    (patches,) = columns.patches([x], EVERY, torch.Generator())
+    (patches,), _ = columns.patches([x], [], EVERY, torch.Generator())
     if cut and weight[0].numel() == 72:
         assert columns.parts == 4
     products = patches @ columns.rows(weight).mT
@@ -69,25 +69,35 @@ def test_rows_and_back_is_the_same_weight(name, cut):
 @pytest.mark.parametrize("name", LAYERS)
 def test_moments_give_the_outputs_means_and_covariances(name):
     columns, weight, x, other = layer(name)
-    sums = MomentSums(columns.groups, columns.values, CPU)
+    rows = columns.rows(weight.double())
+    sums = MomentSums(rows.shape, CPU)
     for both in zip(x.split(2), other.split(2), strict=True):
-        sums.add(*columns.patches(both, EVERY, torch.Generator()))
-    found, rows = sums.moments(), columns.rows(weight.double())
+        (patches, behind), _ = columns.patches(both, [], EVERY, torch.Generator())
+        sums.add(patches, behind @ rows.float().mT)
+    found = sums.moments()
     y, t = by_channel(columns.op, x, weight), by_channel(columns.op, other, weight)
     close = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(columns.outputs((rows @ found.mean[:, :, None])[:, :, 0]), y.mean(0), **close)
-    torch.testing.assert_close(columns.outputs((rows @ found.teacher_mean[:, :, None])[:, :, 0]), t.mean(0), **close)
+    torch.testing.assert_close(columns.outputs(found.target_mean), t.mean(0), **close)
     variance = columns.outputs(((rows @ found.covariance) * rows).sum(2))
     torch.testing.assert_close(variance, y.var(0, correction=0), **close)
-    covariance = columns.outputs(((rows @ found.cross) * rows).sum(2))
+    covariance = columns.outputs((found.cross * rows).sum(2))
     torch.testing.assert_close(covariance, ((y - y.mean(0)) * (t - t.mean(0))).mean(0), **close)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_outputs_are_drawn_where_the_patches_are(name):
+    columns, weight, x, _ = layer(name)
+    outputs = apply_layer(columns.op, x, weight, None)
+    (patches,), (found,) = columns.patches([x], [outputs], 40, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(patches @ columns.rows(weight).mT, found, atol=1e-4, rtol=1e-4)
 
 
 def test_the_same_patches_are_drawn_of_both_networks():
     columns, _, x, _ = layer("strided")
-    a, b = columns.patches([x, x + 1000], 40, torch.Generator().manual_seed(3))
+    (a, b), _ = columns.patches([x, x + 1000], [], 40, torch.Generator().manual_seed(3))
     assert a.shape == (1, 40, 72)
     inside = a != 0
     assert torch.equal((a + 1000)[inside], b[inside])
-    (other,) = columns.patches([x], 40, torch.Generator().manual_seed(4))
+    (other,), _ = columns.patches([x], [], 40, torch.Generator().manual_seed(4))
     assert not torch.equal(a, other)

@@ -43,6 +43,8 @@ TRIALS = ("best-float32", "best-bounded", "best-bounded-120", "best-corrected")
 """What `best` could be, and the same `best` beside it in one precision."""
 IMAGENET_RECIPES = ("imagenet-corrected", "imagenet-compensated", "imagenet-fitted", "standard", "imagenet-real")
 """One set of images but for the last; each does more than the one before it."""
+IMAGENET_TESTS = ("imagenet_sample1000_256", "ilsvrc12_val500_10cls")
+IMAGENET_BITS = (("W4A4", "P3"), ("W4A4", "P2"), ("W4A8", "P3"), ("W4/8A8", "P3"), ("W3A3", "P3"), ("W8A8", "P3"))
 
 
 def before_image(recipe: str) -> str | None:
@@ -74,8 +76,12 @@ def _imagenet(seed: int) -> list[Key]:
         for recipe in IMAGENET_RECIPES
         for w, a in ((4, 4), (4, 8))
     ]
-    depthwise = ("imagenet-corrected", "imagenet-fitted")
-    return rows + [Key(network, "P3", 4, 8, recipe, seed, 8) for network in IMAGENET for recipe in depthwise]
+    beside = (("P3", 4, 8, 8), ("P2", 4, 4, None), ("P3", 3, 3, None), ("P3", 8, 8, None))
+    return rows + [
+        Key(network, protocol, w, a, "imagenet-fitted", seed, depthwise)
+        for network in IMAGENET
+        for protocol, w, a, depthwise in beside
+    ]
 
 
 TABLES: dict[str, Callable[[int], list[Key]]] = {

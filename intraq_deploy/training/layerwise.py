@@ -149,9 +149,11 @@ def _round(
     layer: QuantizedLayer, quantizer: LearnedWeightQuantizer, columns: Columns, moments: Moments, damping: float
 ) -> None:
     """Puts the layer's weights on their grid, and fits its steps."""
-    rows, gain = columns.rows(layer.weight.double()), layer.gain().double()
-    alive = (gain.abs() > _DEAD * gain.abs().max()).reshape(columns.groups, -1, 1)
-    cross = torch.where(alive, moments.cross / gain.reshape(alive.shape), rows @ moments.covariance)
+    rows, gain = columns.rows(layer.weight.double()), layer.gain().double().reshape(columns.groups, -1, 1)
+    alive = gain.abs() > _DEAD * gain.abs().max()
+    cross = moments.cross / torch.where(alive, gain, 1)  # in front of the batch norm
+    if not alive.all():
+        cross = torch.where(alive, cross, rows @ moments.covariance)
     codes, scale = compensated(rows, replace(moments, cross=cross), quantizer.spec, damping, parts=columns.parts)
     layer.weight.copy_(columns.weight(inside(codes, quantizer.spec) * scale[:, :, None]))
     quantizer.scale.copy_(scale[0] if columns.parts > 1 else scale.flatten())

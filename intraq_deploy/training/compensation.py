@@ -69,7 +69,7 @@ def compensated(
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """What the rows of a layer have in common. Columns are in the order in which they are rounded."""
+    """The moments, codes and parts that all rows of a layer share, columns in the order in which they are rounded."""
 
     damped: Tensor
     """H + r, float64 [G, K, K]."""

@@ -109,8 +109,8 @@ def _images_that_fit(parts: list[Block], images: Tensor) -> int:
 
 
 def _missing(graph: Graph, node: Node, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor | None:
-    """What the other summand of a sum lacks in the student, float32 [N, ...] in CPU memory, where nothing but the sum
-    reads the node's output; None where there is no such sum, or its other summand is not made yet.
+    """Returns the error that a sum's other summand has in the student, float32 [N, ...] in CPU memory, if nothing but
+    the sum reads the node's output; None if there is no such sum, or its other summand is not made yet.
 
     student, teacher: the tensors that are made, float32 [N, ...] in CPU memory, by name.
     """

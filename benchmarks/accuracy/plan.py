@@ -44,7 +44,6 @@ TRIALS = ("best-float32", "best-bounded", "best-bounded-120", "best-corrected")
 IMAGENET_RECIPES = ("imagenet-corrected", "imagenet-compensated", "imagenet-fitted", "standard", "imagenet-real")
 """One set of images but for the last; each does more than the one before it."""
 IMAGENET_TESTS = ("imagenet_sample1000_256", "ilsvrc12_val500_10cls")
-IMAGENET_BITS = (("W4A4", "P3"), ("W4A4", "P2"), ("W4A8", "P3"), ("W4/8A8", "P3"), ("W3A3", "P3"), ("W8A8", "P3"))
 
 
 def before_image(recipe: str) -> str | None:

@@ -170,7 +170,7 @@ def imagenet(measured: Measured) -> str:
     columns = [(plan.IMAGENET_RECIPES[0], "ranges_only"), *((recipe, "deployed") for recipe in plan.IMAGENET_RECIPES)]
     body, used = [], []
     for network in plan.IMAGENET:
-        for bits, protocol in plan.IMAGENET_BITS:
+        for bits, protocol in dict.fromkeys((key.bits, key.protocol) for key in plan.TABLES["imagenet"](0)):
             found = [
                 row
                 for recipe in plan.IMAGENET_RECIPES

@@ -17,12 +17,15 @@ Then one code at a time moves to where this error is least with all others fixed
 moves or four times (as in QuantEase, Behdin et al., 2023): what was rounded first could not yet know of what followed.
 
 **The ridge.** Synthetic images have directions of their own, and few images have few: along those that carry nothing, r
-keeps v at w, and rounding from being taken back. docs/accuracy.md has what it is worth.
+keeps v at w, and rounding from being taken back. First layers, which see many patches, want little of it, and the last
+ones much. So each layer takes that of `_DAMPINGS` whose rounding by one half of the images errs least on the other half
+(`best_damping`). docs/accuracy.md has what it is worth.
 
 Float64, as H is nearly singular where r is small. Groups are solved side by side: a depthwise layer is a batch of small
 problems. Columns are taken in blocks of 128, behind which the rest is updated by one product.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +38,7 @@ _FRACTIONS = torch.linspace(0.4, 1.05, 66).tolist()
 """Steps that are tried for rounding to the nearest, as fractions of the one that just holds the largest weight."""
 _AROUND = (1.0, 0.7, 0.8, 0.9, 1.1, 1.2)
 """Steps that are tried for compensated rounding, as multiples of the one to begin with."""
+_DAMPINGS = (0.01, 0.05, 0.2, 1.0, 5.0)
 _SWEEPS = 4
 _BLOCK = 128
 _ROUNDING, _LEAST = 1e-5, 1e-30
@@ -52,40 +56,89 @@ def compensated(
     rows: the float weights, float64 [G, R, K]. damping: above 0. parts: 1, or G where rows are cut into parts, which
     then share their steps.
     """
-    variance = moments.covariance.diagonal(dim1=1, dim2=2).mean(1)
-    least = _ROUNDING * (variance + moments.mean.square().mean(1))
-    ridge = torch.maximum(damping * variance, least.clamp(min=_LEAST))
-    damped = moments.covariance + torch.diag_embed(ridge[:, None].expand_as(moments.mean))
-    target = torch.linalg.solve(damped, (moments.cross + ridge[:, None, None] * rows).mT).mT
-    order = damped.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    damped = damped.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None], 2)
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
-    problem = _Problem(damped, factor, *spec.symmetric_range(), parts)
-    most = max(1, _AT_ONCE // (rows.shape[0] * rows.shape[2]))
-    solved = [problem.solve(part) for part in target.take_along_dim(order[:, None], 2).split(most, 1)]
-    codes, scale = (torch.cat(found, 1) for found in zip(*solved, strict=True))
-    return torch.empty_like(codes).scatter_(2, order[:, None].expand_as(codes), codes), scale
+    return _Problem.of(moments, spec, damping, parts).solve(rows)
+
+
+def best_damping(rows: Tensor, halves: Sequence[Moments], spec: QuantSpec, importance: Tensor, *, parts: int) -> float:
+    """Finds the damping by which the codes of the first half of the images err least on the second half.
+
+    Each row's gain is that of least squares on the first half, as it is corrected afterwards. rows, parts: as of
+    `compensated`. halves: the moments of each half; if there is but one, the greatest damping is taken. importance: how
+    much the square of an error of each row counts, float64 [G, R].
+    """
+    if len(halves) < 2:
+        return _DAMPINGS[-1]
+    errors = []
+    for damping in _DAMPINGS:
+        problem = _Problem.of(halves[0], spec, damping, parts)
+        codes, scale = problem.solve(rows, thorough=False)
+        y = codes * scale[:, :, None]
+        (variance, covariance), (held_variance, held_covariance) = (
+            (problem.by_row(((y @ half.covariance) * y).sum(2)), problem.by_row((half.cross * y).sum(2)))
+            for half in halves
+        )
+        gain = covariance / variance.clamp(min=_LEAST)
+        error = gain.square() * held_variance - 2 * gain * held_covariance
+        errors.append(float((error * importance).sum()))
+    return _DAMPINGS[errors.index(min(errors))]
 
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """The moments, codes and parts that all rows of a layer share, columns in the order in which they are rounded."""
+    """What all rows of a layer share, columns in the order in which they are rounded."""
 
+    order: Tensor
+    """The columns' places in the layer, int64 [G, K]."""
     damped: Tensor
     """H + r, float64 [G, K, K]."""
+    lower: Tensor
+    """Its Cholesky factor, float64 [G, K, K]."""
     factor: Tensor
     """U, float64 [G, K, K]."""
+    cross: Tensor
+    """T, float64 [G, R, K]."""
+    ridge: Tensor
+    """r, float64 [G, 1, 1]."""
     low: int
     high: int
     parts: int
 
-    def solve(self, target: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def of(moments: Moments, spec: QuantSpec, damping: float, parts: int) -> "_Problem":
+        diagonal = moments.covariance.diagonal(dim1=1, dim2=2)
+        variance = diagonal.mean(1)
+        least = _ROUNDING * (variance + moments.mean.square().mean(1))
+        ridge = torch.maximum(damping * variance, least.clamp(min=_LEAST))[:, None]
+        order = diagonal.argsort(1, descending=True)
+        damped = moments.covariance.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None], 2)
+        damped = damped + torch.diag_embed(ridge.expand_as(order))
+        lower = torch.linalg.cholesky(damped)
+        factor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+        cross = moments.cross.take_along_dim(order[:, None], 2)
+        return _Problem(order, damped, lower, factor, cross, ridge[:, :, None], *spec.symmetric_range(), parts)
+
+    def solve(self, rows: Tensor, *, thorough: bool = True) -> tuple[Tensor, Tensor]:
+        """Finds the codes of `rows`, both float64 [G, R, K], and their steps, float64 [G, R].
+
+        thorough: whether several steps are tried, and codes moved again.
+        """
+        order = self.order[:, None]
+        wanted = self.cross + self.ridge * rows.take_along_dim(order, 2)
+        target = torch.cholesky_solve(wanted.mT, self.lower).mT
+        most = max(1, _AT_ONCE // (rows.shape[0] * rows.shape[2]))
+        solved = [self._solve(part, thorough) for part in target.split(most, 1)]
+        codes, scale = (torch.cat(found, 1) for found in zip(*solved, strict=True))
+        return torch.empty_like(codes).scatter_(2, order.expand_as(codes), codes), scale
+
+    def _solve(self, target: Tensor, thorough: bool) -> tuple[Tensor, Tensor]:
         """Finds the codes, [G, R, K], and steps, [G, R], of rows whose weights v are `target`, float64 [G, R, K]."""
         first = self._nearest_step(target)
+        if not thorough:
+            return self._round(target, first), first
         codes, scale, least = target, first, torch.full_like(first, float("inf"))
         for multiple in _AROUND:
             tried = self._round(target, multiple * first)
-            error = self._by_row(self._error(tried, multiple * first, target))
+            error = self.by_row(self._error(tried, multiple * first, target))
             better = error < least
             codes = torch.where(better[:, :, None], tried, codes)
             scale, least = torch.where(better, multiple * first, scale), torch.where(better, error, least)
@@ -100,13 +153,13 @@ class _Problem:
         for fraction in _FRACTIONS:
             scale = (full * fraction)[:, :, None]
             rounded = (target / scale).round_().clamp_(self.low, self.high).mul_(scale)
-            error = self._by_row((rounded.sub_(target).square_() * weights).sum(2))
+            error = self.by_row((rounded.sub_(target).square_() * weights).sum(2))
             better = error < least
             best, least = torch.where(better, scale[:, :, 0], best), torch.where(better, error, least)
         return best
 
-    def _by_row(self, error: Tensor) -> Tensor:
-        """Errors [G, R]: of rows in parts, each part has the error of all."""
+    def by_row(self, error: Tensor) -> Tensor:
+        """Sums over columns, [G, R]: of rows in parts, each part has the sum of all."""
         return error.sum(0, keepdim=True).expand_as(error) if self.parts > 1 else error
 
     def _error(self, codes: Tensor, scale: Tensor, target: Tensor) -> Tensor:

@@ -10,18 +10,21 @@ the layer reads.
 
 Random crops of the images are taken beside them: they cost a forward pass each, and no iterations.
 
+The ridge of a layer is that whose rounding by one half of the images errs least on the other half.
+
 It costs one forward pass of each network, and two products of patches for each layer. Held in CPU memory is what layers
 read later, of both networks: of as many images as fit into 4 GB, at most `FittingRecipe.images` and their crops.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from intraq_deploy import seeds
+from intraq_deploy.graph.execute import Evaluate
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import Add, Conv2d, Linear
 from intraq_deploy.quantization.network import FakeQuantNetwork, QuantizedLayer
@@ -29,7 +32,7 @@ from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
 from intraq_deploy.synthesis.reinforcement import random_crops
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.blocks import Block, carried, moved, single_nodes
-from intraq_deploy.training.compensation import compensated
+from intraq_deploy.training.compensation import best_damping, compensated
 from intraq_deploy.training.correction import correct_layer
 from intraq_deploy.training.moments import Columns, Moments, MomentSums
 from intraq_deploy.training.recipe import FittingRecipe
@@ -75,25 +78,31 @@ def fit_layers(
             layer = student.layer(node.name)
             columns = Columns(node.op, layer.weight.shape)
             generator = seeds.generator(seed, "patches", number)
-            both = student_inputs[name], teacher_inputs[name]
-            missing = _missing(student.graph, node, student_inputs, teacher_inputs)
-            moments = _moments(columns, both, teacher.folded(node), missing, device, generator)
+            given = block.run_all(teacher_inputs, _ahead(teacher), _BATCH, device)[node.name]
+            lacking = _lacking(student.graph, node, student_inputs, teacher_inputs)
+            weight = columns.rows(teacher.folded(node)[0])
+            halves = _halves(columns, student_inputs[name], given, lacking, weight, device, generator)
+            moments = sum(halves[1:], halves[0]).moments()
             if recipe.compensate and isinstance(layer.quantizer, LearnedWeightQuantizer):
-                _round(layer, layer.quantizer, columns, moments, recipe.damping)
+                _round(layer, layer.quantizer, columns, moments, [half.moments() for half in halves])
             gains = math.prod(node.shape) > len(layer.weight)
             correct_layer(layer, columns, moments, gains=gains)
-        expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
+            expected = {node.name: teacher.activate(node, given)}
+        else:
+            expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
         found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
         student_inputs = carried(student_inputs | found, parts[index + 1 :])
         teacher_inputs = carried(teacher_inputs | expected, parts[index + 1 :])
 
 
 def _taken(images: Tensor, recipe: FittingRecipe, most: int, generator: torch.Generator) -> Tensor:
-    """Images drawn, and crops of them, `most` in all: float32 [N, C, H, W], as `images`."""
+    """Images drawn, and crops of them, `most` in all: float32 [N, C, H, W], as `images`. Crops are in the half of their
+    image, but for one if the number of images is odd."""
     count = max(1, min(recipe.images, most // (1 + recipe.crops)))
-    drawn = images[torch.randperm(len(images), generator=generator)[:count]]
-    crops = [random_crops(drawn, recipe.smallest_crop, generator) for _ in range(recipe.crops)]
-    return torch.cat([drawn, *crops])[:most]
+    taken = []
+    for drawn in images[torch.randperm(len(images), generator=generator)[:count]].chunk(2):
+        taken += [drawn, *(random_crops(drawn, recipe.smallest_crop, generator) for _ in range(recipe.crops))]
+    return torch.cat(taken)[:most]
 
 
 def _images_that_fit(parts: list[Block], images: Tensor) -> int:
@@ -108,9 +117,16 @@ def _images_that_fit(parts: list[Block], images: Tensor) -> int:
     return max(1, int(_MEMORY / (2 * images.element_size() * most * scale)))
 
 
-def _missing(graph: Graph, node: Node, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor | None:
-    """Returns the error that a sum's other summand has in the student, float32 [N, ...] in CPU memory, if nothing but
-    the sum reads the node's output; None if there is no such sum, or its other summand is not made yet.
+def _ahead(teacher: Teacher) -> Evaluate:
+    """Computes layers of the teacher in front of their activations."""
+    return lambda node, inputs: teacher.evaluate_layer(node, inputs[0])
+
+
+def _lacking(
+    graph: Graph, node: Node, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor] | None:
+    """A sum's other summand in the student and in the teacher, float32 [N, ...] in CPU memory, if nothing but the sum
+    reads the node's output; None if there is no such sum, or its other summand is not made yet.
 
     student, teacher: the tensors that are made, float32 [N, ...] in CPU memory, by name.
     """
@@ -118,42 +134,58 @@ def _missing(graph: Graph, node: Node, student: Mapping[str, Tensor], teacher: M
     if node.activation is not None or len(readers) != 1 or not isinstance(readers[0].op, Add):
         return None
     others = [name for name in readers[0].inputs if name in student and name != node.name]
-    return teacher[others[0]] - student[others[0]] if others else None
+    return (student[others[0]], teacher[others[0]]) if others else None
 
 
-def _moments(
+def _halves(
     columns: Columns,
-    inputs: tuple[Tensor, Tensor],
-    folded: tuple[Tensor, Tensor],
-    missing: Tensor | None,
+    inputs: Tensor,
+    given: Tensor,
+    lacking: tuple[Tensor, Tensor] | None,
+    weight: Tensor,
     device: torch.device,
     generator: torch.Generator,
-) -> Moments:
-    """The moments of a layer, over patches of all images.
+) -> list[MomentSums]:
+    """The sums of a layer over patches of each half of the images; of all of them if there is one image.
 
-    inputs: what it reads in the student and in the teacher, float32 [N, ...] in CPU memory. folded: the teacher's
-    weight and bias. missing: what its output is to make up for, float32 [N, ...] in CPU memory.
+    inputs: what it reads in the student; given: what it gives in the teacher, in front of its activation; lacking: as
+    of `_lacking`: float32 [N, ...] in CPU memory. weight: the teacher's, float32 [G, R, K].
     """
-    weight, bias = columns.rows(folded[0]), folded[1].reshape(columns.groups, 1, -1) / columns.parts
-    sums = MomentSums(weight.shape, device)
-    most = -(-_PATCHES // -(-len(inputs[0]) // _BATCH))
-    for start in range(0, len(inputs[0]), _BATCH):
-        batch = [moved(x[start : start + _BATCH], device) for x in inputs]
-        beside = [] if missing is None or columns.parts > 1 else [moved(missing[start : start + _BATCH], device)]
-        (x, floating), behind = columns.patches(batch, beside, most, generator)
-        sums.add(x, sum(behind, floating @ weight.mT + bias))
-    return sums.moments()
+    halves = []
+    most = -(-_PATCHES // -(-len(inputs) // _BATCH))
+    for half in torch.arange(len(inputs)).chunk(2):
+        sums = MomentSums(weight.shape, device)
+        for part in half.split(_BATCH):
+            outputs = given[part] if lacking is None else given[part] + lacking[1][part] - lacking[0][part]
+            x, targets = columns.patches(moved(inputs[part], device), moved(outputs, device), most, generator)
+            if columns.parts > 1:
+                # Each part gives what it gave, and an equal share of what is then wrong.
+                own = x @ weight.mT
+                targets = own + (targets - own.sum(0)) / columns.parts
+            sums.add(x, targets)
+        halves.append(sums)
+    return halves
 
 
 def _round(
-    layer: QuantizedLayer, quantizer: LearnedWeightQuantizer, columns: Columns, moments: Moments, damping: float
+    layer: QuantizedLayer,
+    quantizer: LearnedWeightQuantizer,
+    columns: Columns,
+    moments: Moments,
+    halves: Sequence[Moments],
 ) -> None:
     """Puts the layer's weights on their grid, and fits its steps."""
     rows, gain = columns.rows(layer.weight.double()), layer.gain().double().reshape(columns.groups, -1, 1)
     alive = gain.abs() > _DEAD * gain.abs().max()
-    cross = moments.cross / torch.where(alive, gain, 1)  # in front of the batch norm
-    if not alive.all():
-        cross = torch.where(alive, cross, rows @ moments.covariance)
-    codes, scale = compensated(rows, replace(moments, cross=cross), quantizer.spec, damping, parts=columns.parts)
-    layer.weight.copy_(columns.weight(inside(codes, quantizer.spec) * scale[:, :, None]))
-    quantizer.scale.copy_(scale[0] if columns.parts > 1 else scale.flatten())
+
+    def ahead(moments: Moments) -> Moments:
+        """The moments in front of the layer's batch norm."""
+        cross = moments.cross / torch.where(alive, gain, 1)
+        return replace(moments, cross=torch.where(alive, cross, rows @ moments.covariance))
+
+    spec, parts = quantizer.spec, columns.parts
+    importance = gain[:, :, 0].square()
+    damping = best_damping(rows, [ahead(half) for half in halves], spec, importance, parts=parts)
+    codes, scale = compensated(rows, ahead(moments), spec, damping, parts=parts)
+    layer.weight.copy_(columns.weight(inside(codes, spec) * scale[:, :, None]))
+    quantizer.scale.copy_(scale[0] if parts > 1 else scale.flatten())

@@ -12,7 +12,6 @@ group: 190 MB for the widest layer of ResNet-50 (K = 4,608, R = 512). A layer of
 parts, whose values count as uncorrelated with those of other parts.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,27 +61,26 @@ class Columns:
         """Sums over the columns of rows, [G, R] of any dtype, as one number for each output channel, [O]."""
         return sums.sum(0) if self.parts > 1 else sums.flatten()
 
-    def patches(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], most: int, generator: torch.Generator
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Draws at most `most` places of one batch, the same ones of every tensor.
+    def patches(self, x: Tensor, outputs: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws at most `most` places of one batch.
 
-        inputs: what the layer reads, float32 [N, ...], of one shape; outputs: what it gives, float32 [N, ...].
-        Returns the patches, float32 [G, P, K], and the outputs there, float32 [G, P, R].
+        x: what the layer reads, float32 [N, ...]. outputs: what it gives there, float32 [N, O, ...]. Returns the
+        patches, float32 [G, P, K], and the outputs, float32 [G, P, R], where all parts of one group have the same.
         """
         if isinstance(self.op, Linear):
-            flat = [x.reshape(-1, x.shape[-1]) for x in (*inputs, *outputs)]
-            chosen = _chosen(len(flat[0]), most, generator).to(inputs[0].device)
-            rows = [x[chosen][None] for x in flat]
-            return [self._cut(x) for x in rows[: len(inputs)]], rows[len(inputs) :]
-        windows = [self._windows(self.op, x) for x in inputs]
-        count, _, height, width = windows[0].shape[:4]
-        chosen = _chosen(count * height * width, most, generator).to(inputs[0].device)
+            x, outputs = x.reshape(-1, x.shape[-1]), outputs.reshape(-1, outputs.shape[-1])
+            chosen = _chosen(len(x), most, generator).to(x.device)
+            return self._cut(x[chosen][None]), outputs[chosen][None]
+        windows = self._windows(self.op, x)
+        count, _, height, width = windows.shape[:4]
+        chosen = _chosen(count * height * width, most, generator).to(x.device)
         image, row, column = torch.unravel_index(chosen, (count, height, width))
         # Indices on both sides of the colon make [P, C, kh, kw] and [P, O].
-        found = [x[image, :, row, column].reshape(len(chosen), self.groups, -1) for x in (*windows, *outputs)]
-        rows = [x.transpose(0, 1) for x in found]
-        return [self._cut(x) for x in rows[: len(inputs)]], rows[len(inputs) :]
+        drawn, given = (
+            part[image, :, row, column].reshape(len(chosen), self.groups, -1).transpose(0, 1)
+            for part in (windows, outputs)
+        )
+        return self._cut(drawn), given
 
     def _cut(self, rows: Tensor) -> Tensor:
         """Cuts [1, R, all values] into [parts, R, K]; more groups stay as they are."""
@@ -136,6 +134,16 @@ class MomentSums:
         self._mean += inputs.sum(1, dtype=torch.float64)
         self._target_mean += targets.sum(1, dtype=torch.float64)
         self._patches += inputs.shape[1]
+
+    def __add__(self, other: "MomentSums") -> "MomentSums":
+        """The sums over the patches of both."""
+        both = MomentSums(self._cross.shape, self._cross.device)
+        both._square = self._square + other._square
+        both._cross = self._cross + other._cross
+        both._mean = self._mean + other._mean
+        both._target_mean = self._target_mean + other._target_mean
+        both._patches = self._patches + other._patches
+        return both
 
     def moments(self) -> Moments:
         """The moments of all patches so far."""

@@ -22,8 +22,6 @@ class FittingRecipe:
     correct: bool = False
     """Whether every channel's mean and gain then move to the float network's (training.correction); without it nothing
     is fitted."""
-    damping: Positive = 0.3
-    """The ridge of compensated rounding, in multiples of the inputs' mean variance."""
     images: Annotated[int, Interval(ge=1, le=1_000_000)] = 512
     """The number of images, at most; their crops come on top."""
     crops: Annotated[int, Interval(ge=0, le=100)] = 2

@@ -41,8 +41,7 @@ class Teacher(nn.Module):
         if isinstance(node.op, Input):
             return inputs[0]
         if isinstance(node.op, Conv2d | Linear):
-            ceiling = getattr(self, f"ceiling{self._index[node.name]}")
-            return clamp(self.evaluate_layer(node, inputs[0]), node.activation, ceiling)
+            return self.activate(node, self.evaluate_layer(node, inputs[0]))
         return clamp(apply(node.op, *inputs), node.activation)
 
     def evaluate_layer(self, node: Node, x: Tensor) -> Tensor:
@@ -52,6 +51,11 @@ class Teacher(nn.Module):
         """
         assert isinstance(node.op, Conv2d | Linear)
         return apply_layer(node.op, x, *self.folded(node))
+
+    def activate(self, node: Node, y: Tensor) -> Tensor:
+        """Applies the activation of a convolution or linear layer. y: float32 [N, O, ...], on any device."""
+        ceiling = getattr(self, f"ceiling{self._index[node.name]}")
+        return clamp(y, node.activation, None if ceiling is None else ceiling.to(y.device))
 
     def folded(self, node: Node) -> tuple[Tensor, Tensor]:
         """A layer's weight and bias, its batch norm in them: float32 [O, ...] and [O]."""

@@ -1,11 +1,13 @@
 """Compensated rounding: what it leaves of the output's error, and inputs that carry nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from intraq_deploy.quantization.spec import weight_spec
 from intraq_deploy.training import compensation
-from intraq_deploy.training.compensation import compensated
+from intraq_deploy.training.compensation import _DAMPINGS, best_damping, compensated
 from intraq_deploy.training.moments import Moments, MomentSums
 
 SHAPES = {"dense": (1, 24, 96), "depthwise": (32, 1, 9), "grouped": (4, 6, 27)}
@@ -68,6 +70,47 @@ def test_what_the_layers_before_did_is_undone():
     codes, scale = compensated(rows, moments_of(rows, mixed, teacher), weight_spec(8), 1e-6, parts=1)
     assert error(rows, rows, mixed, teacher) > 0.1
     assert error(codes * scale[:, :, None], rows, mixed, teacher) < 1e-3
+
+
+def halves(rows, patches):
+    """Moments of each of two draws, whose mixing is one: few patches tell little of it."""
+    _, student, teacher = random_moments(rows, 2 * patches, noise=1.0)
+    return [moments_of(rows, x, t) for x, t in zip(student.chunk(2, 1), teacher.chunk(2, 1), strict=True)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_damping_is_the_one_that_errs_least_on_the_other_half(shape):
+    rows, spec = random_rows(*SHAPES[shape]), weight_spec(4)
+    importance = torch.ones(rows.shape[:2], dtype=torch.float64)
+    few, many = (best_damping(rows, halves(rows, count), spec, importance, parts=1) for count in (30, 20_000))
+    assert few > many
+    first, second = halves(rows, 30)
+    errors = {}
+    for damping in _DAMPINGS:
+        codes, scale = compensated(rows, first, spec, damping, parts=1)
+        y = codes * scale[:, :, None]
+        gain = (first.cross * y).sum(2) / ((y @ first.covariance) * y).sum(2)
+        error = gain**2 * ((y @ second.covariance) * y).sum(2) - 2 * gain * (second.cross * y).sum(2)
+        errors[damping] = float(error.sum())
+    # It searches less than `compensated` does, so that two may change places that are nearly as good.
+    worst = max(errors.values())
+    assert errors[few] - min(errors.values()) < 0.2 * (worst - min(errors.values()))
+
+
+def test_a_row_that_counts_for_nothing_has_no_say():
+    rows, spec = random_rows(1, 2, 40), weight_spec(4)
+    found = halves(rows, 60)
+    one = [replace(half, cross=half.cross[:, :1], target_mean=half.target_mean[:, :1]) for half in found]
+    importance = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    assert best_damping(rows, found, spec, importance, parts=1) == best_damping(
+        rows[:, :1], one, spec, importance[:, :1], parts=1
+    )
+
+
+def test_with_one_image_the_ridge_is_the_greatest():
+    rows = random_rows(1, 4, 9)
+    importance = torch.ones(1, 4, dtype=torch.float64)
+    assert best_damping(rows, halves(rows, 100)[:1], weight_spec(4), importance, parts=1) == max(_DAMPINGS)
 
 
 def test_with_much_damping_weights_stay_where_they_were():

@@ -39,6 +39,10 @@ def by_channel(op, x, weight):
     return y.movedim(1 if y.dim() == 4 else -1, -1).flatten(0, -2)
 
 
+def outputs_of(columns, x, weight):
+    return apply_layer(columns.op, x, weight, None)
+
+
 @pytest.fixture(params=["whole", "cut"])
 def cut(request, monkeypatch):
     """Layers are also cut into parts of at most 20 values, where they have one group."""
@@ -50,7 +54,7 @@ def cut(request, monkeypatch):
 @pytest.mark.parametrize("name", LAYERS)
 def test_patches_times_rows_is_the_layer(name, cut):
     columns, weight, x, _ = layer(name)
-    (patches,), _ = columns.patches([x], [], EVERY, torch.Generator())
+    patches, _ = columns.patches(x, outputs_of(columns, x, weight), EVERY, torch.Generator())
     if cut and weight[0].numel() == 72:
         assert columns.parts == 4
     products = patches @ columns.rows(weight).mT
@@ -70,11 +74,10 @@ def test_rows_and_back_is_the_same_weight(name, cut):
 def test_moments_give_the_outputs_means_and_covariances(name):
     columns, weight, x, other = layer(name)
     rows = columns.rows(weight.double())
-    sums = MomentSums(rows.shape, CPU)
-    for both in zip(x.split(2), other.split(2), strict=True):
-        (patches, behind), _ = columns.patches(both, [], EVERY, torch.Generator())
-        sums.add(patches, behind @ rows.float().mT)
-    found = sums.moments()
+    parts = [MomentSums(rows.shape, CPU) for _ in range(2)]
+    for number, (one, two) in enumerate(zip(x.split(2), other.split(2), strict=True)):
+        parts[number % 2].add(*columns.patches(one, outputs_of(columns, two, weight), EVERY, torch.Generator()))
+    found = (parts[0] + parts[1]).moments()
     y, t = by_channel(columns.op, x, weight), by_channel(columns.op, other, weight)
     close = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(columns.outputs((rows @ found.mean[:, :, None])[:, :, 0]), y.mean(0), **close)
@@ -88,16 +91,15 @@ def test_moments_give_the_outputs_means_and_covariances(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_outputs_are_drawn_where_the_patches_are(name):
     columns, weight, x, _ = layer(name)
-    outputs = apply_layer(columns.op, x, weight, None)
-    (patches,), (found,) = columns.patches([x], [outputs], 40, torch.Generator().manual_seed(3))
+    patches, found = columns.patches(x, outputs_of(columns, x, weight), 40, torch.Generator().manual_seed(3))
+    assert patches.shape[1] == found.shape[1] <= 40
     torch.testing.assert_close(patches @ columns.rows(weight).mT, found, atol=1e-4, rtol=1e-4)
 
 
-def test_the_same_patches_are_drawn_of_both_networks():
-    columns, _, x, _ = layer("strided")
-    (a, b), _ = columns.patches([x, x + 1000], [], 40, torch.Generator().manual_seed(3))
-    assert a.shape == (1, 40, 72)
-    inside = a != 0
-    assert torch.equal((a + 1000)[inside], b[inside])
-    (other,), _ = columns.patches([x], [], 40, torch.Generator().manual_seed(4))
-    assert not torch.equal(a, other)
+def test_the_generator_says_which_patches_are_drawn():
+    columns, weight, x, _ = layer("strided")
+    outputs = outputs_of(columns, x, weight)
+    one, again, other = (columns.patches(x, outputs, 40, torch.Generator().manual_seed(seed))[0] for seed in (3, 3, 4))
+    assert one.shape == (1, 40, 72)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)

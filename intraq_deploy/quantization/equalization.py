@@ -54,6 +54,8 @@ _MULTIPLES = torch.logspace(-2, 3, 41, base=2)
 _ENDS = torch.linspace(0.3, 1.0, 29)
 """Ends of a row of weights that are tried, as fractions of its largest."""
 _ROUNDS = 12
+_WEIGHTS = 1 << 21
+"""The weights of a reader that are looked at, at most: rows at equal distances."""
 _RIDGE = 0.3
 """What is added to each channel's variance, as a share of the mean one, before the others are asked of it."""
 
@@ -85,8 +87,8 @@ def equalize(graph: Graph, placement: Placement, images: Tensor, seed: int) -> G
         spec = placement.tensors[name].spec
         assert spec is not None
         kept = values.clamp(0, _bound(graph[name]))
-        sums = [_Sum.of(reader, weights[reader.node.name], placement, kept) for reader in readers[name]]
-        factors = _factors(values, kept, _bound(graph[name]), code_bounds(spec, 0)[1], sums)
+        outputs = [_Outputs.of(reader, weights[reader.node.name], placement, kept) for reader in readers[name]]
+        factors = _factors(values, kept, _bound(graph[name]), code_bounds(spec, 0)[1], outputs)
         if bool((factors == 1).all()):
             continue
         weights[name] = _multiplied(graph[name], weights[name], factors)
@@ -129,7 +131,7 @@ def _values(graph: Graph, names: Collection[str], images: Tensor, seed: int) -> 
     return {name: torch.cat(parts, 1) for name, parts in found.items()}
 
 
-def _factors(values: Tensor, kept: Tensor, bound: float, levels: int, readers: Sequence["_Sum"]) -> Tensor:
+def _factors(values: Tensor, kept: Tensor, bound: float, levels: int, readers: Sequence["_Outputs"]) -> Tensor:
     """The factors s, float32 [C]. values, kept: of each channel, in front of the activation and behind it, float32
     [C, values]. levels: the highest code."""
     largest = kept.amax(1)
@@ -159,7 +161,7 @@ def _least(tried: Tensor, errors: Tensor) -> Tensor:
     return tried.take_along_dim(errors.argmin(-1, keepdim=True), -1)[..., 0]
 
 
-def _weighed(tried: Tensor, added: Tensor, tops: Tensor, readers: Sequence["_Sum"]) -> Tensor:
+def _weighed(tried: Tensor, added: Tensor, tops: Tensor, readers: Sequence["_Outputs"]) -> Tensor:
     """The tops of the least error in what the readers make, float32 [C]. tried, added: tops, and what each adds,
     float32 [C, tops]. tops: to start with."""
     for _ in range(_ROUNDS):
@@ -175,22 +177,23 @@ def _weighed(tried: Tensor, added: Tensor, tops: Tensor, readers: Sequence["_Sum
 
 
 @dataclass(frozen=True, slots=True)
-class _Sum:
+class _Outputs:
     """What a reader makes of the channels. Errors are shares of what it makes of their values."""
 
     weight: Tensor
-    """|W|, its batch norm folded in, float32 [G, R, K, weights per channel]."""
+    """|W| of the rows that are looked at, its batch norm folded in, float32 [G, R, K, weights per channel]."""
     squares: Tensor
-    """|W_c|^2, float32 [C]."""
+    """|W_c|^2 of all rows, float32 [C]."""
     variance: Tensor
-    """v, float32 [G, K]."""
+    """v, times all rows by those that are looked at, float32 [G, K]."""
     levels: int
 
     @staticmethod
-    def of(reader: _Reader, weights: Weights, placement: Placement, kept: Tensor) -> "_Sum":
+    def of(reader: _Reader, weights: Weights, placement: Placement, kept: Tensor) -> "_Outputs":
         """kept: values of the channels, float32 [C, values]."""
-        weight = reader.by_channel(weights.folded()[0]).abs()
+        weight = reader.by_channel(weights.folded()[0])
         squares = weight.square().sum((1, 3))
+        every = -(-weight.numel() // _WEIGHTS)
         groups, channels = squares.shape
         centred = (kept - kept.mean(1, keepdim=True)).reshape(groups, channels, -1).double()
         covariance = centred @ centred.mT / centred.shape[2]
@@ -200,7 +203,7 @@ class _Sum:
         variance = (1 / torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2) - ridge).clamp(min=0).float()
         whole = (squares * diagonal.float()).sum().clamp(min=torch.finfo(kept.dtype).tiny)
         high = placement.layers[reader.node.name].weight.symmetric_range()[1]
-        return _Sum(weight, squares.flatten() / whole, variance / whole, high)
+        return _Outputs(weight[:, ::every].abs(), squares.flatten() / whole, every * variance / whole, high)
 
     @property
     def is_sum(self) -> bool:
@@ -211,9 +214,8 @@ class _Sum:
         """Where each row of weights ends at the least error, float32 [G, R]. tops: float32 [C]."""
         scaled, weighed = self._at(tops)
         tried = scaled.amax((2, 3))[:, :, None] * _ENDS
-        return _least(
-            tried, torch.stack([self._rounded(scaled, end).mul_(weighed).sum((2, 3)) for end in tried.unbind(2)], 2)
-        )
+        errors = [self._rounded(scaled, end).mul_(weighed).sum((2, 3)) for end in tried.unbind(2)]
+        return _least(tried, torch.stack(errors, 2))
 
     def rounding(self, tops: Tensor, ends: Tensor) -> Tensor:
         """The error of rounding each channel's weights, float32 [C]. tops: float32 [C]. ends: float32 [G, R]."""

@@ -4,13 +4,14 @@ With H, T of `moments`, w the float weights of one output and the ridge r = damp
 
     v = (T + r w)(H + r)^-1                                        the weights that give the outputs they are to give
     s = argmin_s sum_k H_kk (v_k - fq(v_k; s))^2                   the step to begin with
-    q: in order of falling H_kk, q_k = clip(round(v_k / s)), and v_j -= (v_k - s q_k) U_kj / U_kk for all j behind k
+    q: in order of falling H_kk, q_k = clip(round((v_k - sum_{j<k} (s q_j - v_j) U_jk / U_kk) / s))
 
-with U'U = (H + r)^-1, U upper triangular in that order. What one weight's rounding does to the output, those that are
-still free take back. The first line is the asymmetric form: the student's layer reads x̂, not x, and v makes t out of it
-as far as it can. The third is OBQ (Frantar and Alistarh, "Optimal Brain Compression", NeurIPS 2022) in the order and by
-the factor of GPTQ (Frantar et al., ICLR 2023); the first is GPTAQ's (Li et al., ICML 2025), whose ridge is towards 0
-and ours towards w. Moments are centred: `correction` sees to means.
+with U U' = H + r, U upper triangular in that order. What the weights before it do to the output, each takes back as far
+as it can. The first line is the asymmetric form: the student's layer reads x̂, not x, and v makes t out of it as far as
+it can; it is GPTAQ's (Li et al., ICML 2025), whose ridge is towards 0 and ours towards w. The third is OBQ (Frantar and
+Alistarh, "Optimal Brain Compression", NeurIPS 2022) in the order of GPTQ (Frantar et al., ICLR 2023), written as the
+same thing that it is, Babai's nearest plane, which needs no inverse (Chen et al., "The Geometry of LLM Quantization",
+2025). Moments are centred: `correction` sees to means.
 
 The third line is done at several steps around s; each row keeps that of the least error (s q - v)(H + r)(s q - v)'.
 Then one code at a time moves to where this error is least with all others fixed, over all columns in turn, until none
@@ -91,8 +92,6 @@ class _Problem:
     """The columns' places in the layer, int64 [G, K]."""
     damped: Tensor
     """H + r, float64 [G, K, K]."""
-    lower: Tensor
-    """Its Cholesky factor, float64 [G, K, K]."""
     factor: Tensor
     """U, float64 [G, K, K]."""
     cross: Tensor
@@ -112,10 +111,9 @@ class _Problem:
         order = diagonal.argsort(1, descending=True)
         damped = moments.covariance.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None], 2)
         damped = damped + torch.diag_embed(ridge.expand_as(order))
-        lower = torch.linalg.cholesky(damped)
-        factor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+        factor = torch.linalg.cholesky(damped.flip(1, 2)).flip(1, 2)
         cross = moments.cross.take_along_dim(order[:, None], 2)
-        return _Problem(order, damped, lower, factor, cross, ridge[:, :, None], *spec.symmetric_range(), parts)
+        return _Problem(order, damped, factor, cross, ridge[:, :, None], *spec.symmetric_range(), parts)
 
     def solve(self, rows: Tensor, *, thorough: bool = True) -> tuple[Tensor, Tensor]:
         """Finds the codes of `rows`, both float64 [G, R, K], and their steps, float64 [G, R].
@@ -124,7 +122,8 @@ class _Problem:
         """
         order = self.order[:, None]
         wanted = self.cross + self.ridge * rows.take_along_dim(order, 2)
-        target = torch.cholesky_solve(wanted.mT, self.lower).mT
+        # torch solves by the lower factor of the columns in the opposite order.
+        target = torch.cholesky_solve(wanted.flip(2).mT, self.factor.flip(1, 2)).mT.flip(2)
         most = max(1, _AT_ONCE // (rows.shape[0] * rows.shape[2]))
         solved = [self._solve(part, thorough) for part in target.split(most, 1)]
         codes, scale = (torch.cat(found, 1) for found in zip(*solved, strict=True))
@@ -167,17 +166,18 @@ class _Problem:
         off = codes * scale[:, :, None] - target
         return ((off @ self.damped) * off).sum(2)
 
-    def _round(self, rows: Tensor, scale: Tensor) -> Tensor:
-        """Rounds rows column by column, and lets the columns behind make up for each."""
-        rows, codes = rows.clone(), torch.empty_like(rows)
+    def _round(self, target: Tensor, scale: Tensor) -> Tensor:
+        """Rounds rows column by column; each takes back what the columns before it do to the output."""
+        codes, done = torch.empty_like(target), torch.zeros_like(target)
         for first, last in self._blocks():
             for column in range(first, last):
-                codes[:, :, column] = (rows[:, :, column] / scale).round_().clamp_(self.low, self.high)
-                # In place of the weight stands what the columns behind it take over.
-                error = (rows[:, :, column] - codes[:, :, column] * scale) / self.factor[:, column, column, None]
-                rows[:, :, column + 1 : last] -= error[:, :, None] * self.factor[:, column, None, column + 1 : last]
-                rows[:, :, column] = error
-            rows[:, :, last:] -= rows[:, :, first:last] @ self.factor[:, first:last, last:]
+                diagonal = self.factor[:, column, column, None]
+                wanted = target[:, :, column] - done[:, :, column] / diagonal
+                codes[:, :, column] = (wanted / scale).round_().clamp_(self.low, self.high)
+                off = codes[:, :, column] * scale - target[:, :, column]
+                done[:, :, column + 1 : last] += off[:, :, None] * self.factor[:, column, None, column + 1 : last]
+            off = codes[:, :, first:last] * scale[:, :, None] - target[:, :, first:last]
+            done[:, :, last:] += off @ self.factor[:, first:last, last:]
         return codes
 
     def _refined(self, codes: Tensor, scale: Tensor, target: Tensor) -> Tensor:

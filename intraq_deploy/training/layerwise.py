@@ -84,10 +84,11 @@ def fit_layers(
             halves = _halves(columns, student_inputs[name], given, lacking, weight, device, generator)
             moments = sum(halves[1:], halves[0]).moments()
             if recipe.compensate and isinstance(layer.quantizer, LearnedWeightQuantizer):
-                _round(layer, layer.quantizer, columns, moments, [half.moments() for half in halves])
+                _round(layer, layer.quantizer, columns, moments, halves)
             gains = math.prod(node.shape) > len(layer.weight)
             correct_layer(layer, columns, moments, gains=gains)
             expected = {node.name: teacher.activate(node, given)}
+            del given  # of the student, as large a tensor is made now
         else:
             expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
         found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
@@ -172,9 +173,9 @@ def _round(
     quantizer: LearnedWeightQuantizer,
     columns: Columns,
     moments: Moments,
-    halves: Sequence[Moments],
+    halves: Sequence[MomentSums],
 ) -> None:
-    """Puts the layer's weights on their grid, and fits its steps."""
+    """Puts the layer's weights on their grid, and fits its steps. moments: over all images; halves: of each half."""
     rows, gain = columns.rows(layer.weight.double()), layer.gain().double().reshape(columns.groups, -1, 1)
     alive = gain.abs() > _DEAD * gain.abs().max()
 
@@ -185,7 +186,7 @@ def _round(
 
     spec, parts = quantizer.spec, columns.parts
     importance = gain[:, :, 0].square()
-    damping = best_damping(rows, [ahead(half) for half in halves], spec, importance, parts=parts)
+    damping = best_damping(rows, [ahead(half.moments()) for half in halves], spec, importance, parts=parts)
     codes, scale = compensated(rows, ahead(moments), spec, damping, parts=parts)
     layer.weight.copy_(columns.weight(inside(codes, spec) * scale[:, :, None]))
     quantizer.scale.copy_(scale[0] if parts > 1 else scale.flatten())

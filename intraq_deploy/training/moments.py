@@ -8,8 +8,8 @@ K = C / groups x kh x kw values, and t the R outputs that it is to give there, f
 from which follow, for any weights w, var(w x̂) = w H w', cov(t, w x̂) = T w' and the mean, without running the layer.
 
 Patches are drawn at random, and summed as they come; none is kept. Held are K x K and R x K values in float64 for each
-group: 190 MB for the widest layer of ResNet-50 (K = 4,608, R = 512). A layer of more than 4,608 values is cut into
-parts, whose values count as uncorrelated with those of other parts.
+group: 190 MB for the widest layer of ResNet-50 (K = 4,608, R = 512), and up to 2.5 GB in all while it is rounded. A
+layer of more than 4,608 values is cut into parts, whose values count as uncorrelated with those of other parts.
 """
 
 from dataclasses import dataclass

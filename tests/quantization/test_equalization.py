@@ -346,6 +346,15 @@ def test_the_error_in_front_of_a_sum_falls(bits):
     assert_same_function(graph, after)
 
 
+def test_of_a_large_reader_some_rows_stand_for_all(monkeypatch):
+    graph, scheme = network("dense"), make_scheme("integer", 4, 8)
+    once = factors(graph, equalized(graph, scheme=scheme), "0.0")
+    monkeypatch.setattr(equalization, "_WEIGHTS", graph.weights["1.0"].weight.numel() // 3)
+    some = equalized(graph, scheme=scheme)
+    assert_same_function(graph, some)
+    assert 0 < float((factors(graph, some, "0.0") / once).log().abs().mean()) < 0.3
+
+
 def test_what_passes_a_bound_counts():
     """A channel that its bound cuts off keeps its top, though weights would want more of one that it never reaches."""
     graph = network("relu6", spread=1.0)

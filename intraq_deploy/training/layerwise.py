@@ -81,7 +81,7 @@ def fit_layers(
             given = block.run_all(teacher_inputs, _ahead(teacher), _BATCH, device)[node.name]
             lacking = _lacking(student.graph, node, student_inputs, teacher_inputs)
             weight = columns.rows(teacher.folded(node)[0])
-            halves = _halves(columns, student_inputs[name], given, lacking, weight, device, generator)
+            halves = _halves(columns, student_inputs[name], given, lacking, weight, generator)
             moments = sum(halves[1:], halves[0]).moments()
             if recipe.compensate and isinstance(layer.quantizer, LearnedWeightQuantizer):
                 _round(layer, layer.quantizer, columns, moments, halves)
@@ -144,15 +144,14 @@ def _halves(
     given: Tensor,
     lacking: tuple[Tensor, Tensor] | None,
     weight: Tensor,
-    device: torch.device,
     generator: torch.Generator,
 ) -> list[MomentSums]:
     """The sums of a layer over patches of each half of the images; of all of them if there is one image.
 
     inputs: what it reads in the student; given: what it gives in the teacher, in front of its activation; lacking: as
-    of `_lacking`: float32 [N, ...] in CPU memory. weight: the teacher's, float32 [G, R, K].
+    of `_lacking`: float32 [N, ...] in CPU memory. weight: the teacher's, float32 [G, R, K], where the sums are made.
     """
-    halves = []
+    halves, device = list[MomentSums](), weight.device
     most = -(-_PATCHES // -(-len(inputs) // _BATCH))
     for half in torch.arange(len(inputs)).chunk(2):
         sums = MomentSums(weight.shape, device)

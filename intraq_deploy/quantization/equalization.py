@@ -57,7 +57,7 @@ _ROUNDS = 12
 _WEIGHTS = 1 << 21
 """The weights of a reader that are looked at, at most: rows at equal distances."""
 _RIDGE = 0.3
-"""What is added to each channel's variance, as a share of the mean one, before the others are asked of it."""
+"""The share of the mean variance that is added to each channel's, before the other channels are asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _added(values: Tensor, kept: Tensor, tried: Tensor, levels: int) -> Tensor:
 
 
 def _least(tried: Tensor, errors: Tensor) -> Tensor:
-    """Of what is tried, [..., N], that of the least error, [...]."""
+    """Picks the one of the least error, [...], from those that are tried, [..., N]."""
     return tried.take_along_dim(errors.argmin(-1, keepdim=True), -1)[..., 0]
 
 
@@ -178,7 +178,7 @@ def _weighed(tried: Tensor, added: Tensor, tops: Tensor, readers: Sequence["_Out
 
 @dataclass(frozen=True, slots=True)
 class _Outputs:
-    """What a reader makes of the channels. Errors are shares of what it makes of their values."""
+    """The outputs of a reader, and the errors that tops leave in them, as shares of the outputs' variance."""
 
     weight: Tensor
     """|W| of the rows that are looked at, its batch norm folded in, float32 [G, R, K, weights per channel]."""
@@ -255,10 +255,6 @@ def _keeps_channels(op: Op) -> bool:
     return isinstance(op, (MaxPool2d, Flatten, *AVERAGES))
 
 
-def _is_bounded(node: Node) -> bool:
-    return node.activation is not None and math.isfinite(node.activation.high)
-
-
 def _multiplied(node: Node, weights: Weights, factors: Tensor) -> Weights:
     """The layer with its channels multiplied, behind its batch norm if it has one."""
     norm = weights.batch_norm
@@ -267,10 +263,9 @@ def _multiplied(node: Node, weights: Weights, factors: Tensor) -> Weights:
     else:
         bias = None if weights.bias is None else weights.bias * factors
         scaled = replace(weights, weight=weights.weight * by_row(factors, weights.weight), bias=bias)
-    if not _is_bounded(node):
+    if math.isinf(_bound(node)):
         return scaled
-    assert node.activation is not None
-    ceiling = torch.full_like(factors, node.activation.high) if weights.ceiling is None else weights.ceiling
+    ceiling = torch.full_like(factors, _bound(node)) if weights.ceiling is None else weights.ceiling
     return replace(scaled, ceiling=ceiling * factors)
 
 

@@ -91,7 +91,7 @@ def best_damping(rows: Tensor, halves: Sequence[Moments], spec: QuantSpec, impor
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """What all rows of a layer share, columns in the order in which they are rounded."""
+    """The moments, the ridge and the grid that all rows of a layer share, columns in the order of their rounding."""
 
     order: Tensor
     """The columns' places in the layer, int64 [G, K]."""
@@ -109,6 +109,7 @@ class _Problem:
 
     @staticmethod
     def of(moments: Moments, spec: QuantSpec, damping: float, parts: int) -> "_Problem":
+        """Orders the columns, and factors H + r. damping, parts: as of `compensated`."""
         diagonal = moments.covariance.diagonal(dim1=1, dim2=2)
         variance = diagonal.mean(1)
         least = _ROUNDING * (variance + moments.mean.square().mean(1))

@@ -52,7 +52,9 @@ def assert_consistent(directory):
     assert {name: rows[name] for name in layers} == {
         name: f"{bits} bits symmetric{' within 64' if bits == 8 else ''}" for name, bits in layers.items()
     }
-    assert bits_in(directory / "program") == layers
+    for name, needed in bits_in(directory / "program").items():
+        # A step may be a fifth longer than the one that holds the largest weight, so that one bit is not needed.
+        assert layers[name] - 1 <= needed <= layers[name], name
     assert json.loads((directory / "config.json").read_text())["options"]["mixed"] == mixed["asked"]
     return mixed
 

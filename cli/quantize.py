@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from intraq_deploy.pipeline.report import RunReport
 
 Method = Annotated[
-    str, typer.Option(help="qat: ranges, then fine-tuning; ptq: ranges, no fine-tuning, which is for 8 bits.")
+    str, typer.Option(help="qat: as the preset says; ptq: no fine-tuning, and rounding in closed form alone.")
 ]
 Reconstruct = Annotated[
     bool,

@@ -26,6 +26,7 @@ Float64, as H is nearly singular where r is small. Groups are solved side by sid
 problems. Columns are taken in blocks of 128, behind which the rest is updated by one product.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,7 @@ _FRACTIONS = torch.linspace(0.4, 1.05, 66).tolist()
 _AROUND = (1.0, 0.7, 0.8, 0.9, 1.1, 1.2)
 """Steps that are tried for compensated rounding, as multiples of the one to begin with."""
 _DAMPINGS = (0.01, 0.05, 0.2, 1.0, 5.0)
+"""In rising order."""
 _SWEEPS = 4
 _BLOCK = 128
 _ROUNDING, _LEAST = 1e-5, 1e-30
@@ -47,7 +49,7 @@ _ROUNDING, _LEAST = 1e-5, 1e-30
 ridge and step of all."""
 _AT_ONCE = 1 << 22
 """The number of weights that are solved at a time."""
-_ENOUGH = 1 << 20
+_ENOUGH = 1 << 18
 """The number of weights by which a layer's damping is chosen, at most: rows at equal distances."""
 
 
@@ -65,17 +67,19 @@ def compensated(
 def best_damping(rows: Tensor, halves: Sequence[Moments], spec: QuantSpec, importance: Tensor, *, parts: int) -> float:
     """Finds the damping by which the codes of the first half of the images err least on the second half.
 
-    Each row's gain is that of least squares on the first half, as it is corrected afterwards. rows, parts: as of
-    `compensated`. halves: the moments of each half; if there is but one, the greatest damping is taken. importance: how
-    much the square of an error of each row counts, float64 [G, R].
+    Dampings are tried from the greatest down, until the next one errs more. Each row's gain is that of least squares on
+    the first half, as it is corrected afterwards. rows, parts: as of `compensated`. halves: the moments of each half;
+    if there is but one, the greatest damping is taken. importance: how much the square of an error of each row counts,
+    float64 [G, R].
     """
+    best = _DAMPINGS[-1]
     if len(halves) < 2:
-        return _DAMPINGS[-1]
+        return best
     some = slice(None, None, -(-rows.numel() // _ENOUGH))
     rows, importance = rows[:, some], importance[:, some]
     halves = [replace(half, cross=half.cross[:, some]) for half in halves]
-    errors = []
-    for damping in _DAMPINGS:
+    least = math.inf
+    for damping in reversed(_DAMPINGS):
         problem = _Problem.of(halves[0], spec, damping, parts)
         codes, scale = problem.solve(rows, thorough=False)
         y = codes * scale[:, :, None]
@@ -84,9 +88,11 @@ def best_damping(rows: Tensor, halves: Sequence[Moments], spec: QuantSpec, impor
             for half in halves
         )
         gain = covariance / variance.clamp(min=_LEAST)
-        error = gain.square() * held_variance - 2 * gain * held_covariance
-        errors.append(float((error * importance).sum()))
-    return _DAMPINGS[errors.index(min(errors))]
+        error = float(((gain.square() * held_variance - 2 * gain * held_covariance) * importance).sum())
+        if error >= least:
+            break
+        best, least = damping, error
+    return best
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +145,11 @@ class _Problem:
         """Finds the codes, [G, R, K], and steps, [G, R], of rows whose weights v are `target`, float64 [G, R, K]."""
         first = self._nearest_step(target)
         if not thorough:
-            return self._round(target, first), first
+            return self._round(target, first)[0], first
         codes, scale, least = target, first, torch.full_like(first, float("inf"))
         for multiple in _AROUND:
-            tried = self._round(target, multiple * first)
-            error = self.by_row(self._error(tried, multiple * first, target))
+            tried, error = self._round(target, multiple * first)
+            error = self.by_row(error)
             better = error < least
             codes = torch.where(better[:, :, None], tried, codes)
             scale, least = torch.where(better, multiple * first, scale), torch.where(better, error, least)
@@ -167,24 +173,25 @@ class _Problem:
         """Sums over columns, [G, R]: of rows in parts, each part has the sum of all."""
         return error.sum(0, keepdim=True).expand_as(error) if self.parts > 1 else error
 
-    def _error(self, codes: Tensor, scale: Tensor, target: Tensor) -> Tensor:
-        """The error of each row's outputs, [G, R]."""
-        off = codes * scale[:, :, None] - target
-        return ((off @ self.damped) * off).sum(2)
+    def _round(self, target: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounds rows column by column; each takes back what the columns before it do to the output.
 
-    def _round(self, target: Tensor, scale: Tensor) -> Tensor:
-        """Rounds rows column by column; each takes back what the columns before it do to the output."""
-        codes, done = torch.empty_like(target), torch.zeros_like(target)
+        Returns the codes, and each row's error (s q - v)(H + r)(s q - v)', [G, R]: the square of (s q - v) U, of which
+        each column is there as it is rounded.
+        """
+        codes, done, error = torch.empty_like(target), torch.zeros_like(target), torch.zeros_like(scale)
         for first, last in self._blocks():
             for column in range(first, last):
                 diagonal = self.factor[:, column, column, None]
                 wanted = target[:, :, column] - done[:, :, column] / diagonal
-                codes[:, :, column] = (wanted / scale).round_().clamp_(self.low, self.high)
-                off = codes[:, :, column] * scale - target[:, :, column]
+                rounded = (wanted / scale).round_().clamp_(self.low, self.high)
+                codes[:, :, column] = rounded
+                error += (rounded * scale).sub_(wanted).mul_(diagonal).square_()
+                off = rounded * scale - target[:, :, column]
                 done[:, :, column + 1 : last] += off[:, :, None] * self.factor[:, column, None, column + 1 : last]
             off = codes[:, :, first:last] * scale[:, :, None] - target[:, :, first:last]
             done[:, :, last:] += off @ self.factor[:, first:last, last:]
-        return codes
+        return codes, error
 
     def _refined(self, codes: Tensor, scale: Tensor, target: Tensor) -> Tensor:
         """Moves one column of codes at a time to where the error is least."""

@@ -16,6 +16,13 @@ KERNELS = {
     "mobilenet_v2": {"QLinearConv": 52, "QLinearAdd": 10, "QGemm": 1, "QLinearGlobalAveragePool": 1},
 }
 
+UNFITTED = """
+extends = "quick"
+fitting.compensate = false
+fitting.correct = false
+"""
+"""For 8 bits, which need no more than ranges: fitting ResNet-18's widest layers takes a minute."""
+
 
 @pytest.fixture(scope="module", params=KERNELS)
 def network(request, tmp_path_factory):
@@ -33,6 +40,10 @@ def network(request, tmp_path_factory):
 def test_every_integer_and_every_kernel(run, network, bits, size, tmp_path):
     name, checkpoint = network
     budget = ["--images", "8", "--iterations", "2", "--steps", "0"]
+    if bits == 8:
+        recipe = tmp_path / "unfitted.toml"
+        recipe.write_text(UNFITTED)
+        budget += ["--recipe", recipe]
     arch = ["--arch", f"torchvision:{name}", "--input-size", size]
     result = run("quantize", checkpoint, *arch, "--bits", bits, *budget, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output

@@ -7,6 +7,7 @@ where it is no greater than the spread (maximum minus minimum over seeds) of eit
 tell by.
 """
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,17 +188,43 @@ def imagenet(measured: Measured) -> str:
                 name = network.removesuffix("_imagenet")
                 body.append((name, f"{bits}, {protocol}", floating, *map(of_both, cells)))
     heading = (
-        "network", "bits, protocol", "float top-1", "points lost: ranges only", "corrected",
-        "compensated and corrected", "equalised too", "`standard`: trained too", "equalised, real images",
+        "network", "bits, protocol", "float top-1", "points lost: ranges only", "corrected", "`quick`",
+        "`standard`, untrained", "`standard`", "`standard`, untrained, real images",
     )  # fmt: skip
     return lines(heading, body) + conditions(used)
 
 
-def of_both(cells: Sequence[Cell | None]) -> str:
-    """As "5.7 / 0.2"; with more than one seed, how many. Empty where nothing was measured."""
-    known = [cell for cell in cells if cell is not None]
-    seeds = {len(cell.drops) for cell in known} - {1}
-    return " / ".join(f"{cell.mean:.1f}" for cell in known) + "".join(f" ({count} seeds)" for count in seeds)
+def goals(measured: Measured) -> str:
+    """How far the ImageNet networks' goals are, on both sets of images; bold where one is reached."""
+    body, used = [], []
+    for network, by_bits in plan.IMAGENET_GOALS.items():
+        for bits, wanted in by_bits.items():
+            quick = measured.of(network, "quick", bits, "P3", plan.IMAGENET_TESTS[0])
+            used += quick
+            seconds = sum(float(row["seconds_images"]) + float(row["seconds_training"]) for row in quick)
+            row = [network.removesuffix("_imagenet"), bits]
+            for recipe, share in (("imagenet-fitted", 1.0), ("quick", 1.5)):
+                cells = [measured.drop(network, recipe, bits, "P3", test=test) for test in plan.IMAGENET_TESTS]
+                limits = [share * limit for limit in wanted]
+                row += [" / ".join(f"{limit:g}" for limit in limits), of_both(cells, limits)]
+            body.append((*row, f"{seconds / len(quick) / 60:.0f}" if quick else ""))
+    heading = (
+        "network", "bits", "goal", "`standard`, untrained", "goal of `quick`", "`quick`", "its minutes on one core",
+    )  # fmt: skip
+    return lines(heading, body) + conditions(used)
+
+
+def of_both(cells: Sequence[Cell | None], limits: Sequence[float] = ()) -> str:
+    """As "5.7 / 0.2", with the range where there are seeds. Empty where nothing was measured. limits: means up to these
+    are bold."""
+    found = []
+    for cell, limit in zip(cells, limits or [-math.inf] * len(cells), strict=True):
+        if cell is None:
+            continue
+        bold = "**" if round(cell.mean, 1) <= limit else ""
+        seeds = f" ({min(cell.drops):.1f} to {max(cell.drops):.1f})" if len(cell.drops) > 1 else ""
+        found.append(f"{bold}{cell.mean:.1f}{bold}{seeds}")
+    return " / ".join(found)
 
 
 def presets(measured: Measured) -> str:
@@ -301,14 +328,15 @@ def headline(measured: Measured) -> str:
 def integers(measured: Measured) -> str:
     """A student with two test sets has two rows, of one comparison."""
     body = []
-    for protocol in ("P1", "P3"):
+    for protocol in rows.PROTOCOLS:
         students = {
             tuple(row[column] for column in ("network", "bits", "recipe", "seed")): row
             for row in measured.rows
             if row["protocol"] == protocol and row["integers_compared"]
         }.values()
         sums = (sum(int(row[f"integers_{what}"]) for row in students) for what in ("compared", "differing"))
-        body.append((protocol, str(len(students)), *(f"{each:,}" for each in sums)))
+        if students:
+            body.append((protocol, str(len(students)), *(f"{each:,}" for each in sums)))
     return lines(("protocol", "students", "integers compared", "differ"), body)
 
 
@@ -323,6 +351,7 @@ SECTIONS = {
     "training": training_ablation,
     "quality": quality,
     "static": static,
+    "goals": goals,
     "imagenet": imagenet,
 }
 

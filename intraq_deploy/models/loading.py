@@ -21,7 +21,7 @@ from intraq_deploy.models.model import Model, Source
 from intraq_deploy.models.preprocessing import resolve_preprocessing
 from intraq_deploy.models.shapes import Shapes, shapes_of
 from intraq_deploy.models.traits import tell_apart
-from intraq_deploy.models.weights import load_weights
+from intraq_deploy.models.weights import load_weights, refuse_used
 from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class Loaded:
     classes: int | None = None
     channels: int | None = None
     """The input channels. They and `classes` are None where the checkpoint does not show them: the module does then."""
+    absent: Sequence[str] = ()
+    """The tensors of auxiliary heads that the file lacks."""
 
 
 def load_model(
@@ -87,6 +89,9 @@ def load_model(
     )
     input_shape = (channels, *preprocessing.input_size)
     module, count = with_logits(module, input_shape, classes=loaded.classes, output=output)
+    if loaded.absent:
+        tensors = loaded.module.state_dict()
+        refuse_used(module, {name: tensors[name] for name in loaded.absent}, input_shape, loaded.source.location)
 
     names = loaded.architecture.class_names
     if classes is not None:
@@ -151,8 +156,8 @@ def _fit(
         classes, channels = architecture.counts(shapes_of(checkpoint.original))
     # Where the class count does not show, comparing the tensors says what differs.
     module = architecture.make(classes or USUAL_CLASSES, channels)
-    load_weights(module, checkpoint, architecture.spec)
-    return Loaded(module, architecture, origin, classes, channels if architecture.any_channels else None)
+    absent = load_weights(module, checkpoint, architecture.spec)
+    return Loaded(module, architecture, origin, classes, channels if architecture.any_channels else None, absent)
 
 
 def _whole_module(module: nn.Module, origin: Source) -> Loaded:

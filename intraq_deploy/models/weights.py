@@ -13,11 +13,13 @@ COUNTER = "num_batches_tracked"
 """The end of a tensor's name that checkpoints of before PyTorch 0.4.1 lack, and that eval mode does not need."""
 
 
-def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> None:
+def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> list[str]:
     """Copies the checkpoint's tensors into `module`, every one of them and nothing else.
 
-    Auxiliary heads may be absent on either side, and counters of batches may be missing. Names are tried with
-    the wrappers' prefixes taken off, then as they are in the file.
+    What is named like an auxiliary head may be absent on either side, and counters of batches may be missing. Names are
+    tried with the wrappers' prefixes taken off, then as they are in the file.
+    Returns the names of the auxiliary heads' tensors that the file lacks: the logits must not depend on them
+    (`refuse_used`).
     Raises CheckpointError, naming the first missing, unexpected and differently shaped tensors.
     """
     expected = module.state_dict()
@@ -43,6 +45,28 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> None:
         )
     with torch.no_grad():
         module.load_state_dict(tensors, strict=False)
+    return [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
+
+
+def refuse_used(module: nn.Module, absent: Mapping[str, Tensor], input_shape: tuple[int, int, int], where: str) -> None:
+    """Makes sure that the logits do not depend on tensors that a file lacks: NaN in all of them would be seen there.
+
+    module: returns logits, in eval mode. absent: the network's own tensors, by name; they are zero afterwards.
+    input_shape: channels, height, width. where: the file, for people.
+    Raises CheckpointError if the logits depend on them.
+    """
+    with torch.no_grad():
+        for tensor in absent.values():
+            tensor.fill_(torch.nan)
+        logits = module(torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0)))
+        for tensor in absent.values():
+            tensor.zero_()
+    if not bool(logits.isfinite().all()):
+        lacking = _problem(list(absent), "missing", lambda name: _words(absent[name]))
+        raise CheckpointError(
+            f"{where} does not fit: of the tensors that the network's logits depend on, {lacking}; give the file of "
+            "the whole network, or the --arch that it was trained with."
+        )
 
 
 def _better_named(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -88,6 +88,29 @@ class Both(TinyNet):
         return self.fc(features), self.conv(images)
 
 
+class Auxiliary(TinyNet):
+    """A branch that is named like an auxiliary head, and used always or in training only."""
+
+    def __init__(self, used):
+        super().__init__()
+        self.used = used
+        self.aux = nn.Sequential(nn.Conv2d(3, WIDTH, 1, 2, bias=False), nn.BatchNorm2d(WIDTH))
+
+    def forward(self, images):
+        features = self.bn(self.conv(images))
+        if self.used or self.training:
+            features = features + self.aux(images)
+        return self.fc(features.relu().mean((2, 3)))
+
+
+def with_aux_branch():
+    return Auxiliary(True)
+
+
+def with_aux_head():
+    return Auxiliary(False)
+
+
 def one_more(num_classes):
     return TinyNet(num_classes + 1)
 

@@ -278,6 +278,15 @@ def test_auxiliary_heads_are_dropped(tmp_path):
     assert not any(name.startswith("aux") for name, _ in model.module.named_modules())
 
 
+def test_a_branch_is_not_absent_because_of_its_name(weights, code):
+    """The file has no aux.*: right where the logits do not depend on it, and random weights where they do."""
+    message = refusal(CheckpointError, weights, arch=f"{code}:with_aux_branch", **GIVEN)
+    assert "weights.pth does not fit" in message
+    assert "5 are missing (the first: aux.0.weight [8, 3, 1, 1])" in message
+    model = load_model(weights, arch=f"{code}:with_aux_head", **GIVEN)
+    assert all(bool(tensor.isfinite().all()) for tensor in model.module.state_dict().values())
+
+
 def test_no_counters_of_batches(tmp_path, code, tiny):
     state = {key: value for key, value in tiny.state_dict().items() if "num_batches" not in key}
     torch.save(state, tmp_path / "old.pth")

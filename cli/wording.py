@@ -64,6 +64,24 @@ def warning_sentence(warning: findings.GateWarning) -> str:
                 f"scales and biases ({warning.stored_bytes / MIB:.2f} MiB), and the file also holds a graph and may "
                 "store codes wider."
             )
+        case findings.NumberedFolders():
+            return (
+                f"The class folders are numbers, and were taken as class indices: float top-1 is {warning.top1:.2f} %. "
+                f"Sorted as text (0, 1, 10, ...), as torchvision's ImageFolder takes them, it is "
+                f"{warning.sorted_top1:.2f} %: for that order give --classes, a file with one folder name per line, in "
+                "that order."
+            )
+        case findings.EmptyClassFolders():
+            listed = ", ".join(warning.folders[:_SHOWN])
+            verb = "folder has" if len(warning.folders) == 1 else "folders have"
+            return f"{len(warning.folders)} class {verb} no image of a known format ({listed}), and did not count."
+        case findings.FloatInaccurate():
+            return (
+                f"The float network itself is right on {warning.top1:.2f} % of the labelled images, and on average "
+                f"{warning.confidence:.0f} % sure (one answer for all would get {warning.chance:.1f} %): probably the "
+                "order of the classes (--classes) is not that of its outputs, or --mean, --std, --input-size are not "
+                "those of its training."
+            )
 
 
 def advice_sentence(advice: Advice, bits: str, weights: str) -> str:

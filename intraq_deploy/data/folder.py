@@ -58,18 +58,23 @@ def load_folder(path: Path, model: Model) -> LabelledImages:
     if not folders:
         raise DataError(f"{path} contains no folders; give a folder with one folder of images per class.")
 
-    indices = class_indices([folder.name for folder in folders], model.classes, model.class_names, place=path)
-    found = [(file, index) for folder, index in zip(folders, indices, strict=True) for file in _image_files(folder)]
-    if not found:
+    names = [folder.name for folder in folders]
+    indices = class_indices(names, model.classes, model.class_names, place=path)
+    found = [_image_files(folder) for folder in folders]
+    files = [file for of_folder in found for file in of_folder]
+    if not files:
         raise DataError(f"{path} contains no images in its {len(folders)} folders; known are {' '.join(SUFFIXES)}.")
-    files = [file for file, _ in found]
     _check_headers(files)
 
+    counts = torch.tensor([len(of_folder) for of_folder in found])
+    by_number = _are_numbers(names) and indices == [int(name) for name in names]
     return LabelledImages(
         str(path),
-        torch.tensor([index for _, index in found], dtype=torch.int64),
+        torch.tensor(indices).repeat_interleave(counts),
         FolderImages(files, mode, model.preprocessing),
         model.preprocessing,
+        torch.arange(len(names)).repeat_interleave(counts) if by_number and indices != sorted(indices) else None,
+        tuple(name for name, of_folder in zip(names, found, strict=True) if not of_folder),
     )
 
 
@@ -109,12 +114,12 @@ def class_indices(names: Sequence[str], classes: int, class_names: Sequence[str]
             "folder like a class, or give the names with --classes."
         )
 
-    if all(name.isascii() and name.isdecimal() for name in names):
+    if _are_numbers(names):
         outside = [name for name in names if int(name) >= classes]
         if outside:
             raise DataError(
-                f"{place} has a folder {outside[0]}, and the network has {classes} classes: numbered folders "
-                f"must be 0 to {classes - 1}."
+                f"{place} has a folder {outside[0]}, and the network has {classes} classes: numbered folders must be 0 "
+                f"to {classes - 1}; else give their names with --classes, in the order of the network's outputs."
             )
         return [int(name) for name in names]
 
@@ -126,6 +131,10 @@ def class_indices(names: Sequence[str], classes: int, class_names: Sequence[str]
         )
     logger.info("%s: folders are taken as classes 0 to %d in sorted order", place, classes - 1)
     return list(range(classes))
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdecimal() for name in names)
 
 
 def _refuse_doubles(names: Sequence[str], class_names: Sequence[str], place: Path) -> None:

@@ -32,13 +32,19 @@ class LabelledImages:
     """The class of each image, int64 [N], from 0 to classes - 1."""
     images: ImageSource
     preprocessing: Preprocessing
+    sorted_labels: Tensor | None = None
+    """The class of each image if numbered folders counted by the order of their names as text, as torchvision's
+    ImageFolder takes them: int64 [N]; None where that is no other class, or folders are not numbered."""
+    empty: tuple[str, ...] = ()
+    """The class folders without an image of a known format."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def first(self, count: int) -> "LabelledImages":
         """The first `count` images, or all if there are fewer."""
-        return replace(self, labels=self.labels[:count])
+        others = None if self.sorted_labels is None else self.sorted_labels[:count]
+        return replace(self, labels=self.labels[:count], sorted_labels=others)
 
     def uint8_batches(self, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields pixels, uint8 [n, C, H, W], at the network's size, and their labels, int64 [n].

@@ -19,20 +19,34 @@ class Accuracy:
     """Percent of the images whose most likely class is the label."""
     top5: float
     """Percent of the images whose label is among the five most likely classes; 100 for networks of at most five."""
+    confidence: float
+    """The mean probability of the most likely class, in percent."""
+    predicted: Tensor = field(compare=False, repr=False)
+    """The most likely class of each image, int64 [images]."""
     right: Tensor = field(compare=False, repr=False)
-    """Whether the most likely class of each image is its label, bool [images]."""
+    """Whether that is its label, bool [images]."""
 
 
 def evaluate(predict: Predict, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
     """Measures `predict` over batches of images, of the dtype that it takes [N, C, H, W], and labels, int64 [N]."""
-    right: list[Tensor] = []
-    among_five = 0
+    predicted, right = list[Tensor](), list[Tensor]()
+    among_five, confidence = 0, 0.0
     with torch.no_grad():
         for batch, labels in batches:
             logits = predict(batch).cpu()
             top = logits.topk(min(5, logits.shape[1]), dim=1).indices
             hits = top == labels[:, None]
+            predicted.append(top[:, 0])
             right.append(hits[:, 0])
             among_five += int(hits.any(1).sum())
+            confidence += float(logits.softmax(1).amax(1).sum())
     first = torch.cat(right)
-    return Accuracy(len(first), 100 * int(first.sum()) / len(first), 100 * among_five / len(first), first)
+    count = len(first)
+    return Accuracy(
+        count,
+        100 * int(first.sum()) / count,
+        100 * among_five / count,
+        100 * confidence / count,
+        torch.cat(predicted),
+        first,
+    )

@@ -114,7 +114,44 @@ class LargerThanAsked(_Finding):
     """The limit that was asked for, in MiB."""
 
 
+class NumberedFolders(_Finding):
+    """A warning: numbered class folders were taken by number, and as text they have another order."""
+
+    kind: Literal["numbered-folders"] = "numbered-folders"
+    top1: float
+    """Top-1 of the float network, in percent."""
+    sorted_top1: float
+    """The same, with folders in the order of their names as text."""
+
+
+class EmptyClassFolders(_Finding):
+    """A warning: there are class folders without an image of a known format."""
+
+    kind: Literal["empty-class-folders"] = "empty-class-folders"
+    folders: list[str]
+
+
+class FloatInaccurate(_Finding):
+    """A warning: the float network is right far less often than it is sure: labels or preprocessing may be wrong."""
+
+    kind: Literal["float-inaccurate"] = "float-inaccurate"
+    top1: float
+    """Top-1 of the float network, in percent."""
+    confidence: float
+    """The mean probability of its most likely class, in percent."""
+    chance: float
+    """The share of the most frequent class, in percent: what one answer for all images gets."""
+
+
 GateWarning = Annotated[
-    NotOnProvider | FloatKernels | LayersLeftInFloat | UnderusedTensors | LargerThanAsked, Field(discriminator="kind")
+    NotOnProvider
+    | FloatKernels
+    | LayersLeftInFloat
+    | UnderusedTensors
+    | LargerThanAsked
+    | NumberedFolders
+    | EmptyClassFolders
+    | FloatInaccurate,
+    Field(discriminator="kind"),
 ]
 """A thing that a person should know although the gate passes."""

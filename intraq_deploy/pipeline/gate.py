@@ -17,7 +17,7 @@ from intraq_deploy.pipeline.advice import advise
 from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.engines import engines_here
 from intraq_deploy.pipeline.finished import Opening, opened_run
-from intraq_deploy.pipeline.measurement import Measurement, baselines, measure_accuracy
+from intraq_deploy.pipeline.measurement import FLOAT, Measurement, baselines, measure_accuracy
 from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import MixedRecord, ParityRecord, RunReport
@@ -38,6 +38,10 @@ _MIB = 1 << 20
 _LEAST_POINTS, _LEAST_IMAGES, _SPREADS = 0.1, 3, 3
 """A deployed network may fall below the fake-quant module by the greatest of so many points, so many images, and so
 many standard deviations of what chance does."""
+
+_ENOUGH_IMAGES, _DOUBTFUL, _ONE_CLASS = 20, 0.5, 60
+"""The float network's accuracy is doubted on so many images or more, where it is below that share of its confidence, or
+no better than one answer for all images, if no class has more than so many percent of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def run_gate(
     measured = None
     if labelled is not None:
         measured = measure_accuracy(run, candidate, labelled, compared)
+        warnings += eval_warnings(labelled, measured.accuracy[FLOAT])
         for target in candidate.artifacts:
             failures += accuracy_failures(target, measured.accuracy)
     warnings += _size_warnings(candidate.artifacts, candidate.mixed)
@@ -111,7 +116,7 @@ def run_gate(
 
 def with_gate(report: RunReport, candidate: GateCandidate, result: GateResult) -> RunReport:
     """Returns the report with what the gate found. Findings on targets that it did not look at still hold."""
-    targets = candidate.artifacts
+    targets = {*candidate.artifacts, *({FLOAT} if result.measured is not None else ())}
     failures = [failure for failure in report.failures if failure.target not in targets] + result.failures
     changes: dict[str, object] = {
         "machine": machine(),
@@ -127,7 +132,7 @@ def with_gate(report: RunReport, candidate: GateCandidate, result: GateResult) -
 
 
 def _measured(report: RunReport, candidate: GateCandidate, measured: Measurement) -> dict[str, object]:
-    names = ["float", "fake_quant", "program", *candidate.artifacts]
+    names = [FLOAT, "fake_quant", "program", *candidate.artifacts]
     first = next(iter(candidate.artifacts.values()))
     return {
         "eval": measured.images,
@@ -200,6 +205,20 @@ def accuracy_failures(target: str, accuracy: Mapping[str, Accuracy]) -> Iterator
             became_right=won,
             allowed=allowed,
         )
+
+
+def eval_warnings(labelled: LabelledImages, floating: Accuracy) -> Iterator[findings.GateWarning]:
+    """Yields what speaks for wrong labels or a wrong preprocessing. floating: the float network's accuracy."""
+    if labelled.sorted_labels is not None:
+        others = 100 * float((floating.predicted == labelled.sorted_labels).double().mean())
+        yield findings.NumberedFolders(target=FLOAT, top1=floating.top1, sorted_top1=others)
+    if labelled.empty:
+        yield findings.EmptyClassFolders(target=FLOAT, folders=list(labelled.empty))
+    chance = 100 * int(labelled.labels.bincount().max()) / len(labelled)
+    if len(labelled) >= _ENOUGH_IMAGES and (
+        floating.top1 < _DOUBTFUL * floating.confidence or (floating.top1 <= chance < _ONE_CLASS)
+    ):
+        yield findings.FloatInaccurate(target=FLOAT, top1=floating.top1, confidence=floating.confidence, chance=chance)
 
 
 def _size_warnings(artifacts: Mapping[str, Artifact], mixed: MixedRecord | None) -> Iterator[findings.GateWarning]:

@@ -37,6 +37,8 @@ from intraq_deploy.targets.tensorrt.engine import EngineSessions
 from intraq_deploy.targets.tensorrt.host import Runs
 
 BASELINES = "baselines"
+FLOAT = "float"
+"""The name of the float network in PyTorch, among accuracies and findings."""
 _TARGET = "onnxruntime"
 """The target of the baselines."""
 _BATCH = 100
@@ -114,7 +116,7 @@ def measure_accuracy(
         for name, artifact in deployed.items()
     }
     sessions |= on_cuda
-    normalised: dict[str, Predict] = {"float": run.model.module, "fake_quant": candidate.student}
+    normalised: dict[str, Predict] = {FLOAT: run.model.module, "fake_quant": candidate.student}
     as_program: dict[str, Predict] = {"program": Reference(program).run}
     as_program |= {name: session.run for name, session in sessions.items()}
     total = (len(normalised) + len(as_program)) * len(labelled)

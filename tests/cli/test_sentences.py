@@ -80,6 +80,26 @@ def test_failures(failure, sentence):
             "it: its file has 3.00 MiB; --max-size 1.5 counts codes, scales and biases (1.00 MiB), and the file also "
             "holds a graph and may store codes wider.",
         ),
+        (
+            f.NumberedFolders(target="float", top1=16.67, sorted_top1=100),
+            "The class folders are numbers, and were taken as class indices: float top-1 is 16.67 %. Sorted as text "
+            "(0, 1, 10, ...), as torchvision's ImageFolder takes them, it is 100.00 %: for that order give --classes, "
+            "a file with one folder name per line, in that order.",
+        ),
+        (
+            f.EmptyClassFolders(target="float", folders=["cat"]),
+            "1 class folder has no image of a known format (cat), and did not count.",
+        ),
+        (
+            f.EmptyClassFolders(target="float", folders=list("abcde")),
+            "5 class folders have no image of a known format (a, b, c, d), and did not count.",
+        ),
+        (
+            f.FloatInaccurate(target="float", top1=8, confidence=93, chance=10),
+            "The float network itself is right on 8.00 % of the labelled images, and on average 93 % sure (one answer "
+            "for all would get 10.0 %): probably the order of the classes (--classes) is not that of its outputs, or "
+            "--mean, --std, --input-size are not those of its training.",
+        ),
     ],
 )
 def test_warnings(warning, sentence):

@@ -123,7 +123,12 @@ def test_class_indices(names, classes, class_names, expected):
         ),
         (["a", "b", "c"], 2, None, "has 3 folders .* the network has 2 classes"),
         (["a", "x"], 2, ("a", "b"), r"others that are not \('x'\); name every folder like a class"),
-        (["0", "7"], 5, None, "has a folder 7, and the network has 5 classes: .* must be 0 to 4"),
+        (
+            ["0", "7"],
+            5,
+            None,
+            "has a folder 7, and the network has 5 classes: .* must be 0 to 4; else give .* --classes",
+        ),
         (["crane"], 3, ("crane", "tench", "crane"), "folder 'crane', and two classes have that name; number"),
     ],
     ids=["too-few", "too-many", "some-names", "number-beyond", "two-cranes"],
@@ -131,6 +136,35 @@ def test_class_indices(names, classes, class_names, expected):
 def test_folders_that_do_not_fit(names, classes, class_names, words):
     with pytest.raises(DataError, match=words):
         class_indices(names, classes, class_names, place=Path("images"))
+
+
+def test_numbers_that_sort_otherwise_as_text(tmp_path, make_model):
+    """ImageFolder sorts the names as text; --classes has the folders in that order."""
+    for number in range(12):
+        (tmp_path / str(number)).mkdir()
+        for image in range(1 + number % 2):
+            Image.new("RGB", (8, 8)).save(tmp_path / str(number) / f"{image}.png")
+    images = load_labelled(tmp_path, make_model(classes=12))
+    assert images.labels.tolist() == [0, 1, 1, 10, 11, 11, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8, 9, 9]
+    as_text = [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8, 9, 9, 10, 11, 11]
+    assert images.sorted_labels.tolist() == as_text
+    assert images.first(4).sorted_labels.tolist() == as_text[:4]
+    named = load_labelled(tmp_path, make_model(classes=12, names=tuple(sorted(map(str, range(12))))))
+    assert named.labels.tolist() == as_text
+    assert named.sorted_labels is None
+
+
+def test_numbers_that_sort_alike_have_one_order(tmp_path, make_model):
+    for name in ("00", "02", "10"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    assert load_labelled(tmp_path, make_model(classes=12)).sorted_labels is None
+
+
+def test_folders_without_known_images_are_named(folder, make_model):
+    for file in (folder / "dog").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    assert load_labelled(folder, make_model()).empty == ("dog",)
 
 
 def test_fewer_folders_than_classes(folder, make_model):

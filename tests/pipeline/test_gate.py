@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from intraq_deploy.data import LabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy, evaluate
-from intraq_deploy.pipeline.gate import accuracy_failures
+from intraq_deploy.models import Preprocessing
+from intraq_deploy.pipeline.gate import accuracy_failures, eval_warnings
 
 
 def accuracy(wrong: slice, images: int) -> Accuracy:
@@ -39,3 +41,49 @@ def test_a_failure_says_what_was_lost():
     assert (found.target, found.top1, found.fake_quant_top1) == ("onnxruntime", 86, 90)
     assert (found.images, found.became_wrong, found.became_right) == (1000, 50, 10)
     assert found.allowed == pytest.approx(3 * 60**0.5)
+
+
+def labelled(labels, **more):
+    """Images that are never read."""
+    return LabelledImages("photos", labels, None, Preprocessing((8, 8), (0.5,), (0.5,)), **more)
+
+
+def measured(answers, labels, logit=5.0, classes=12):
+    """The accuracy of a network that gives these answers, and is as sure as the logit."""
+    logits = logit * torch.nn.functional.one_hot(answers, classes).float()
+    return evaluate(lambda x: x, [(logits, labels)])
+
+
+LABELS = torch.arange(12).repeat(5)
+
+
+def test_numbered_folders_are_warned_of_with_both_accuracies():
+    as_text = torch.tensor(sorted(range(12), key=str)).argsort()[LABELS]
+    accuracy = measured(as_text, LABELS)
+    found = {each.kind: each for each in eval_warnings(labelled(LABELS, sorted_labels=as_text), accuracy)}
+    assert found["numbered-folders"].top1 == pytest.approx(100 * 2 / 12)
+    assert found["numbered-folders"].sorted_top1 == 100
+    assert found["float-inaccurate"].top1 == pytest.approx(100 * 2 / 12)
+    assert not list(eval_warnings(labelled(LABELS), measured(LABELS, LABELS)))
+
+
+@pytest.mark.parametrize(
+    ("answers", "logit", "images", "doubted"),
+    [
+        (LABELS, 5.0, 60, False),
+        (LABELS.roll(1), 5.0, 60, True),  # sure and wrong
+        (torch.zeros_like(LABELS), 0.1, 60, True),  # one answer for all, and not sure
+        (torch.where(torch.arange(60) % 3 == 0, LABELS, 0), 0.1, 60, False),  # few right, and not sure
+        (LABELS.roll(1), 5.0, 12, False),  # too few to tell
+    ],
+    ids=["right", "sure-and-wrong", "one-answer", "unsure", "few"],
+)
+def test_a_float_network_that_is_wrong_is_doubted(answers, logit, images, doubted):
+    accuracy = measured(answers[:images], LABELS[:images], logit)
+    kinds = [each.kind for each in eval_warnings(labelled(LABELS[:images]), accuracy)]
+    assert kinds == ["float-inaccurate"] * doubted
+
+
+def test_empty_class_folders_are_named():
+    found = list(eval_warnings(labelled(LABELS, empty=("cat",)), measured(LABELS, LABELS)))
+    assert [(each.kind, each.folders) for each in found] == [("empty-class-folders", ["cat"])]

@@ -19,6 +19,8 @@ from intraq_deploy.targets.profile import TargetProfile
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
+_POOLS = ("AveragePool", "LpPool", "MaxPool")
+_MOVES = ("Reshape", "Slice", "Transpose")
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 """The domains of the operators that are looked at. ONNX Runtime's quantizer writes QuantizeLinear of the last one."""
 _INTEGER = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm", "QLinear")
@@ -32,6 +34,8 @@ _INT8_CONSTANTS = (
     "doubtful: TensorRT 8.4 said 'invalid weights type of Int8' (github.com/NVIDIA/TensorRT/issues/2163); what 8.5 and "
     "8.6 do is not known here"
 )
+_OPSET_OF_FAILING_CALIBRATOR = 19
+_MOVED_CODES = "doubtful: reported of 10.16 on Orin, whose compiler does not infer the type there"
 _GIVEN_ZERO_POINTS = "read: the parser of 8.x, 'This version of TensorRT requires 3 inputs'"
 _Rule = Callable[[ir.Node], Iterator[LintFinding]]
 
@@ -41,9 +45,10 @@ def findings(model: ir.Model, profile: TargetProfile) -> list[LintFinding]:
 
     model: with inferred types, functions inlined, and names that say in which subgraph a node is.
     """
-    found = [*_opset(model, profile), *_functions(model)]
+    found = [*_opset(model, profile), *_calibrator(model, profile), *_functions(model)]
     nodes = [node for node in model.graph.all_nodes() if node.domain in _DOMAINS]
-    for rule in (*_RULES, *(_RULES_OF_8 if _is_version_8(profile) else ())):
+    special = _RULES_OF_8 if _is_version_8(profile) else _RULES_OF_10 if profile.runtime == "tensorrt" else ()
+    for rule in (*_RULES, *special):
         found += [finding for node in nodes for finding in rule(node)]
     return found
 
@@ -60,6 +65,16 @@ def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[LintFinding]:
             "one"
         )
         yield LintFinding("opset", "the model", what, "documented: ONNX operator support by TensorRT version")
+
+
+def _calibrator(model: ir.Model, profile: TargetProfile) -> Iterator[LintFinding]:
+    opset = model.opset_imports.get("", 0)
+    if profile.calibration_cache is not None and not _is_version_8(profile) and opset >= _OPSET_OF_FAILING_CALIBRATOR:
+        what = (
+            f"the model has opset {opset}, with which the INT8 calibrator of TensorRT 10.3 fails on Orin: for a "
+            "calibration cache export it with 17; quantizers in the file need no calibrator"
+        )
+        yield LintFinding("opset of calibrators", "the model", what, "doubtful: reported of 10.3, checkSanity", False)
 
 
 def _functions(model: ir.Model) -> Iterator[LintFinding]:
@@ -127,6 +142,31 @@ def _operators(node: ir.Node) -> Iterator[LintFinding]:
         what = f"{name_of(node)} is a {node.op_type}, which TensorRT does not read: write QuantizeLinear and "
         what += "DequantizeLinear around a float operator"
         yield LintFinding("quantizers, not integer operators", name_of(node), what, "measured: the parser refuses it")
+
+
+def _pools(node: ir.Node) -> Iterator[LintFinding]:
+    if node.op_type not in _POOLS:
+        return
+    name, dilations = name_of(node), node.attributes.get_ints("dilations", [])
+    if any(dilation != 1 for dilation in dilations):
+        what = f"{name} is a {node.op_type} with dilations {list(dilations)}, and TensorRT only knows 1: pool without"
+        yield LintFinding("pools without dilations", name, what, "measured: 'does not support dilations other than 1'")
+    if len(node.outputs) > 1:
+        what = f"{name} is a {node.op_type} that also gives indices, which TensorRT does not: take its values alone"
+        yield LintFinding("pools with one output", name, what, "measured: the parser refuses it")
+
+
+def _moved(node: ir.Node) -> Iterator[LintFinding]:
+    """The activations that are dequantized behind what moves their codes."""
+    if node.op_type != "DequantizeLinear":
+        return
+    before = _producer(node, 0)
+    if before is not None and before.op_type in _MOVES:
+        what = (
+            f"{name_of(node)} dequantizes behind a {before.op_type}, which TensorRT 10.16 may fail to compile on Orin: "
+            "put it in front"
+        )
+        yield LintFinding("dequantize, then move", name_of(node), what, _MOVED_CODES, False)
 
 
 def _int4(node: ir.Node) -> Iterator[LintFinding]:
@@ -233,8 +273,10 @@ def _given_zero_points(node: ir.Node) -> Iterator[LintFinding]:
 
 
 _RULES: tuple[_Rule, ...] = (
-    _operators, _scales, _zero_points, _types, _activation_scales, _int4, _biases, _one_clip, _float_layers, _residuals,
+    _operators, _pools, _scales, _zero_points, _types, _activation_scales, _int4, _biases, _one_clip, _float_layers,
+    _residuals,
 )  # fmt: skip
+_RULES_OF_10: tuple[_Rule, ...] = (_moved,)
 _RULES_OF_8: tuple[_Rule, ...] = (_int8_constants, _given_zero_points)
 
 

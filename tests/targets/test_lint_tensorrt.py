@@ -36,14 +36,45 @@ def test_a_good_layer():
     assert findings([Q, DQ, W, "y = Conv(d, wd)"]) == []
 
 
-@pytest.mark.parametrize(("opset", "profile", "found"), [(20, "tensorrt-int8", []), (17, "tensorrt8-int8", [])])
+CALIBRATOR = ("opset of calibrators", False)
+
+
+@pytest.mark.parametrize(
+    ("opset", "profile", "found"),
+    [(18, "tensorrt-int8", []), (20, "tensorrt-int8", [CALIBRATOR]), (17, "tensorrt8-int8", [])],
+)
 def test_opsets_that_it_reads(opset, profile, found):
     assert findings([Q, DQ, *IN_GRAPH, "y = Conv(d, wd)"], opset, load_profile(profile)) == found
 
 
-@pytest.mark.parametrize(("opset", "profile"), [(21, "tensorrt-int8"), (18, "tensorrt8-int8")])
-def test_opsets_that_it_does_not_read(opset, profile):
-    assert findings([Q, DQ, *IN_GRAPH, "y = Conv(d, wd)"], opset, load_profile(profile)) == [("opset", True)]
+@pytest.mark.parametrize(
+    ("opset", "profile", "found"), [(21, "tensorrt-int8", [CALIBRATOR]), (18, "tensorrt8-int8", [])]
+)
+def test_opsets_that_it_does_not_read(opset, profile, found):
+    broken = findings([Q, DQ, *IN_GRAPH, "y = Conv(d, wd)"], opset, load_profile(profile))
+    assert broken == [("opset", True), *found]
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("profile", ["tensorrt-int8", "tensorrt-rtx"])
+def test_pools_without_dilations(op, profile):
+    pools = {value: f"y = {op}<kernel_shape = [2, 2], dilations = [1, {value}]>(x)" for value in (1, 2)}
+    assert findings([pools[1]], 19, load_profile(profile))[1:] == []
+    assert findings([pools[2]], 19, load_profile(profile))[-1] == ("pools without dilations", True)
+
+
+def test_pools_with_one_output():
+    assert findings(["y, i = MaxPool<kernel_shape = [2, 2]>(x)"]) == [("pools with one output", True)]
+
+
+@pytest.mark.parametrize(("profile", "found"), [
+    ("tensorrt-int8", [("dequantize, then move", False)]), ("tensorrt-rtx", []),
+])  # fmt: skip
+def test_codes_that_are_moved_before_they_are_dequantized(profile, found):
+    moved = [Q, "t = Transpose<perm = [0, 2, 3, 1]>(q)", "y = DequantizeLinear(t, s, z)"]
+    assert findings(moved, profile=load_profile(profile)) == found
+    in_front = ["t = Transpose<perm = [0, 2, 3, 1]>(x)", "q = QuantizeLinear(t, s, z)", "y = DequantizeLinear(q, s, z)"]
+    assert findings(in_front, profile=load_profile(profile)) == []
 
 
 def test_float_layers_are_slow_not_wrong():

@@ -177,6 +177,21 @@ def test_what_the_compiler_refuses_the_linter_names_before(name):
         compile_model(serialize(model), ORIN)
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_the_compiler_knows_no_dilated_pools(op, dilation):
+    pool = f"y = {op}<kernel_shape = [2, 2], dilations = [{dilation}, {dilation}]>(x)"
+    head = '<ir_version: 10, opset_import: ["": 22]> g (float[N, 3, 8, 8] x) => (float[N, 3, h, w] y)'
+    model = onnx.parser.parse_model(f"{head} {{ {pool} }}")
+    refused = [finding.rule for finding in lint(ir.from_proto(model), INT8) if finding.refused]
+    assert refused == ["pools without dilations"] * (dilation > 1)
+    if refused:
+        with pytest.raises(TargetError, match="does not support dilations other than 1"):
+            compile_model(model.SerializeToString(), ORIN)
+    else:
+        compile_model(model.SerializeToString(), ORIN)
+
+
 @pytest.mark.parametrize(("outer", "inner", "layer"), [
     (0, 0, None), (3, 0, "fq in Quantized (a)"), (0, 3, "tq in then_branch of y"),
 ])  # fmt: skip

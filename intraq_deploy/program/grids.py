@@ -1,6 +1,7 @@
 """Grids of codes from a fake-quant module's quantizers."""
 
 import math
+from dataclasses import replace
 
 from intraq_deploy.graph.graph import Node
 from intraq_deploy.graph.ops import AVERAGES, MOVES_DATA, Clamp, Pad, Unary
@@ -18,13 +19,13 @@ def grid_of(network: FakeQuantNetwork, name: str) -> Grid | None:
     monotone, so this is exact for every scale. A mean lies between its input's least and greatest value, a function's
     values among those of its input's codes.
     """
-    grid = _grid(network, name)
+    grid = _narrowed_grid(network, name)
     owner = network.placement.grid(name)
     if grid is None or owner is None:
         return None
     sharing = (other for other in network.placement.sharing(owner) if network.placement.tensors[other].spec is not None)
     lowest = min(_bounds(network, network.graph[other])[0] for other in sharing)
-    return Grid(grid.scale, grid.bits, *_bounds(network, network.graph[name]), lowest)
+    return replace(grid, lowest=lowest)
 
 
 def _grid(network: FakeQuantNetwork, name: str) -> Grid | None:
@@ -34,6 +35,15 @@ def _grid(network: FakeQuantNetwork, name: str) -> Grid | None:
         return None
     low, high = quantizer.bounds()
     return Grid(float(quantizer.scale.detach()), quantizer.spec.bits, low, high, low)
+
+
+def _narrowed_grid(network: FakeQuantNetwork, name: str) -> Grid | None:
+    """The grid of the codes that the tensor itself can hold, whatever shares it: that may be made from this tensor."""
+    grid = _grid(network, name)
+    if grid is None:
+        return None
+    low, high = _bounds(network, network.graph[name])
+    return replace(grid, code_min=low, code_max=high, lowest=low)
 
 
 def _bounds(network: FakeQuantNetwork, node: Node) -> Bounds:
@@ -48,7 +58,7 @@ def _bounds(network: FakeQuantNetwork, node: Node) -> Bounds:
     activation = node.op if isinstance(node.op, Clamp) else node.activation
     if activation is not None:
         return _narrowed(grid, activation.low, activation.high)
-    source = grid_of(network, node.inputs[0]) if isinstance(node.op, (Unary, *AVERAGES)) else None
+    source = _narrowed_grid(network, node.inputs[0]) if isinstance(node.op, (Unary, *AVERAGES)) else None
     if source is None:
         return grid.code_min, grid.code_max
     if isinstance(node.op, Unary):

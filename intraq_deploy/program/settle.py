@@ -41,6 +41,8 @@ _NUDGES = [1e-6 * step for step in range(1, 101)] + [1e-5 * step for step in ran
 """Changes of a scale that are tried, up and down, the smallest first."""
 LARGEST_NUDGE = _NUDGES[-1]
 _USUAL_NUDGE = 1e-4
+_SHORT = (14, 12, 10)
+"""Bits of the mantissa of scales that are tried where no nudge helps, the nearest first."""
 _FINE = 32
 """Codes from 0 to 1/2: with fewer, making 1/2 a code would change a scale by more than 3 %."""
 _SWEEPS = 8
@@ -79,8 +81,8 @@ def unsettled(network: FakeQuantNetwork) -> list[str]:
             if isinstance(node.op, Conv2d | Linear):
                 if len(channels := _dead_channels(network, node)):
                     problems.append(f"{node.name}: the bias of {len(channels)} channels leaves 24 bits")
-            elif (ambiguous := _ambiguity(network, node)) is not None and (
-                count := ambiguous(_grid(network, node.name))
+            elif (ambiguous := _ambiguity(network, node, node.name)) is not None and (
+                count := ambiguous(_grid(network, node.name).scale)
             ):
                 problems.append(f"{node.name}: {count} ambiguous inputs")
     return problems
@@ -102,7 +104,19 @@ def _settle_node(network: FakeQuantNetwork, node: Node) -> Iterator[Adjustment]:
         return
     if isinstance(node.op, Unary) and node.op.function == "HardSigmoid":
         yield from _center(node, quantizer)
-    ambiguities = _ambiguities(network, node)
+    yield from _settle_scale(network, node, node.name)
+    # Where an input has the output's grid, their ratio is what it is, and the other input's scale decides.
+    for name in node.inputs:
+        if name != network.graph.input.name and not _shares(network, node.name, name) and _must_not(network, node):
+            yield from _settle_scale(network, node, name)
+
+
+def _settle_scale(network: FakeQuantNetwork, node: Node, name: str) -> Iterator[Adjustment]:
+    """Nudges the scale of the tensor `name`, the node's or one that it reads, for the node and those before it that
+    share the tensor's grid."""
+    quantizer = network.quantizer(name)
+    assert quantizer is not None
+    ambiguities = _ambiguities(network, node, name)
     scale = float(quantizer.scale)
     before = _count(ambiguities, scale)
     if not any(before):
@@ -112,7 +126,17 @@ def _settle_node(network: FakeQuantNetwork, node: Node) -> Iterator[Adjustment]:
         return
     quantizer.scale.fill_(nudged)
     what = f"nudged its scale by {nudged / scale - 1:+.1e}: {sum(before)} ambiguous inputs, now {sum(left)}"
-    yield Adjustment(node.name, what)
+    yield Adjustment(name, what)
+
+
+def _shares(network: FakeQuantNetwork, name: str, other: str) -> bool:
+    return network.placement.grid(name) == network.placement.grid(other)
+
+
+def _must_not(network: FakeQuantNetwork, node: Node) -> bool:
+    """Whether the node has ambiguous inputs that runtimes compute differently."""
+    ambiguous = None if isinstance(node.op, Conv2d | Linear) else _ambiguity(network, node, node.name)
+    return ambiguous is not None and ambiguous(_grid(network, node.name).scale) > 0
 
 
 def _center(node: Node, quantizer: ActivationQuantizer) -> Iterator[Adjustment]:
@@ -133,50 +157,63 @@ def _grid(network: FakeQuantNetwork, name: str) -> Grid:
 
 @dataclass(frozen=True, slots=True)
 class _Ambiguity:
-    """A function that counts a node's ambiguous inputs for a candidate of its grid."""
+    """A function that counts a node's ambiguous inputs for a candidate of its grid's scale."""
 
-    count: Callable[[Grid], int]
-    grid: Grid
+    count: Callable[[float], int]
     tolerable: bool
     """Whether all runtimes compute the node alike in any case, and only training's float sums do not."""
 
 
-def _ambiguities(network: FakeQuantNetwork, node: Node) -> list[_Ambiguity]:
-    """The ambiguities of the node, and of those before it that share its grid."""
-    owner = network.placement.grid(node.name)
+def _ambiguities(network: FakeQuantNetwork, node: Node, tensor: str) -> list[_Ambiguity]:
+    """The ambiguities that the scale of `tensor` decides on: the node's, and of those before it that share its grid."""
+    owner = network.placement.grid(tensor)
     assert owner is not None
     found = []
-    for name in network.placement.sharing(owner):
+    for name in dict.fromkeys((*network.placement.sharing(owner), node.name)):
         other = network.graph[name]
-        ambiguous = _ambiguity(network, other)
+        ambiguous = _ambiguity(network, other, tensor)
         if ambiguous is not None:
-            tolerable = isinstance(other.op, Conv2d | Linear)
-            found.append(_Ambiguity(ambiguous, _grid(network, name), tolerable))
+            found.append(_Ambiguity(ambiguous, isinstance(other.op, Conv2d | Linear)))
         if name == node.name:
             break
     return found
 
 
-def _ambiguity(network: FakeQuantNetwork, node: Node) -> Callable[[Grid], int] | None:
-    """Counts the ambiguous inputs of a node for a candidate output grid; None where no grid can be ambiguous."""
+def _ambiguity(network: FakeQuantNetwork, node: Node, tensor: str) -> Callable[[float], int] | None:
+    """Counts the ambiguous inputs of a node for a candidate of the scale that `tensor` has, and all that share its
+    grid; None where no scale can be ambiguous."""
     if network.placement.tensors[node.name].spec is None or not is_integer(network.graph, node, network.placement):
         return None
-    inputs = [_grid(network, name) for name in node.inputs]
+    count = _counting(network, node)
+    if count is None:
+        return None
+    grids = {name: _grid(network, name) for name in (*node.inputs, node.name)}
+    sharing = {name for name in grids if _shares(network, name, tensor)}
+
+    def at(scale: float) -> int:
+        tried = {name: replace(grid, scale=scale) if name in sharing else grid for name, grid in grids.items()}
+        return count(*(tried[name] for name in (*node.inputs, node.name)))
+
+    return at
+
+
+def _counting(network: FakeQuantNetwork, node: Node) -> Callable[..., int] | None:
+    """Counts the ambiguous inputs of a node, from the grids of its inputs and its output; None as of `_ambiguity`."""
     match node.op:
         case Add():
-            return partial(arithmetic.add_disagreements, *inputs)
+            return arithmetic.add_disagreements
         case Multiply():
-            return partial(arithmetic.multiply_disagreements, *inputs)
+            return arithmetic.multiply_disagreements
         case Unary():
-            return partial(arithmetic.unary_disagreements, node.op, *inputs)
+            return partial(arithmetic.unary_disagreements, node.op)
         case AveragePool2d():
-            return partial(arithmetic.average_disagreements, node.op.kernel[0] * node.op.kernel[1], *inputs)
+            return partial(arithmetic.average_disagreements, node.op.kernel[0] * node.op.kernel[1])
         case GlobalAveragePool():
             height, width = network.graph[node.inputs[0]].shape[1:]
-            return partial(arithmetic.average_disagreements, height * width, *inputs)
+            return partial(arithmetic.average_disagreements, height * width)
         case Conv2d() | Linear():
             scale = network.layer(node.name).codes()[1]
-            return lambda grid: _ties(arithmetic.multiplier(inputs[0].scale, scale, grid.scale), grid)
+            return lambda x, y: _ties(arithmetic.multiplier(x.scale, scale, y.scale), y)
     return None
 
 
@@ -186,7 +223,7 @@ def _ties(multipliers: Tensor, grid: Grid) -> int:
 
 def _count(ambiguities: list[_Ambiguity], scale: float) -> tuple[int, int]:
     """Ambiguous inputs at this scale: those that must not be, and those that better were not."""
-    counts = [(each.tolerable, each.count(replace(each.grid, scale=scale))) for each in ambiguities]
+    counts = [(each.tolerable, each.count(scale)) for each in ambiguities]
     return sum(n for tolerable, n in counts if not tolerable), sum(n for tolerable, n in counts if tolerable)
 
 
@@ -203,7 +240,19 @@ def _nudge(scale: float, before: tuple[int, int], ambiguities: list[_Ambiguity])
                 best, least = candidate, count
             if not any(least):
                 return best, least
+    for bits in _SHORT if least[0] else ():
+        candidate = _shortened(scale, bits)
+        count = _count(ambiguities, candidate)
+        if count < least:
+            best, least = candidate, count
     return best, least
+
+
+def _shortened(scale: float, bits: int) -> float:
+    """The nearest number to the scale whose mantissa has so many bits: codes times it are exact in float32, and so is
+    the mean of them that lies in the middle between two codes of the same grid, where no other nudge helps."""
+    mantissa, exponent = math.frexp(scale)
+    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
 
 
 def _dead_channels(network: FakeQuantNetwork, node: Node) -> Tensor:

@@ -71,6 +71,8 @@ CASES = {
     "padded average that does not": (
         lambda net, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), ["AveragePool2d"],
     ),
+    "global maximum": (lambda net, x: F.adaptive_max_pool2d(x, 1), ["MaxPool2d"]),
+    "adaptive maxima": (lambda net, x: F.adaptive_max_pool2d(x, (2, 5)), ["MaxPool2d"]),
     "average that hangs over": (lambda net, x: F.avg_pool2d(x, 3, 2, ceil_mode=True), ["AveragePool2d"]),
     "weights that are computed": (
         lambda net, x: F.conv2d(x, net.gain[:, None] * torch.ones(8, 8, 1, 1)), ["Conv2d"],

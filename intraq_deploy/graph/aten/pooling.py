@@ -1,5 +1,7 @@
 """Maxima and means over windows and over everything."""
 
+from functools import partial
+
 from torch import fx
 
 from intraq_deploy.graph.aten.translator import CallError, Translator, arguments, child_name, pair, translates
@@ -56,15 +58,29 @@ def _avg_pool2d(t: Translator, call: fx.Node) -> None:
 @translates("aten.adaptive_avg_pool2d.default")
 def _adaptive_avg_pool2d(t: Translator, call: fx.Node) -> None:
     name = t.value(call.args[0])
-    height, width = t.shape_of(name)[1:]
-    out_height, out_width = t.shape(call)[1:]
+    kernel = _regular_windows(t.shape_of(name), t.shape(call))
+    _average(t, call, name, AveragePool2d(kernel, kernel))
+
+
+@translates("aten.adaptive_max_pool2d.default")
+def _adaptive_max_pool2d(t: Translator, call: fx.Node) -> None:
+    name = t.value(call.args[0])
+    shape = tuple(int(size) for size in call.meta["val"][0].shape[1:])
+    kernel = _regular_windows(t.shape_of(name), shape)
+    op = MaxPool2d(kernel, kernel, (0, 0), (1, 1), False)
+    # Its second output, where the maxima are, is none that a network's integers could be made of.
+    t.several(call, [partial(t.add, child_name(call, "max_pool"), op, [name], shape)])
+
+
+def _regular_windows(shape: tuple[int, ...], output: tuple[int, ...]) -> tuple[int, int]:
+    """The windows of an adaptive pooling from [C, H, W] to [C, H', W']. Raises CallError where they are not alike."""
+    (_, height, width), (_, out_height, out_width) = shape, output
     if height % out_height or width % out_width:
         raise CallError(
             f"output {out_height}x{out_width}, which does not divide its input {height}x{width} (another --input-size "
             "may)"
         )
-    kernel = (height // out_height, width // out_width)
-    _average(t, call, name, AveragePool2d(kernel, kernel))
+    return height // out_height, width // out_width
 
 
 def _average(t: Translator, call: fx.Node, name: str, op: AveragePool2d) -> None:

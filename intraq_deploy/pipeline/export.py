@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from intraq_deploy.errors import TargetError
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.finished import Opening, opened_run
@@ -28,9 +29,21 @@ def export_run(opening: Opening, targets: tuple[str, ...], progress: Progress) -
         for target in targets:
             run.profile(target)
         finished.keep_targets()
-        artifacts = {target: export_artifact(run, target, program, report.label) for target in targets}
+        artifacts = {target: _of_another(run, target, program, report.label) for target in targets}
         made = {target: records.artifact_record(run, artifact, program) for target, artifact in artifacts.items()}
         return finished.keep(report.changed(artifacts={**report.artifacts, **made}))
+
+
+def _of_another(run: Run, target: str, program: Program, bits: str) -> Artifact:
+    """Returns the artifact of a target that the run may not have been quantized for, as `export_artifact`."""
+    try:
+        return export_artifact(run, target, program, bits)
+    except TargetError as error:
+        if target in run.options.targets:
+            raise
+        raise TargetError(
+            f"{error} Quantize for this target from the start (--target {target}), or export for another one."
+        ) from error
 
 
 def export_artifact(run: Run, target: str, program: Program, bits: str) -> Artifact:

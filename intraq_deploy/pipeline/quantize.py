@@ -10,6 +10,7 @@ from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.candidate import GateCandidate
+from intraq_deploy.pipeline.dry_run import dry_run
 from intraq_deploy.pipeline.estimate import estimate, faster
 from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
@@ -65,6 +66,7 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
         check_ranges(scheme.ranges)
     if options.mixed is not None:
         check_budget(run, options.mixed)
+    dry_run(run, scheme)
     with run.directory.opened():
         _begin(run)
         return _keep(run, _stages(run, labelled))

@@ -68,8 +68,8 @@ def _opset(model: ir.Model, profile: TargetProfile) -> Iterator[LintFinding]:
 
 
 def _calibrator(model: ir.Model, profile: TargetProfile) -> Iterator[LintFinding]:
-    opset = model.opset_imports.get("", 0)
-    if profile.calibration_cache is not None and not _is_version_8(profile) and opset >= _OPSET_OF_FAILING_CALIBRATOR:
+    opset, largest = model.opset_imports.get("", 0), profile.largest_opset or 0
+    if profile.calibration_cache is not None and _OPSET_OF_FAILING_CALIBRATOR <= opset <= largest:
         what = (
             f"the model has opset {opset}, with which the INT8 calibrator of TensorRT 10.3 fails on Orin: for a "
             "calibration cache export it with 17; quantizers in the file need no calibrator"

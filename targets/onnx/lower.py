@@ -98,8 +98,7 @@ def _refuse(findings: list[LintFinding], profile: TargetProfile) -> None:
     if refused:
         more = f" ({len(refused) - 1} more like it)" if len(refused) > 1 else ""
         raise TargetError(
-            f"{profile.name} would refuse this program or compute wrong integers: {refused[0].what}{more}. Quantize "
-            f"for this target from the start (--target {profile.name}), or export for another one."
+            f"{profile.name} would refuse this program or compute wrong integers: {refused[0].what}{more}."
         )
 
 

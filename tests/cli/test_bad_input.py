@@ -225,6 +225,35 @@ def test_networks_that_cannot_be_quantized(run, tmp_path, name, words, problem):
     assert inspection.stdout.count("Cannot be") == inspection.stdout.count(problem) == 1
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-int8"])
+def test_what_a_target_refuses_is_said_before_anything_is_made(run, tmp_path, target):
+    """TensorRT's parser reads no dilated pooling; ONNX Runtime does."""
+    code = tmp_path / "network.py"
+    code.write_text(
+        NETWORKS
+        + """
+
+class Dilated(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, 1, dilation=2),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
+"""
+    )
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    arch = ["--arch", f"{code}:Dilated", *PREPROCESSING]
+    result = run("quantize", tmp_path / "net.pth", *arch, *TINY, "--target", target, "--out", tmp_path / "run")
+    if target == "onnxruntime":
+        assert result.exit_code == 0, result.output
+    else:
+        assert_refused(result, tmp_path / "run", 1, "MaxPool with dilations [2, 2]", "TensorRT only knows 1")
+
+
 @pytest.mark.parametrize("command", ["quantize", "synthesize"])
 def test_one_output_is_no_choice_between_classes(run, tmp_path, command):
     """Softmax of one logit is 1, whatever the image: no image could be made for it, and nothing distilled."""

@@ -93,6 +93,12 @@ class ModelGroup:
         str | None,
         typer.Option(metavar="KEY|INDEX", help="Which output of the network holds the logits, where it has several."),
     ] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY|PREFIX", help="Which of several networks in a checkpoint: a key, or a prefix of names."
+        ),
+    ] = None
     trust_pickle: TrustPickle = False
 
     def options(self) -> "ModelOptions":
@@ -107,6 +113,7 @@ class ModelGroup:
             std=_parse_numbers("--std", self.std),
             classes=None if self.classes is None else str(self.classes),
             output=self.output,
+            weights=self.weights,
             trust_pickle=self.trust_pickle,
         )
 

@@ -4,11 +4,13 @@ The only place where `torch.load` is called: always with `weights_only=True`, an
 that needs more and that the user trusts by name (`--trust-pickle`).
 """
 
+import hashlib
+import json
 import logging
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from intraq_deploy.errors import CheckpointError
 from intraq_deploy.files import sha256_of
 from intraq_deploy.models.exported import read_exported
 from intraq_deploy.models.file_kind import FileKind, file_kind
-from intraq_deploy.models.wrappers import AVERAGED, strip_prefixes, unwrap, unwrap_module
+from intraq_deploy.models.wrappers import heads, strip_prefixes, unwrap, unwrap_module
 from intraq_deploy.wording import reason
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ class Checkpoint:
 
     path: Path
     sha256: str
-    """The SHA-256 of the file's bytes, in hex."""
+    """The SHA-256 of the file's bytes, in hex; of a sharded one that of its shards'."""
     tensors: dict[str, Tensor]
     """The state_dict: on the CPU, floats as float32 and finite, names without prefixes and up to date."""
     original: dict[str, Tensor]
@@ -44,18 +46,22 @@ class Checkpoint:
     module: nn.Module | None = None
     """The whole network, where the file held one and the user trusts it."""
 
+    def parts(self) -> dict[str, "Checkpoint"]:
+        """What is behind each prefix that a good share of the names have, by the prefix."""
+        return {prefix: replace(self, tensors=part, original=part) for prefix, part in heads(self.original).items()}
 
-def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
-    """Reads a .pth/.pt (torch.save), .safetensors or .pt2 (torch.export) file.
 
+def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights: str | None = None) -> Checkpoint:
+    """Reads a .pth/.pt (torch.save), .safetensors or .pt2 (torch.export) file, or a .safetensors.index.json and the
+    files that it names.
+
+    weights: which of several networks in the file: a key of its dictionary, or a prefix of names.
     trust_pickle: unpickle it even if it needs more than tensors and containers, which can run any code.
     Raises CheckpointError, with the remedy, for anything that is no complete, finite, float state_dict.
     """
-    content = _content(path, file_kind(path), trust_pickle)
-    if isinstance(content, Mapping) and any(name in content for name in AVERAGED):
-        logger.info("%s also holds averaged (EMA) weights; they are not used", path)
-
-    unwrapped = unwrap(path, content)
+    kind = file_kind(path)
+    content = _content(path, kind, trust_pickle)
+    unwrapped = unwrap(path, content, weights)
     module = unwrap_module(unwrapped) if isinstance(unwrapped, nn.Module) else None
     raw = module.state_dict() if module is not None else unwrapped
     assert isinstance(raw, Mapping)
@@ -63,7 +69,14 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
     original = {key: _usable(path, key, tensor) for key, tensor in raw.items()}
     if not original:
         raise CheckpointError(f"{path} holds a network without weights; save a trained one.")
-    return Checkpoint(path, sha256_of(path), strip_prefixes(original), original, module)
+    return Checkpoint(path, _sha256(path, kind), strip_prefixes(original), original, module)
+
+
+def _sha256(path: Path, kind: FileKind) -> str:
+    """The SHA-256 of the file, or of those of an index's shards, in hex."""
+    if kind is not FileKind.SHARDED:
+        return sha256_of(path)
+    return hashlib.sha256("".join(sha256_of(shard) for shard in _shards(path)).encode()).hexdigest()
 
 
 def _content(path: Path, kind: FileKind, trust_pickle: bool) -> Any:
@@ -71,10 +84,34 @@ def _content(path: Path, kind: FileKind, trust_pickle: bool) -> Any:
         return read_exported(path)
     if kind is FileKind.TORCH:
         return _load_torch(path, trust_pickle)
+    if kind is FileKind.SHARDED:
+        return {name: tensor for shard in _shards(path) for name, tensor in _load_safetensors(shard).items()}
+    return _load_safetensors(path)
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy or save it again.") from error
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files that the index of a sharded checkpoint names, beside it. Raises CheckpointError for one that is not
+    there, and for what is no index."""
+    try:
+        names = sorted({str(name) for name in json.loads(path.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is no index of safetensors files (it has no weight_map); copy or save it again."
+        ) from error
+    missing = [name for name in names if Path(name).name != name or not (path.parent / name).is_file()]
+    if missing or not names:
+        raise CheckpointError(
+            f"{path} names {len(names)} files, of which {len(missing)} are not beside it (the first: "
+            f"{missing[0] if missing else 'none'}); put them into its folder."
+        )
+    return [path.parent / name for name in names]
 
 
 def _load_torch(path: Path, trust_pickle: bool) -> Any:

@@ -15,6 +15,7 @@ class FileKind(Enum):
     TORCH = "torch.save"
     SAFETENSORS = "safetensors"
     EXPORTED = "torch.export"
+    SHARDED = "the index of several safetensors files"
 
 
 FOREIGN = {
@@ -48,6 +49,8 @@ def file_kind(path: Path) -> FileKind:
     if int.from_bytes(head[:8], "little") <= size and head[8:9] == b"{":
         return FileKind.SAFETENSORS
 
+    if path.name.endswith(".safetensors.index.json"):
+        return FileKind.SHARDED
     for start, description in FOREIGN.items():
         if head.startswith(start) or head.lower().startswith(start):
             raise CheckpointError(f"{path} is {description}; {REMEDY}.")

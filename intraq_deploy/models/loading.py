@@ -58,6 +58,7 @@ def load_model(
     classes: Path | Sequence[str] | None = None,
     output: str | int | None = None,
     trust_pickle: bool = False,
+    weights: str | None = None,
 ) -> Model:
     """Loads a trained classifier.
 
@@ -71,6 +72,7 @@ def load_model(
     classes: class names, or a file with them.
     output: which of a network's several outputs are the logits: a key, a name or an index.
     trust_pickle: run the code in a pickle that holds more than tensors.
+    weights: which of several networks in the file: a key of its dictionary, or a prefix of names.
 
     Returns the model, in eval mode, float32, on the CPU.
     Raises CheckpointError if the weights cannot be read or do not fit; ArchitectureError if the
@@ -79,7 +81,7 @@ def load_model(
         that do not fit.
     """
     with torch.random.fork_rng(devices=[]):  # weights that are overwritten must not move the caller's seed
-        loaded = _load(source, arch, trust_pickle)
+        loaded = _load(source, arch, trust_pickle, weights)
     module = loaded.module.eval().float().requires_grad_(False)
     spec = loaded.architecture.spec
 
@@ -101,17 +103,17 @@ def load_model(
     return Model(module, spec, channels, count, preprocessing, loaded.source, names)
 
 
-def _load(source: str | Path, arch: str | None, trust_pickle: bool) -> Loaded:
+def _load(source: str | Path, arch: str | None, trust_pickle: bool, weights: str | None) -> Loaded:
     library, colon, name = str(source).partition(":")
-    if isinstance(source, Path) or not colon:
-        return _from_file(Path(source), arch, trust_pickle)
-    if library == "builtin":
-        weights = read_checkpoint(builtin_network(name).weights)
-        origin = Source("builtin", str(source), weights.sha256)
-        return _fit(find_architecture(arch or str(source)), weights, origin)
-    if library in PRETRAINED:
-        return _from_library(library, name, arch)
-    return _from_file(Path(source), arch, trust_pickle)
+    if colon and not isinstance(source, Path) and library in ("builtin", *PRETRAINED):
+        if weights is not None:
+            raise UsageError(f"--weights is {weights}, and {source} is no file with several networks; leave it out.")
+        if library in PRETRAINED:
+            return _from_library(library, name, arch)
+        checkpoint = read_checkpoint(builtin_network(name).weights)
+        origin = Source("builtin", str(source), checkpoint.sha256)
+        return _fit(find_architecture(arch or str(source)), checkpoint, origin)
+    return _from_file(read_checkpoint(Path(source), trust_pickle=trust_pickle, weights=weights), arch)
 
 
 def _from_library(library: str, name: str, arch: str | None) -> Loaded:
@@ -130,8 +132,8 @@ def _from_library(library: str, name: str, arch: str | None) -> Loaded:
     return Loaded(module, architecture, Source(library, spec, None))
 
 
-def _from_file(path: Path, arch: str | None, trust_pickle: bool) -> Loaded:
-    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
+def _from_file(checkpoint: Checkpoint, arch: str | None) -> Loaded:
+    path = checkpoint.path
     origin = Source("file", str(path), checkpoint.sha256)
     if arch is not None:
         return _fit(find_architecture(arch), checkpoint, origin)
@@ -139,7 +141,10 @@ def _from_file(path: Path, arch: str | None, trust_pickle: bool) -> Loaded:
         return _whole_module(checkpoint.module, origin)
 
     shapes = shapes_of(checkpoint.tensors)
-    candidate = _single(path, shapes, find_candidates(shapes))
+    candidates = find_candidates(shapes)
+    if not candidates:  # a part of the file may be one
+        candidates = [each for part in checkpoint.parts().values() for each in find_candidates(shapes_of(part.tensors))]
+    candidate = _single(path, shapes, candidates)
     logger.info("%s is a %s for %d classes", path, candidate.spec, candidate.classes)
     return _fit(find_architecture(candidate.spec), checkpoint, origin, (candidate.classes, candidate.channels))
 
@@ -151,13 +156,22 @@ def _fit(
     counts: tuple[int | None, int] | None = None,
 ) -> Loaded:
     """Builds the architecture for the checkpoint's class and channel counts, and loads the weights."""
-    classes, channels = counts or architecture.counts(shapes_of(checkpoint.tensors))
-    if classes is None:  # a network with a part called "model" has the names that wrappers add
-        classes, channels = architecture.counts(shapes_of(checkpoint.original))
+    classes, channels = counts or _counts(architecture, checkpoint)
     # Where the class count does not show, comparing the tensors says what differs.
     module = architecture.make(classes or USUAL_CLASSES, channels)
     absent = load_weights(module, checkpoint, architecture.spec)
     return Loaded(module, architecture, origin, classes, channels if architecture.any_channels else None, absent)
+
+
+def _counts(architecture: Architecture, checkpoint: Checkpoint) -> tuple[int | None, int]:
+    """The class count and the input channels that the tensors show, under the first names under which they do: a
+    network with a part called "model" has the names that wrappers add, or the network is a part of the file."""
+    parts = (part.tensors for part in checkpoint.parts().values())
+    for tensors in (checkpoint.tensors, checkpoint.original, *parts):
+        classes, channels = architecture.counts(shapes_of(tensors))
+        if classes is not None:
+            break
+    return classes, channels
 
 
 def _whole_module(module: nn.Module, origin: Source) -> Loaded:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from intraq_deploy.models.wrappers import is_loose
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes by tensor name."""
 
@@ -56,13 +58,13 @@ class Signature:
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shapes that identify an architecture, of tensors of any dtype and shape.
 
-    Counters of batches and auxiliary heads are left out: old checkpoints lack the first, deployed ones the
-    second.
+    Counters of batches and auxiliary heads are left out, as old checkpoints lack the first and deployed ones the
+    second; and single numbers beside the network.
     """
     return {
         key: tuple(tensor.shape)
         for key, tensor in tensors.items()
-        if not key.endswith("num_batches_tracked") and not AUXILIARY.match(key)
+        if not key.endswith("num_batches_tracked") and not AUXILIARY.match(key) and not is_loose(key, tensor)
     }
 
 

@@ -1,5 +1,6 @@
 """Putting a checkpoint's tensors into a network: strictly, and saying what does not fit."""
 
+import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from intraq_deploy.errors import CheckpointError
 from intraq_deploy.models.checkpoint import Checkpoint
 from intraq_deploy.models.shapes import AUXILIARY
+from intraq_deploy.models.wrappers import is_loose
+
+logger = logging.getLogger(__name__)
 
 COUNTER = "num_batches_tracked"
 """The end of a tensor's name that checkpoints of before PyTorch 0.4.1 lack, and that eval mode does not need."""
@@ -16,17 +20,23 @@ COUNTER = "num_batches_tracked"
 def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> list[str]:
     """Copies the checkpoint's tensors into `module`, every one of them and nothing else.
 
-    What is named like an auxiliary head may be absent on either side, and counters of batches may be missing. Names are
-    tried with the wrappers' prefixes taken off, then as they are in the file.
+    What is named like an auxiliary head may be absent on either side, counters of batches may be missing, and single
+    numbers beside the network are left out. Names are tried with the wrappers' prefixes taken off, then as they are in
+    the file, then behind any one prefix.
     Returns the names of the auxiliary heads' tensors that the file lacks: the logits must not depend on them
     (`refuse_used`).
     Raises CheckpointError, naming the first missing, unexpected and differently shaped tensors.
     """
     expected = module.state_dict()
     tensors = _better_named(expected, checkpoint)
-    tensors = {name: tensor for name, tensor in tensors.items() if name in expected or not _optional(name)}
-
-    missing = [name for name in expected if name not in tensors and not _optional(name)]
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in expected or not (_optional(name) or is_loose(name, tensor))
+    }
+    if _missing(expected, tensors) and (inside := _inside(expected, checkpoint)) is not None:
+        tensors = inside
+    missing = _missing(expected, tensors)
     unexpected = [name for name in tensors if name not in expected]
     different = [name for name in tensors if name in expected and _differs(expected[name], tensors[name])]
     if missing or unexpected or different:
@@ -73,6 +83,39 @@ def _better_named(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> dic
     """The prefixes may belong to the user's own network: take the names that it knows more of."""
     candidates = (checkpoint.tensors, checkpoint.original)
     return max(candidates, key=lambda tensors: len(tensors.keys() & expected.keys()))
+
+
+def _inside(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor] | None:
+    """The tensors behind the one prefix behind which the network is whole; None if there is none.
+
+    Raises CheckpointError if there are two: which one is meant is not for us to say.
+    """
+    whole = {
+        prefix: part.tensors
+        for prefix, part in checkpoint.parts().items()
+        if not _missing(expected, part.tensors)
+        and not any(_differs(expected[name], part.tensors[name]) for name in expected if name in part.tensors)
+    }
+    if len(whole) > 1:
+        raise CheckpointError(
+            f"{checkpoint.path} holds the network behind {' and behind '.join(map(repr, whole))}; choose one with "
+            f"--weights {next(iter(whole)).rstrip('.')}."
+        )
+    for prefix, tensors in whole.items():
+        others = [name for name in checkpoint.original if not name.startswith(prefix)]
+        logger.warning(
+            "%s: the network is behind %r; %d other tensors are left out%s",
+            checkpoint.path,
+            prefix,
+            len(others),
+            f" (the first: {others[0]})" if others else "",
+        )
+        return {name: tensor for name, tensor in tensors.items() if name in expected}
+    return None
+
+
+def _missing(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in expected if name not in tensors and not _optional(name)]
 
 
 def _optional(name: str) -> bool:

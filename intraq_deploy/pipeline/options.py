@@ -27,6 +27,7 @@ class ModelOptions(BaseModel):
     std: tuple[float, ...] | None = None
     classes: str | None = None
     output: str | None = None
+    weights: str | None = None
     trust_pickle: bool = False
 
     def located(self, folder: Path) -> "ModelOptions":
@@ -53,6 +54,7 @@ class ModelOptions(BaseModel):
             std=self.std,
             classes=None if self.classes is None else Path(self.classes),
             output=self.output,
+            weights=self.weights,
             trust_pickle=self.trust_pickle,
         )
 

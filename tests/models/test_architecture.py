@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from intraq_deploy.errors import ArchitectureError, CheckpointError, UnsupportedModelError
+from intraq_deploy.errors import ArchitectureError, CheckpointError, UnsupportedModelError, UsageError
 from intraq_deploy.models import load_model, timm_zoo, torchvision_zoo
 from intraq_deploy.models.architecture import find_architecture
+from intraq_deploy.models.builtin import builtin_network
+from intraq_deploy.models.checkpoint import read_checkpoint
 
 GIVEN = {"input_size": 16, "mean": [0.5], "std": [0.25]}
 
@@ -240,6 +242,44 @@ def test_wrong_architecture(tmp_path):
     assert "does not fit torchvision:resnet34" in message
     assert "are missing (the first: layer1.2.conv1.weight [64, 64, 3, 3])" in message
     assert "give the --arch that it was trained with" in message
+
+
+@pytest.mark.parametrize("prefix", ["net.", "backbone.", "network.", "student.", "_model.", "encoder.", "a.net."])
+@pytest.mark.parametrize("given", [True, False], ids=["arch", "found"])
+def test_a_network_behind_any_one_prefix(tmp_path, code, caplog, prefix, given):
+    """What training kept beside it is left out, and said: a loss, metrics, a counter."""
+    kept = {"criterion.weight": torch.ones(5), "train_acc.tp": torch.tensor(3), "epoch": torch.tensor(7)}
+    network = builtin_network("resnet20-cifar10")
+    state = read_checkpoint(network.weights).tensors
+    torch.save(kept | {prefix + name: tensor for name, tensor in state.items()}, tmp_path / "lightning.ckpt")
+    arch = "builtin:resnet20-cifar10" if given else None
+    model = load_model(tmp_path / "lightning.ckpt", arch=arch)
+    assert model.architecture == "builtin:resnet20-cifar10"
+    assert model.classes == 10
+    assert torch.equal(model.module.state_dict()["conv1.weight"], state["conv1.weight"])
+    assert (
+        f"the network is behind {prefix!r}; 3 other tensors are left out (the first: criterion.weight)" in caplog.text
+    )
+
+
+def test_two_networks_behind_prefixes_are_asked_for(tmp_path, code, tiny):
+    state, other = tiny.state_dict(), {name: tensor + 1 for name, tensor in tiny.state_dict().items()}
+    both = {f"student.{name}": t for name, t in state.items()} | {f"teacher.{name}": t for name, t in other.items()}
+    torch.save(both, tmp_path / "both.pth")
+    message = refusal(CheckpointError, tmp_path / "both.pth", arch=f"{code}:TinyNet", **GIVEN)
+    assert "behind 'student.' and behind 'teacher.'; choose one with --weights student" in message
+    model = load_model(tmp_path / "both.pth", arch=f"{code}:TinyNet", weights="teacher", **GIVEN)
+    assert torch.equal(model.module.conv.weight, other["conv.weight"])
+
+
+def test_an_averaged_model(tmp_path, code, tiny):
+    torch.save(torch.optim.swa_utils.AveragedModel(tiny).state_dict(), tmp_path / "averaged.pth")
+    model = load_model(tmp_path / "averaged.pth", arch=f"{code}:TinyNet", **GIVEN)
+    assert torch.equal(model.module.conv.weight, tiny.conv.weight)
+
+
+def test_weights_of_what_has_only_one_network():
+    assert "leave it out" in refusal(UsageError, "builtin:resnet20-cifar10", weights="ema")
 
 
 def test_wrong_shape(tmp_path, code, tiny):

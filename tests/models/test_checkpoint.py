@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import zipfile
@@ -19,7 +20,7 @@ from intraq_deploy.errors import CheckpointError
 from intraq_deploy.models.checkpoint import read_checkpoint
 
 
-def refusal(path: Path, **options: bool) -> str:
+def refusal(path: Path, **options: object) -> str:
     """The message that reading `path` gives, on one line."""
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path, **options)
@@ -61,6 +62,23 @@ def test_safetensors_whatever_the_suffix(tmp_path, tiny):
     checkpoint = read_checkpoint(path)
     assert checkpoint.tensors.keys() == tiny.state_dict().keys()
     assert torch.equal(checkpoint.tensors["conv.weight"], tiny.conv.weight)
+
+
+def test_an_index_of_safetensors(tmp_path, tiny):
+    state, index = tiny.state_dict(), tmp_path / "model.safetensors.index.json"
+    names = {name: f"model-{1 + number % 2:05}-of-00002.safetensors" for number, name in enumerate(state)}
+    for shard in set(names.values()):
+        save_file({name: tensor for name, tensor in state.items() if names[name] == shard}, tmp_path / shard)
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": names}))
+    checkpoint = read_checkpoint(index)
+    assert equal(checkpoint.tensors, state)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    assert "names 2 files, of which 1 are not beside it (the first: model-00002" in refusal(index)
+    index.write_text(json.dumps({"weight_map": {"conv.weight": "../weights.safetensors"}}))
+    assert "of which 1 are not beside it (the first: ../weights" in refusal(index)
+    for text in ("{}", "[1]", "{", '{"weight_map": 3}'):
+        index.write_text(text)
+        assert "is no index of safetensors files" in refusal(index)
 
 
 @pytest.mark.filterwarnings("ignore:No complete tensor")
@@ -123,21 +141,65 @@ def test_averaged_weights_beside_are_not_preferred(tmp_path, tiny, ema, caplog):
     path = tmp_path / "checkpoint.pth"
     averaged = {key: torch.zeros_like(value) for key, value in tiny.state_dict().items()}
     torch.save({ema: averaged, "model": tiny.state_dict()}, path)
-    with caplog.at_level("INFO", logger="intraq_deploy"):
-        assert equal(read_checkpoint(path).tensors, tiny.state_dict())
-    assert "EMA" in caplog.text
+    assert equal(read_checkpoint(path).tensors, tiny.state_dict())
+    assert f"the weights in 'model' are taken, and not those in {ema!r} (--weights {ema} takes" in caplog.text
+    assert equal(read_checkpoint(path, weights=ema).tensors, averaged)
 
 
-def test_averaged_weights_alone_are_refused(tmp_path, tiny):
+@pytest.mark.parametrize("name", ["model_ema", "params_ema"])
+def test_averaged_weights_alone_are_taken_and_named(tmp_path, tiny, name, caplog):
     path = tmp_path / "checkpoint.pth"
-    torch.save({"model_ema": tiny.state_dict(), "epoch": 1}, path)
-    assert re.search("only averaged weights.*'model_ema'.*save them", refusal(path))
+    torch.save({name: tiny.state_dict(), "epoch": 1}, path)
+    assert equal(read_checkpoint(path).tensors, tiny.state_dict())
+    assert f"holds only averaged weights ({name!r})" in caplog.text
 
 
-def test_two_state_dicts_are_refused(tmp_path, tiny):
+@pytest.mark.parametrize("name", ["net_state_dict", "model_state", "weights", "G"])
+def test_any_one_key_that_holds_weights(tmp_path, tiny, name):
+    """An optimizer's state is none, nor are a scheduler's, a metric's or a list of losses."""
     path = tmp_path / "checkpoint.pth"
-    torch.save({"net": tiny.state_dict(), "model": tiny.state_dict()}, path)
-    assert re.search("'model' and in 'net'.*save the one", refusal(path))
+    optimizer = torch.optim.Adam(tiny.parameters())
+    tiny(torch.zeros(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    others = {
+        "optimizer": optimizer.state_dict(),
+        "scheduler": {"base_lrs": [0.1], "last_epoch": 3},
+        "metrics": {"confusion": torch.zeros(3, 3, dtype=torch.int64), "losses": torch.ones(4)},
+        "rng": {"torch": torch.get_rng_state()},
+        "epoch": torch.tensor(3),
+    }
+    torch.save({name: tiny.state_dict(), **others}, path)
+    assert equal(read_checkpoint(path).tensors, tiny.state_dict())
+
+
+def test_two_state_dicts_are_asked_for(tmp_path, tiny):
+    path = tmp_path / "checkpoint.pth"
+    other = {key: torch.ones_like(value) for key, value in tiny.state_dict().items()}
+    torch.save({"student": tiny.state_dict(), "teacher": other}, path)
+    assert "in 'student' and in 'teacher'; choose one with --weights student" in refusal(path)
+    assert equal(read_checkpoint(path, weights="teacher").tensors, other)
+    assert "no weights of the key or prefix 'ema', which --weights names" in refusal(path, weights="ema")
+
+
+def test_a_prefix_can_be_chosen(tmp_path, tiny):
+    path = tmp_path / "checkpoint.pth"
+    state = tiny.state_dict()
+    torch.save({**{f"net.{key}": value for key, value in state.items()}, "head.weight": torch.ones(2)}, path)
+    assert equal(read_checkpoint(path, weights="net").tensors, state)
+
+
+def test_averaged_models_count_how_often(tmp_path, tiny):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(torch.optim.swa_utils.AveragedModel(tiny).state_dict(), path)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.tensors.keys() == tiny.state_dict().keys() | {"n_averaged"}
+
+
+def test_counters_of_profilers_are_left_out(tmp_path, tiny):
+    path = tmp_path / "checkpoint.pth"
+    counted = {"total_ops": torch.zeros(1), "conv.total_ops": torch.zeros(1), "conv.total_params": torch.zeros(1)}
+    torch.save(tiny.state_dict() | counted, path)
+    assert equal(read_checkpoint(path).tensors, tiny.state_dict())
 
 
 # --- files that are no checkpoint ----------------------------------------------------------------------
@@ -311,11 +373,11 @@ def test_a_pickle_whose_code_is_gone(tmp_path, monkeypatch):
     [
         ({}, "an empty dictionary"),
         ({"epoch": 3, "lr": 0.1}, "holds no tensors where a state_dict is looked for (its keys: 'epoch', "),
-        ({"weights": {"conv.weight": torch.ones(1)}}, "(its keys: 'weights')"),
+        ({"weights": {"conv": torch.ones(1)}}, "(its keys: 'weights')"),
         ([torch.ones(2)], "holds a list, not a state_dict"),
         (torch.ones(2), "holds a Tensor, not a state_dict"),
     ],
-    ids=["empty", "no-tensors", "unknown-wrapper", "list", "tensor"],
+    ids=["empty", "no-tensors", "no-weights", "list", "tensor"],
 )
 def test_no_state_dict(tmp_path, content, words):
     path = tmp_path / "checkpoint.pth"

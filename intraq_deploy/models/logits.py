@@ -41,6 +41,18 @@ class LogitsOf(nn.Module):
         return logits
 
 
+class OnACopy(nn.Module):
+    """A network that gets a copy of its images, around one that changes them in place."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        """Maps images, float32 [N, C, H, W], to what the network returns; they stay as they are."""
+        return self.network(images.clone())
+
+
 def with_logits(
     module: nn.Module,
     input_shape: tuple[int, int, int],
@@ -48,7 +60,7 @@ def with_logits(
     classes: int | None = None,
     output: str | int | None = None,
 ) -> tuple[nn.Module, int]:
-    """Runs a network once on random images, and makes it return its logits only.
+    """Runs a network once on random images, and makes it return its logits only and leave its images as they are.
 
     module: in eval mode. input_shape: channels, height, width.
     classes: the class count, where the checkpoint shows it: tells logits from features.
@@ -57,7 +69,11 @@ def with_logits(
     Raises UnsupportedModelError if it does not run at this size or has no logits; UsageError for a wrong
         or missing choice.
     """
-    result = _run(module, input_shape)
+    images = torch.randn(BATCH, *input_shape, generator=torch.Generator().manual_seed(0))
+    given = images.clone()
+    result = _run(module, given)
+    if not torch.equal(given, images):
+        module = OnACopy(module).eval()
     if isinstance(result, Tensor):
         if output is not None:
             raise UsageError(f"--output is {output}, but the network returns a single tensor; leave --output out.")
@@ -68,12 +84,12 @@ def with_logits(
     return LogitsOf(module, place).eval(), _classes_of(places[place])
 
 
-def _run(module: nn.Module, input_shape: tuple[int, int, int]) -> Any:
+def _run(module: nn.Module, images: Tensor) -> Any:
     try:
         with torch.no_grad():
-            return module(torch.randn(BATCH, *input_shape, generator=torch.Generator().manual_seed(0)))
+            return module(images)
     except Exception as error:  # a network's forward may fail in any way
-        channels, height, width = input_shape
+        _, channels, height, width = images.shape
         raise UnsupportedModelError(
             f"the network does not run on images of {channels} channels and {height}x{width} pixels "
             f"({reason(error, length=240)}); give the --input-size that it was trained with."

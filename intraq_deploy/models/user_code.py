@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from intraq_deploy.errors import ArchitectureError
 from intraq_deploy.wording import nearest, reason
@@ -49,6 +50,12 @@ class UserNetwork:
         if not isinstance(module, nn.Module):
             raise ArchitectureError(
                 f"--arch {self.spec} returned a {type(module).__name__}; it must return a torch.nn.Module."
+            )
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        if unknown := next((name for name, tensor in tensors if is_lazy(tensor)), None):
+            raise ArchitectureError(
+                f"--arch {self.spec} has lazy layers, whose sizes show in the first forward (the first: {unknown}); run "
+                "one in the callable, as in network(torch.zeros(1, 3, 224, 224)), before it returns the network."
             )
         return module
 

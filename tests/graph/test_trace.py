@@ -201,6 +201,25 @@ def test_what_cannot_be_said_is_refused_by_name(module, words):
         traced(module)
 
 
+def test_a_network_that_float32_cannot_compute_better_is_itself():
+    """A mean of a million is taken off again: what is left is rounded to 0.06 in one order, and not in another."""
+
+    def cancelling(offset):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+        with torch.no_grad():
+            module[0].bias.fill_(offset)
+            module[1].running_mean.fill_(offset)
+        return module
+
+    for offset in (0.0, 1e6):
+        module, images = cancelling(offset), random_images(4, (3, 8, 8))
+        exact = module.double()(images.double())
+        found = run_float(traced(module.float()), images)
+        assert torch.allclose(found.double(), exact, atol=1e-4)
+    assert float((module(images) - exact).detach().abs().max()) > 1e-3 * float(exact.detach().abs().max())
+
+
 def test_a_random_forward_is_refused():
     calls = []
 

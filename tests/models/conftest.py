@@ -111,6 +111,22 @@ def with_aux_head():
     return Auxiliary(False)
 
 
+class Lazy(TinyNet):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.LazyLinear(7)
+
+
+def lazy():
+    return Lazy()
+
+
+def lazy_no_more():
+    network = Lazy()
+    network(torch.zeros(1, 3, 16, 16))
+    return network
+
+
 def one_more(num_classes):
     return TinyNet(num_classes + 1)
 

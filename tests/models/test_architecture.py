@@ -111,6 +111,12 @@ def test_code_that_cannot_be_used(weights, code, name, words):
     assert f"{code}:{name}" in message
 
 
+def test_lazy_layers_want_one_forward(weights, code):
+    message = refusal(ArchitectureError, weights, arch=f"{code}:lazy", **GIVEN)
+    assert "lazy layers, whose sizes show in the first forward (the first: fc.weight); run one in the" in message
+    assert load_model(weights, arch=f"{code}:lazy_no_more", **GIVEN).classes == 7
+
+
 def test_a_misspelt_callable_gets_a_suggestion(weights, code):
     assert "the nearest: fixed" in refusal(ArchitectureError, weights, arch=f"{code}:fixd", **GIVEN)
 

@@ -163,6 +163,33 @@ def test_the_wrapped_network_can_be_traced(tiny):
     assert torch.equal(fx.symbolic_trace(module)(images), tiny(images))
 
 
+class InPlace(nn.Module):
+    """A network that normalises the images that it is given where they are."""
+
+    def __init__(self, network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images.sub_(0.5).div_(0.25))
+
+
+def test_images_that_are_changed_in_place_stay_what_they_are(tiny):
+    from intraq_deploy.graph import trace
+    from intraq_deploy.graph.execute import run_float
+
+    module, classes = with_logits(InPlace(tiny).eval(), SHAPE)
+    images = torch.randn(5, *SHAPE)
+    given = images.clone()
+    expected = tiny((images - 0.5) / 0.25)
+    assert classes == 7
+    assert torch.allclose(module(given), expected, atol=1e-5)
+    assert torch.equal(given, images)
+    module(given.requires_grad_()).sum().backward()
+    assert given.grad.isfinite().all()
+    assert torch.allclose(run_float(trace(module, SHAPE), images), expected, atol=1e-4)
+
+
 def test_the_random_state_is_left_alone(tiny):
     state = torch.random.get_rng_state()
     with_logits(tiny, SHAPE)

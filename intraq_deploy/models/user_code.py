@@ -54,8 +54,8 @@ class UserNetwork:
         tensors = [*module.named_parameters(), *module.named_buffers()]
         if unknown := next((name for name, tensor in tensors if is_lazy(tensor)), None):
             raise ArchitectureError(
-                f"--arch {self.spec} has lazy layers, whose sizes show in the first forward (the first: {unknown}); run "
-                "one in the callable, as in network(torch.zeros(1, 3, 224, 224)), before it returns the network."
+                f"--arch {self.spec} has lazy layers, whose sizes show in the first forward (the first: {unknown}); "
+                "run one in the callable, as in network(torch.zeros(1, 3, 224, 224)), before it returns the network."
             )
         return module
 

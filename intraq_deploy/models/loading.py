@@ -16,7 +16,7 @@ from intraq_deploy.models.checkpoint import Checkpoint, read_checkpoint
 from intraq_deploy.models.class_names import read_class_names
 from intraq_deploy.models.convolutions import first_convolution
 from intraq_deploy.models.fingerprint import Candidate, find_candidates, nearest_architectures
-from intraq_deploy.models.logits import with_logits
+from intraq_deploy.models.logits import BATCH, with_logits
 from intraq_deploy.models.model import Model, Source
 from intraq_deploy.models.preprocessing import resolve_preprocessing
 from intraq_deploy.models.shapes import Shapes, shapes_of
@@ -30,6 +30,7 @@ PRETRAINED = {"torchvision": torchvision_zoo.pretrained, "timm": timm_zoo.pretra
 """Libraries whose published weights can be the source."""
 
 USUAL_CLASSES = 1000
+USUAL_CHANNELS = (3, 1, 4)
 
 SHOWN_CANDIDATES = 12
 
@@ -85,7 +86,7 @@ def load_model(
     module = loaded.module.eval().float().requires_grad_(False)
     spec = loaded.architecture.spec
 
-    channels = loaded.channels or _channels_of(module, spec)
+    channels = loaded.channels or _channels_of(module, spec, _size_of(loaded.architecture, input_size), mean)
     preprocessing = resolve_preprocessing(
         loaded.architecture.preprocessing, channels, spec=spec, input_size=input_size, mean=mean, std=std
     )
@@ -210,11 +211,35 @@ def _unknown(path: Path, shapes: Shapes) -> str:
     )
 
 
-def _channels_of(module: nn.Module, spec: str) -> int:
+def _size_of(architecture: Architecture, given: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of the images, as given, or as the architecture's entry has them; None where neither says."""
+    if given is None:
+        return None if architecture.preprocessing is None else architecture.preprocessing.input_size
+    return (given, given) if isinstance(given, int) else given
+
+
+def _channels_of(module: nn.Module, spec: str, size: tuple[int, int] | None, mean: Sequence[float] | None) -> int:
+    """The number of channels with which the network runs: that of the means, its first convolution's, or a usual one.
+
+    The first convolution that is registered need not be the first that runs, and may read more than the image: what
+    PixelUnshuffle or a concatenation makes of it. Where nothing runs it is taken; running it again says why.
+    """
     found = first_convolution(module)
     if found is None:
         raise UnsupportedModelError(
             f"{spec} has no 2-d convolution, so the channels of its images are unknown; only convolutional "
             "image classifiers are supported."
         )
-    return found[1].in_channels
+    first = found[1].in_channels
+    given = [len(mean)] if mean is not None and len(mean) > 1 else []
+    tried = dict.fromkeys((*given, first, *USUAL_CHANNELS))
+    return next((channels for channels in tried if size is not None and _runs(module, (channels, *size))), first)
+
+
+def _runs(module: nn.Module, shape: tuple[int, int, int]) -> bool:
+    try:
+        with torch.no_grad():
+            module(torch.zeros(BATCH, *shape))
+    except Exception:  # a forward may refuse images in any way
+        return False
+    return True

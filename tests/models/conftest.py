@@ -127,6 +127,49 @@ def lazy_no_more():
     return network
 
 
+class Stem(TinyNet):
+    """A network whose first convolution reads something else than the image."""
+
+    def __init__(self, prepare, reads, classifier_first=False):
+        super().__init__()
+        if classifier_first:
+            body = dict(self.named_children())
+            self._modules.clear()
+            self.head = nn.Conv2d(WIDTH, 7, 1)
+            self._modules.update(body)
+        self.conv = nn.Conv2d(reads, WIDTH, 3, 2, 1, bias=False)
+        self.prepare = prepare
+
+    def forward(self, images):
+        features = self.bn(self.conv(self.prepare(images))).relu()
+        return self.head(features).mean((2, 3)) if hasattr(self, "head") else self.fc(features.mean((2, 3)))
+
+
+def focus():
+    slices = ((0, 0), (0, 1), (1, 0), (1, 1))
+    return Stem(lambda x: torch.cat([x[..., i::2, j::2] for i, j in slices], 1), 12)
+
+
+def unshuffled():
+    return Stem(nn.PixelUnshuffle(2), 12)
+
+
+def head_first():
+    return Stem(nn.Identity(), 3, classifier_first=True)
+
+
+def grey():
+    return Stem(lambda x: torch.cat([x, x, x], 1), 3)
+
+
+def coordinates():
+    return Stem(lambda x: torch.cat([x, x[:, :2] * 0], 1), 5)
+
+
+def five_bands():
+    return Stem(lambda x: x * 2, 5)
+
+
 def one_more(num_classes):
     return TinyNet(num_classes + 1)
 

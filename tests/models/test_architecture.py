@@ -87,6 +87,21 @@ def test_names_that_begin_like_a_wrapper(tmp_path, code, tiny):
     assert load_model(path, arch=f"{code}:fixed", **GIVEN).classes == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("focus", 3), ("unshuffled", 3), ("head_first", 3), ("grey", 1), ("coordinates", 3), ("five_bands", 5)],
+)
+def test_channels_are_those_with_which_it_runs(tmp_path, code, name, channels):
+    scope = {}
+    sys.path.insert(0, str(tmp_path))
+    try:
+        exec(code.read_text(), scope)
+    finally:
+        sys.path.remove(str(tmp_path))
+    torch.save(scope[name]().state_dict(), tmp_path / "weights.pth")
+    assert load_model(tmp_path / "weights.pth", arch=f"{code}:{name}", **GIVEN).channels == channels
+
+
 def test_one_channel(tmp_path, code):
     network = nn.Module()
     network.conv, network.bn, network.fc = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Linear(8, 7)

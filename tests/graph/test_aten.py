@@ -71,6 +71,27 @@ CASES = {
     "padded average that does not": (
         lambda net, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), ["AveragePool2d"],
     ),
+    "a gate that is expanded": (
+        lambda net, x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)).expand_as(x),
+        ["GlobalAveragePool", "Unary", "Multiply"],
+    ),
+    "a gate from squeezed means": (
+        lambda net, x: x * torch.sigmoid(F.adaptive_avg_pool2d(x, 1).squeeze())[:, :, None, None].expand_as(x), None,
+    ),
+    "rows, then columns": (lambda net, x: x * x.mean(3).mean(2)[:, :, None, None], None),
+    "columns, then rows, kept": (
+        lambda net, x: x * x.mean(2, keepdim=True).mean(3, keepdim=True), ["GlobalAveragePool", "Multiply"],
+    ),
+    "the mean of flat positions": (lambda net, x: x * x.flatten(2).mean(-1)[:, :, None, None], None),
+    "the mean of viewed positions": (
+        lambda net, x: x * x.view(x.shape[0], x.shape[1], -1).mean(2)[:, :, None, None], None,
+    ),
+    "a mean over rows alone": (lambda net, x: x.mean(2, keepdim=True), []),
+    "pixels to channels and back": (
+        lambda net, x: F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2),
+        ["Reshape", "Transpose", "Reshape", "Reshape", "Transpose", "Reshape"],
+    ),
+    "channel shuffle by torch": (lambda net, x: torch.channel_shuffle(x, 2), ["Reshape", "Transpose", "Reshape"]),
     "global maximum": (lambda net, x: F.adaptive_max_pool2d(x, 1), ["MaxPool2d"]),
     "adaptive maxima": (lambda net, x: F.adaptive_max_pool2d(x, (2, 5)), ["MaxPool2d"]),
     "average that hangs over": (lambda net, x: F.avg_pool2d(x, 3, 2, ceil_mode=True), ["AveragePool2d"]),

@@ -101,6 +101,14 @@ CALLS = {
     "concatenation of a sum": lambda net, x: torch.cat([F.relu(x) + net.other(F.relu(x)), F.relu(x)], 1),
     "split": lambda net, x: torch.cat([y + net.other(x)[:, :4] for y in F.relu(x).chunk(2, 1)], 1),
     "channel shuffle": lambda net, x: net.other(shuffled(F.relu(x))),
+    "channel shuffle by torch": lambda net, x: net.other(torch.channel_shuffle(F.relu(x), 2)),
+    "pixels to channels and back": lambda net, x: net.other(
+        F.pixel_shuffle(F.pixel_unshuffle(F.relu(x)[:, :, :14, :14], 2), 2)
+    ),
+    "an expanded gate": lambda net, x: x * torch.sigmoid(net.other(x.mean((2, 3), keepdim=True))).expand_as(x),
+    "means of rows": lambda net, x: net.other(F.relu(x).mean(3, keepdim=True)),
+    "means of columns of means of rows": lambda net, x: x * x.mean(3).mean(2)[:, :, None, None],
+    "global maxima": lambda net, x: net.other(F.adaptive_max_pool2d(F.relu(x), 1)),
     "squeeze and excite": lambda net, x: F.relu(x) * torch.sigmoid(net.other(F.relu(x).mean((2, 3), keepdim=True))),
     "swish by hand": lambda net, x: net.other(x * torch.sigmoid(x)),
     "old hardswish": lambda net, x: net.other(x * F.relu6(x + 3) / 6),

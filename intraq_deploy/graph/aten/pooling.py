@@ -1,11 +1,12 @@
 """Maxima and means over windows and over everything."""
 
+import math
 from functools import partial
 
 from torch import fx
 
 from intraq_deploy.graph.aten.translator import CallError, Translator, arguments, child_name, pair, translates
-from intraq_deploy.graph.ops import AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d
+from intraq_deploy.graph.ops import AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d, Reshape
 
 
 @translates("aten.max_pool2d.default")
@@ -97,7 +98,36 @@ def _mean(t: Translator, call: fx.Node) -> None:
     x, dims, keepdim = arguments(call, ("self", None), ("dim", None), ("keepdim", False))
     name = t.value(x)
     channels, *spatial = t.shape_of(name)
-    if len(spatial) != 2 or sorted(d % 4 for d in dims) != [2, 3]:
-        raise CallError(f"dimensions {list(dims)} (the mean over height and width is supported)")
-    pooled = t.add(child_name(call, "avg_pool"), GlobalAveragePool(), [name], (channels, 1, 1))
-    t.same(call, pooled if keepdim else t.add(f"{pooled}.flatten", Flatten(), [pooled], (channels,)))
+    over = sorted(d % (len(spatial) + 2) - 2 for d in dims)
+    if len(spatial) not in (1, 2) or not over or over[0] < 0:
+        raise CallError(f"dimensions {list(dims)} (the mean over positions is supported)")
+    own = child_name(call, "avg_pool")
+    if len(over) == len(spatial):
+        pooled = t.add(own, GlobalAveragePool(), [_positions(t, name)], (channels, 1, 1))
+        t.same(call, pooled if keepdim else t.add(f"{pooled}.flatten", Flatten(), [pooled], (channels,)))
+        return
+    if spatial[1 - over[0]] == 1:  # the other dimension is a mean already
+        pooled = t.add(own, GlobalAveragePool(), [_positions(t, name)], (channels, 1, 1))
+    else:
+        kernel = (spatial[0], 1) if over == [0] else (1, spatial[1])
+        shape = (channels, 1, spatial[1]) if over == [0] else (channels, spatial[0], 1)
+        pooled = t.add(own, AveragePool2d(kernel, kernel), [name], shape)
+    shape = t.shape(call)
+    t.same(call, pooled if keepdim else t.add(f"{pooled}.reshape", Reshape(shape), [pooled], shape))
+
+
+def _positions(t: Translator, name: str) -> str:
+    """The tensor [C, H, W] whose positions are those of the tensor `name`, [C, H W] or [C, H], or means over rows or
+    columns of them: the mean over all is the same."""
+    node = t.raw(name).node
+    if isinstance(node.op, Reshape) and len(t.shape_of(node.inputs[0])) == 3:
+        inner = t.shape_of(node.inputs[0])
+        if inner[0] == node.shape[0] and inner[1] * inner[2] == math.prod(node.shape[1:]):
+            return _positions(t, node.inputs[0])
+    if isinstance(node.op, AveragePool2d) and 1 in node.op.kernel and not any(node.op.padding):
+        inner = t.shape_of(node.inputs[0])
+        if node.op.kernel in ((inner[1], 1), (1, inner[2])):
+            return node.inputs[0]
+    if len(node.shape) != 3:
+        raise CallError(f"a tensor {node.shape} (the mean over positions of an image is supported)")
+    return name

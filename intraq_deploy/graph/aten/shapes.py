@@ -67,7 +67,7 @@ def _transposed(t: Translator, call: fx.Node, dims: list[int]) -> None:
 
 @translates(
     "aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.squeeze.dims", "aten.squeeze.dim",
-    "aten.unsqueeze.default", "aten._unsafe_view.default",
+    "aten.squeeze.default", "aten.unsqueeze.default", "aten._unsafe_view.default",
 )  # fmt: skip
 def _reshape(t: Translator, call: fx.Node) -> None:
     name = t.value(call.args[0])
@@ -80,6 +80,48 @@ def _reshape(t: Translator, call: fx.Node) -> None:
         t.emit(call, Flatten(), [name], child_name(call, "flatten"))
     else:
         t.emit(call, Reshape(after), [name], child_name(call, "reshape"))
+
+
+@translates("aten.expand.default", "aten.expand_as.default")
+def _expand(t: Translator, call: fx.Node) -> None:
+    """One value per channel stands for all positions: products broadcast it, and nothing else reads it so."""
+    name = t.value(call.args[0])
+    before, after = t.shape_of(name), t.shape(call)
+    if before not in (after, (after[0], *[1] * (len(after) - 1))):
+        raise CallError(f"a tensor {before} that becomes {after} (one value per channel is supported)")
+    t.same(call, name)
+
+
+@translates("aten.pixel_shuffle.default")
+def _pixel_shuffle(t: Translator, call: fx.Node) -> None:
+    name, factor = t.value(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
+    channels, height, width = t.shape_of(name)
+    inner = (channels // factor**2, factor, factor, height, width)
+    _moved(t, call, inner, (0, 3, 1, 4, 2), "pixel_shuffle")
+
+
+@translates("aten.pixel_unshuffle.default")
+def _pixel_unshuffle(t: Translator, call: fx.Node) -> None:
+    name, factor = t.value(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
+    channels, height, width = t.shape_of(name)
+    inner = (channels, height // factor, factor, width // factor, factor)
+    _moved(t, call, inner, (0, 2, 4, 1, 3), "pixel_unshuffle")
+
+
+@translates("aten.channel_shuffle.default")
+def _channel_shuffle(t: Translator, call: fx.Node) -> None:
+    name, groups = t.value(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
+    channels, height, width = t.shape_of(name)
+    _moved(t, call, (groups, channels // groups, height, width), (1, 0, 2, 3), "channel_shuffle")
+
+
+def _moved(t: Translator, call: fx.Node, inner: tuple[int, ...], permutation: tuple[int, ...], kind: str) -> None:
+    """Adds a reshape to `inner`, a transposition of it, and a reshape to the call's own shape."""
+    name, own = t.value(call.args[0]), child_name(call, kind)
+    apart = t.add(f"{own}.apart", Reshape(inner), [name], inner)
+    shape = tuple(inner[i] for i in permutation)
+    turned = t.add(f"{own}.turned", Transpose(permutation), [apart], shape)
+    t.emit(call, Reshape(t.shape(call)), [turned], own)
 
 
 @translates("aten.cat.default")

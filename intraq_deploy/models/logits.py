@@ -1,16 +1,22 @@
 """The logits of a network, whatever it returns, found by running it once."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intraq_deploy.errors import UnsupportedModelError, UsageError
 from intraq_deploy.wording import reason
 
+logger = logging.getLogger(__name__)
+
+_SMALLEST, _CLOSE = 1e-38, 1e-4
+"""The least probability that has a logarithm here, and how near to 1 the sum of probabilities is."""
 BATCH = 2
 """Images of the trial run: more than one, so that the batch dimension shows."""
 
@@ -39,6 +45,21 @@ class LogitsOf(nn.Module):
         """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]."""
         logits: Tensor = self.place.take(self.network(images))
         return logits
+
+
+class LogProbabilities(nn.Module):
+    """A network that returns log-probabilities, around one that ends in a softmax.
+
+    They are its logits, but for a number for each image.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images, float32 [N, C, H, W], normalised, to log-probabilities, float32 [N, classes]."""
+        return F.threshold(self.network(images), _SMALLEST, _SMALLEST).log()
 
 
 class OnACopy(nn.Module):
@@ -77,11 +98,20 @@ def with_logits(
     if isinstance(result, Tensor):
         if output is not None:
             raise UsageError(f"--output is {output}, but the network returns a single tensor; leave --output out.")
-        return module, _classes_of(result)
+        logits = result
+    else:
+        places = _places(result)
+        place = _only_candidate(places, classes) if output is None else _chosen(places, output)
+        module, logits = LogitsOf(module, place).eval(), places[place]
+    count = _classes_of(logits)
+    if _are_probabilities(logits):
+        logger.warning("The network ends in a softmax, which is left out: its logits are quantized.")
+        module = LogProbabilities(module).eval()
+    return module, count
 
-    places = _places(result)
-    place = _only_candidate(places, classes) if output is None else _chosen(places, output)
-    return LogitsOf(module, place).eval(), _classes_of(places[place])
+
+def _are_probabilities(logits: Tensor) -> bool:
+    return bool((logits >= 0).all()) and bool((logits.sum(1) - 1).abs().max() < _CLOSE)
 
 
 def _run(module: nn.Module, images: Tensor) -> Any:

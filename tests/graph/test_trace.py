@@ -187,12 +187,22 @@ class _MixesImages(nn.Module):
         return self.fc(x.flip(0).flatten(1))
 
 
+class _InnerSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.fc(self.fc(x.mean((2, 3))).softmax(1))
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [
         (_Branches(), "cannot be traced"),
         (_Unknown(), r"Layer 'block.1' uses aten.softplus.default"),
         (_MixesImages(), "aten.flip"),
+        (_InnerSoftmax(), "somewhere else than behind the logits"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )

@@ -190,6 +190,24 @@ def test_images_that_are_changed_in_place_stay_what_they_are(tiny):
     assert torch.allclose(run_float(trace(module, SHAPE), images), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [
+    lambda network: nn.Sequential(network, nn.Softmax(dim=1)),
+    lambda network: nn.Sequential(network, nn.Softmax(dim=-1)),
+    lambda network: nn.Sequential(network, nn.LogSoftmax(dim=1)),
+    lambda network: Returning(nn.Sequential(network, nn.Softmax(1)), lambda p, more: {"probabilities": p, "x": None}),
+], ids=["softmax", "last-dimension", "log-softmax", "in-a-dictionary"])  # fmt: skip
+def test_a_softmax_at_the_end_is_left_out(tiny, make, caplog):
+    from intraq_deploy.graph import trace
+    from intraq_deploy.graph.execute import run_float
+
+    module, classes = with_logits(make(tiny).eval(), SHAPE)
+    images = torch.randn(5, *SHAPE)
+    assert classes == 7
+    assert torch.allclose(module(images), tiny(images).log_softmax(1), atol=1e-5)
+    assert ("ends in a softmax, which is left out" in caplog.text) == ("LogSoftmax" not in str(module))
+    assert torch.allclose(run_float(trace(module, SHAPE), images), tiny(images), atol=1e-4)
+
+
 def test_the_random_state_is_left_alone(tiny):
     state = torch.random.get_rng_state()
     with_logits(tiny, SHAPE)

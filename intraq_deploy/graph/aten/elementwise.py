@@ -7,7 +7,15 @@ from torch import fx
 
 from intraq_deploy.graph.aten.layers import scale
 from intraq_deploy.graph.aten.shapes import through_transpose
-from intraq_deploy.graph.aten.translator import CallError, Translator, arguments, call_name, child_name, translates
+from intraq_deploy.graph.aten.translator import (
+    OF_PROBABILITIES,
+    CallError,
+    Translator,
+    arguments,
+    call_name,
+    child_name,
+    translates,
+)
 from intraq_deploy.graph.ops import Add, Clamp, Multiply, Op, Unary
 
 
@@ -56,6 +64,21 @@ def _gated(t: Translator, call: fx.Node) -> None:
         return t.add(name, Multiply(), [x, gate], t.shape_of(x))
 
     t.same(call, through_transpose(t, t.value(call.args[0]), make))
+
+
+@translates("aten.softmax.int", "aten.log_softmax.int")
+def _softmax(t: Translator, call: fx.Node) -> None:
+    if len(t.shape(call)) != 1 or not t.leave_out_softmax(call):
+        raise CallError("somewhere else than behind the logits")
+    t.same(call, t.value(call.args[0]))
+
+
+@translates(*OF_PROBABILITIES)
+def _of_probabilities(t: Translator, call: fx.Node) -> None:
+    source = call.args[0]
+    if not (isinstance(source, fx.Node) and call_name(source) in ("aten.softmax.int", *OF_PROBABILITIES)):
+        raise CallError("of something else than the network's probabilities")
+    t.same(call, t.value(source))
 
 
 @translates("aten.gelu.default")

@@ -13,6 +13,8 @@ from intraq_deploy.graph.graph import INPUT_NAME, Graph, Node, Weights
 from intraq_deploy.graph.ops import Input, Op
 
 TRACE_BATCH = 2
+OF_PROBABILITIES = ("aten.threshold.default", "aten.log.default")
+"""What makes log-probabilities of probabilities (models.logits)."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,8 @@ class Translator:
         self._alias: dict[str, str] = {}
         self._parts: dict[str, Sequence[Callable[[], str]]] = {}
         self._input_shape = input_shape
+        self.leaves_out_softmax = False
+        """Whether the graph's logits may be the network's plus a number for each image."""
 
     def graph(self) -> Graph:
         """Translates every call. Raises UnsupportedModelError, with the layer and the call, for one that is unknown."""
@@ -93,6 +97,20 @@ class Translator:
         translate(self, call)
 
     # What translations use.
+
+    def leave_out_softmax(self, call: fx.Node) -> bool:
+        """Whether the logits are all that is made of `call`, a softmax over classes or the logarithm of one: it moves
+        all logits of an image alike, and is left out."""
+        if not self._only_gives_the_output(call):
+            return False
+        self.leaves_out_softmax = True
+        return True
+
+    def _only_gives_the_output(self, call: fx.Node) -> bool:
+        if call.name == str(self._output):
+            return True
+        users = list(call.users)
+        return len(users) == 1 and call_name(users[0]) in OF_PROBABILITIES and self._only_gives_the_output(users[0])
 
     def value(self, argument: Any) -> str:
         """The name of the tensor that an argument stands for."""

@@ -85,7 +85,7 @@ def _imagenet(seed: int) -> list[Key]:
         for w, a in widths
     ]
     rows += [Key(network, "P3", 4, 8, "imagenet-fitted", seed, depthwise_bits=8) for network in IMAGENET]
-    beside = (("P3", 8, 8), ("P3", 3, 3), ("P2", 4, 4), ("P1", 4, 4))
+    beside = (("P3", 8, 4), ("P2", 4, 4), ("P3", 8, 8), ("P3", 3, 3), ("P1", 4, 4))
     return rows + [Key(network, p, w, a, "quick", seed) for network in IMAGENET for p, w, a in beside]
 
 

@@ -112,8 +112,8 @@ def _mean(t: Translator, call: fx.Node) -> None:
         kernel = (spatial[0], 1) if over == [0] else (1, spatial[1])
         shape = (channels, 1, spatial[1]) if over == [0] else (channels, spatial[0], 1)
         pooled = t.add(own, AveragePool2d(kernel, kernel), [name], shape)
-    shape = t.shape(call)
-    t.same(call, pooled if keepdim else t.add(f"{pooled}.reshape", Reshape(shape), [pooled], shape))
+    after = t.shape(call)
+    t.same(call, pooled if keepdim else t.add(f"{pooled}.reshape", Reshape(after), [pooled], after))
 
 
 def _positions(t: Translator, name: str) -> str:

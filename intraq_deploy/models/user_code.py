@@ -124,6 +124,11 @@ def _import_file(path: Path, spec: str) -> ModuleType:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code may fail in any way
         del sys.modules[name]
+        if isinstance(error, ImportError) and "relative import" in str(error):
+            raise ArchitectureError(
+                f"{path} of --arch {spec} imports from its own package ({reason(error)}); run from the folder that "
+                f"contains the package, and give --arch PACKAGE.{path.stem}:{spec.rpartition(':')[2]}."
+            ) from error
         raise ArchitectureError(
             f"{path} of --arch {spec} cannot be imported ({reason(error)}); correct it, or "
             "make what it imports installable or place it in the same folder."

@@ -92,6 +92,13 @@ CASES = {
         ["Reshape", "Transpose", "Reshape", "Reshape", "Transpose", "Reshape"],
     ),
     "channel shuffle by torch": (lambda net, x: torch.channel_shuffle(x, 2), ["Reshape", "Transpose", "Reshape"]),
+    "a difference": (lambda net, x: net.conv(x[:, :4]) - x, ["Slice", "Conv2d", "Conv2d", "Add"]),
+    "a share of a branch": (lambda net, x: torch.add(x, net.conv(x[:, :4]), alpha=0.3), ["Slice", "Conv2d", "Add"]),
+    "channels in another order": (lambda net, x: x[:, [2, 1, 0, 3, 4, 5, 7, 6]], None),
+    "chosen channels": (
+        lambda net, x: torch.index_select(x, 1, torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])), ["Slice", "Slice", "Concat"],
+    ),
+    "a stack": (lambda net, x: torch.stack([x[:, :4], x[:, 4:]], 2).flatten(1, 2), None),
     "global maximum": (lambda net, x: F.adaptive_max_pool2d(x, 1), ["MaxPool2d"]),
     "adaptive maxima": (lambda net, x: F.adaptive_max_pool2d(x, (2, 5)), ["MaxPool2d"]),
     "average that hangs over": (lambda net, x: F.avg_pool2d(x, 3, 2, ceil_mode=True), ["AveragePool2d"]),

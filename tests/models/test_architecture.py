@@ -152,6 +152,24 @@ def test_a_file_that_cannot_be_imported(weights, tmp_path, text, words):
     assert f"{file} of --arch {file}:net cannot be imported ({words}" in message
 
 
+def test_a_file_of_a_package_names_the_form_that_works(tmp_path, tiny, monkeypatch):
+    package = tmp_path / "nets"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text("from torch import nn\nWIDTH = 8\n")
+    (package / "small.py").write_text(
+        "from .parts import WIDTH, nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 7))\n"
+    )
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 7))
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    message = refusal(ArchitectureError, tmp_path / "weights.pth", arch=f"{package / 'small.py'}:make", **GIVEN)
+    assert "imports from its own package" in message
+    assert "give --arch PACKAGE.small:make" in message
+    monkeypatch.chdir(tmp_path)
+    assert load_model(tmp_path / "weights.pth", arch="nets.small:make", **GIVEN).classes == 7
+
+
 def test_a_missing_file_and_module(weights, tmp_path):
     assert "nowhere.py of --arch" in refusal(ArchitectureError, weights, arch=f"{tmp_path}/nowhere.py:net")
     assert "the module 'nowhere.at.all' of --arch" in refusal(ArchitectureError, weights, arch="nowhere.at.all:net")

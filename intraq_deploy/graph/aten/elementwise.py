@@ -5,7 +5,7 @@ import math
 import torch
 from torch import fx
 
-from intraq_deploy.graph.aten.layers import scale
+from intraq_deploy.graph.aten.layers import scale, times
 from intraq_deploy.graph.aten.shapes import through_transpose
 from intraq_deploy.graph.aten.translator import (
     OF_PROBABILITIES,
@@ -113,8 +113,9 @@ def _elementwise(t: Translator, call: fx.Node, op: Op, kind: str) -> None:
 def _add(t: Translator, call: fx.Node) -> None:
     a, b = call.args[1::-1] if "rsub" in call_name(call) else call.args
     sign = 1.0 if "add" in call_name(call) else -1.0
-    if call.kwargs.get("alpha", 1) != 1:
-        raise CallError(f"alpha {call.kwargs['alpha']}")
+    factor = sign * float(call.kwargs.get("alpha", 1))  # type: ignore[arg-type]
+    if factor != sign and not (t.is_value(a) and t.is_value(b)):
+        raise CallError(f"alpha {call.kwargs['alpha']} of a constant")
     if not t.is_value(a):
         shift = t.constant(a)
         assert shift is not None
@@ -125,11 +126,14 @@ def _add(t: Translator, call: fx.Node) -> None:
         scale(t, call, a, torch.tensor(1.0), sign * shift)
     else:
         first, second = t.value(a), t.value(b)
-        if sign < 0:
-            raise CallError("two feature maps (their sum is supported)")
         if t.shape_of(first) != t.shape_of(second):
             raise CallError(f"shapes {t.shape_of(first)} and {t.shape_of(second)}")
-        t.emit(call, Add(), [first, second], child_name(call, "add"))
+        own = child_name(call, "add")
+        if factor != 1:
+            if first == second:
+                raise CallError("a tensor and itself")
+            second = times(t, second, factor, f"{own}.factor")
+        t.emit(call, Add(), [first, second], own)
 
 
 @translates("aten.mul.Tensor", "aten.div.Tensor")

@@ -95,6 +95,13 @@ def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> 
     t.same(call, channels_last(t, scaled) if last else scaled)
 
 
+def times(t: Translator, name: str, factor: float, own: str) -> str:
+    """Multiplies the tensor `name` by a number, and returns the name of the result. own: the name of what is added."""
+    channels = t.shape_of(name)[0]
+    zeros, ones = torch.zeros(channels), torch.ones(channels)
+    return _normalise(t, name, BatchNorm(factor * ones, zeros, zeros, ones, 0.0), own)
+
+
 def _per_channel(values: Tensor, channels: int, dims: int, *, last: bool) -> Tensor:
     """The values as float32 [C], from a number, [C], [C, 1, 1] or [1, C, 1, 1]."""
     if values.numel() == 1:

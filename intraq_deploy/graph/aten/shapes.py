@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from torch import fx
+from torch import Tensor, fx
 
 from intraq_deploy.graph.aten.translator import TRACE_BATCH, CallError, Translator, arguments, child_name, translates
 from intraq_deploy.graph.ops import Concat, Flatten, Pad, Reshape, Slice, Transpose
 
+_MOST_RUNS = 64
 _LAST, _FIRST = (1, 2, 0), (2, 0, 1)
 """Permutations from [C, H, W] to [H, W, C], and back."""
 
@@ -131,6 +132,56 @@ def _cat(t: Translator, call: fx.Node) -> None:
     if axis < 0:
         raise CallError("a concatenation of images")
     t.emit(call, Concat(axis), [t.value(part) for part in parts], child_name(call, "concat"))
+
+
+@translates("aten.stack.default")
+def _stack(t: Translator, call: fx.Node) -> None:
+    parts, dim = arguments(call, ("tensors", None), ("dim", 0))
+    axis = int(dim) % (len(t.shape(call)) + 1) - 1
+    if axis < 0:
+        raise CallError("a stack of images")
+    own, names = child_name(call, "stack"), [t.value(part) for part in parts]
+    shape = t.shape(call)
+    single = (*shape[:axis], 1, *shape[axis + 1 :])
+    apart = [t.add(f"{own}.part{index}", Reshape(single), [name], single) for index, name in enumerate(names)]
+    t.emit(call, Concat(axis), apart, own)
+
+
+@translates("aten.index_select.default")
+def _index_select(t: Translator, call: fx.Node) -> None:
+    _picked(t, call, int(call.args[1]), t.constant(call.args[2]))  # type: ignore[arg-type]
+
+
+@translates("aten.index.Tensor")
+def _index(t: Translator, call: fx.Node) -> None:
+    indices = list(call.args[1])  # type: ignore[arg-type]
+    given = [dim for dim, index in enumerate(indices) if index is not None]
+    if len(given) != 1 or t.is_value(indices[given[0]]):
+        raise CallError("indices of several dimensions, or that depend on the image")
+    _picked(t, call, given[0], t.constant(indices[given[0]]))
+
+
+def _picked(t: Translator, call: fx.Node, dim: int, indices: Tensor | None) -> None:
+    """Adds slices of neighbours, joined in their new order."""
+    name = t.value(call.args[0])
+    shape = t.shape_of(name)
+    axis = dim % (len(shape) + 1) - 1
+    if axis < 0 or indices is None or indices.dim() != 1:
+        raise CallError("a choice of images, or of several at a time")
+    chosen = [int(index) % shape[axis] for index in indices]
+    runs: list[list[int]] = []
+    for index in chosen:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    if len(runs) > _MOST_RUNS:
+        raise CallError(f"{len(runs)} runs of neighbours (at most {_MOST_RUNS} are supported)")
+    own, parts = child_name(call, "index"), []
+    for number, run in enumerate(runs):
+        part = (*shape[:axis], len(run), *shape[axis + 1 :])
+        parts.append(t.add(f"{own}.part{number}", Slice(axis, run[0], run[-1] + 1, 1), [name], part))
+    t.emit(call, Concat(axis), parts, own)
 
 
 @translates("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")

@@ -92,8 +92,13 @@ CASES = {
         ["Reshape", "Transpose", "Reshape", "Reshape", "Transpose", "Reshape"],
     ),
     "channel shuffle by torch": (lambda net, x: torch.channel_shuffle(x, 2), ["Reshape", "Transpose", "Reshape"]),
+    "one slope": (lambda net, x: F.prelu(net.conv(x[:, :4]), torch.tensor([0.2])), ["Slice", "Conv2d", "Unary"]),
+    "slopes of channels": (lambda net, x: F.prelu(net.conv(x[:, :4]), torch.linspace(-0.5, 0.5, 8)), None),
     "a difference": (lambda net, x: net.conv(x[:, :4]) - x, ["Slice", "Conv2d", "Conv2d", "Add"]),
-    "a share of a branch": (lambda net, x: torch.add(x, net.conv(x[:, :4]), alpha=0.3), ["Slice", "Conv2d", "Add"]),
+    "a share of a branch": (
+        lambda net, x: torch.add(x, net.conv(x[:, :4]), alpha=0.3), ["Slice", "Conv2d", "Conv2d", "Add"],
+    ),
+    "a share of itself": (lambda net, x: torch.add(x, x, alpha=-0.3), ["Conv2d", "Add"]),
     "channels in another order": (lambda net, x: x[:, [2, 1, 0, 3, 4, 5, 7, 6]], None),
     "chosen channels": (
         lambda net, x: torch.index_select(x, 1, torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])), ["Slice", "Slice", "Concat"],

@@ -109,6 +109,7 @@ CALLS = {
     "means of rows": lambda net, x: net.other(F.relu(x).mean(3, keepdim=True)),
     "means of columns of means of rows": lambda net, x: x * x.mean(3).mean(2)[:, :, None, None],
     "global maxima": lambda net, x: net.other(F.adaptive_max_pool2d(F.relu(x), 1)),
+    "slopes of channels": lambda net, x: net.other(F.prelu(x, torch.linspace(0.05, 0.4, 8))),
     "a difference": lambda net, x: F.relu(net.other(F.relu(x)) - F.relu(x)),
     "a share of a branch": lambda net, x: torch.add(F.relu(x), net.other(F.relu(x)), alpha=0.3),
     "channels in another order": lambda net, x: net.other(F.relu(x)[:, [2, 1, 0, 3, 4, 5, 7, 6]]),

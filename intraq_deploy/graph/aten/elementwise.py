@@ -93,6 +93,22 @@ def _leaky_relu(t: Translator, call: fx.Node) -> None:
     _elementwise(t, call, Unary("LeakyRelu", float(slope)), "leaky_relu")
 
 
+@translates("aten.prelu.default", "aten._prelu_kernel.default")
+def _prelu(t: Translator, call: fx.Node) -> None:
+    """One slope is a leaky ReLU; slopes a of channels are relu(x) - a relu(-x), as no function has a table for each."""
+    slopes = t.constant(call.args[1])
+    assert slopes is not None
+    own = t.parameter_owner(call.args[1]) or child_name(call, "prelu")
+    if slopes.numel() == 1:
+        _elementwise(t, call, Unary("LeakyRelu", float(slopes)), "prelu")
+        return
+    name = t.value(call.args[0])
+    shape, relu = t.shape_of(name), Clamp(0.0, math.inf)
+    negative = t.add(f"{own}.below", relu, [times(t, name, torch.tensor(-1.0), f"{own}.minus")], shape)
+    below = times(t, negative, -slopes.flatten(), f"{own}.slopes")
+    t.emit(call, Add(), [t.add(f"{own}.above", relu, [name], shape), below], own)
+
+
 @translates("aten.elu.default")
 def _elu(t: Translator, call: fx.Node) -> None:
     _, alpha, gain, input_gain = arguments(call, ("self", None), ("alpha", 1.0), ("scale", 1.0), ("input_scale", 1.0))
@@ -130,9 +146,7 @@ def _add(t: Translator, call: fx.Node) -> None:
             raise CallError(f"shapes {t.shape_of(first)} and {t.shape_of(second)}")
         own = child_name(call, "add")
         if factor != 1:
-            if first == second:
-                raise CallError("a tensor and itself")
-            second = times(t, second, factor, f"{own}.factor")
+            second = times(t, second, torch.tensor(factor), f"{own}.factor")
         t.emit(call, Add(), [first, second], own)
 
 

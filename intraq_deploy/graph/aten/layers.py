@@ -95,11 +95,12 @@ def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> 
     t.same(call, channels_last(t, scaled) if last else scaled)
 
 
-def times(t: Translator, name: str, factor: float, own: str) -> str:
-    """Multiplies the tensor `name` by a number, and returns the name of the result. own: the name of what is added."""
+def times(t: Translator, name: str, factor: Tensor, own: str) -> str:
+    """Multiplies the tensor `name` by a number, float32 [], or one for each channel, [C], in a layer named `own`, and
+    returns the name of the result."""
     channels = t.shape_of(name)[0]
     zeros, ones = torch.zeros(channels), torch.ones(channels)
-    return _normalise(t, name, BatchNorm(factor * ones, zeros, zeros, ones, 0.0), own)
+    return _scaled(t, name, BatchNorm(factor * ones, zeros, zeros, ones, 0.0), own)
 
 
 def _per_channel(values: Tensor, channels: int, dims: int, *, last: bool) -> Tensor:
@@ -115,12 +116,17 @@ def _per_channel(values: Tensor, channels: int, dims: int, *, last: bool) -> Ten
 
 def _normalise(t: Translator, name: str, norm: BatchNorm, own: str) -> str:
     """A batch norm on the tensor `name`: into the layer that makes it, where nothing else reads that, else as a layer
-    of its own, a depthwise 1x1 convolution with weights of one. Integers then scale channels as they convolve."""
+    of its own."""
     raw = t.raw(name)
     if isinstance(raw.node.op, HAS_WEIGHT) and t.consumers(name) == 1 and raw.weights is not None:
         before = raw.weights.batch_norm
         raw.weights = replace(raw.weights, batch_norm=norm if before is None else before.followed_by(norm))
         return name
+    return _scaled(t, name, norm, own)
+
+
+def _scaled(t: Translator, name: str, norm: BatchNorm, own: str) -> str:
+    """A batch norm as a depthwise 1x1 convolution with weights of one: integers scale channels as they convolve."""
     shape = t.shape_of(name)
     channels = shape[0]
     source = name if len(shape) == 3 else t.add(f"{own}.image", Reshape((channels, 1, 1)), [name], (channels, 1, 1))

@@ -1,5 +1,7 @@
 """Operators beyond convolutions and sums: what they are translated to, and that the graph computes the same."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,6 +94,12 @@ CASES = {
         ["Reshape", "Transpose", "Reshape", "Reshape", "Transpose", "Reshape"],
     ),
     "channel shuffle by torch": (lambda net, x: torch.channel_shuffle(x, 2), ["Reshape", "Transpose", "Reshape"]),
+    "reflected": (lambda net, x: F.pad(x, (1, 2, 0, 3), mode="reflect"), None),
+    "replicated": (lambda net, x: F.pad(x, (1, 2, 0, 3), mode="replicate"), None),
+    "in a circle": (lambda net, x: F.pad(x, (1, 2, 0, 3), mode="circular"), None),
+    "-inf around a ReLU": (
+        lambda net, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 2), ["Pad", "MaxPool2d"],
+    ),
     "one slope": (lambda net, x: F.prelu(net.conv(x[:, :4]), torch.tensor([0.2])), ["Slice", "Conv2d", "Unary"]),
     "slopes of channels": (lambda net, x: F.prelu(net.conv(x[:, :4]), torch.linspace(-0.5, 0.5, 8)), None),
     "a difference": (lambda net, x: net.conv(x[:, :4]) - x, ["Slice", "Conv2d", "Conv2d", "Add"]),

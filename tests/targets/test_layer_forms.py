@@ -109,6 +109,8 @@ CALLS = {
     "means of rows": lambda net, x: net.other(F.relu(x).mean(3, keepdim=True)),
     "means of columns of means of rows": lambda net, x: x * x.mean(3).mean(2)[:, :, None, None],
     "global maxima": lambda net, x: net.other(F.adaptive_max_pool2d(F.relu(x), 1)),
+    "reflected": lambda net, x: net.other(F.pad(F.relu(x), (1, 1, 2, 2), mode="reflect")),
+    "-inf around a ReLU": lambda net, x: net.other(F.max_pool2d(F.pad(F.relu(x), (0, 1, 0, 1), value=-1e38), 2)),
     "slopes of channels": lambda net, x: net.other(F.prelu(x, torch.linspace(0.05, 0.4, 8))),
     "a difference": lambda net, x: F.relu(net.other(F.relu(x)) - F.relu(x)),
     "a share of a branch": lambda net, x: torch.add(F.relu(x), net.other(F.relu(x)), alpha=0.3),

@@ -1,15 +1,26 @@
 """Calls that only move data, and those that do nothing."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, fx
 
-from intraq_deploy.graph.aten.translator import TRACE_BATCH, CallError, Translator, arguments, child_name, translates
-from intraq_deploy.graph.ops import Concat, Flatten, Pad, Reshape, Slice, Transpose
+from intraq_deploy.graph.aten.translator import (
+    TRACE_BATCH,
+    CallError,
+    Translator,
+    arguments,
+    call_name,
+    child_name,
+    translates,
+)
+from intraq_deploy.graph.ops import Clamp, Concat, Flatten, MaxPool2d, Pad, Reshape, Slice, Transpose
 
 _MOST_RUNS = 64
+_LEAST = -1e30
+"""A number below which padding counts as -inf."""
 _LAST, _FIRST = (1, 2, 0), (2, 0, 1)
 """Permutations from [C, H, W] to [H, W, C], and back."""
 
@@ -162,26 +173,33 @@ def _index(t: Translator, call: fx.Node) -> None:
 
 
 def _picked(t: Translator, call: fx.Node, dim: int, indices: Tensor | None) -> None:
-    """Adds slices of neighbours, joined in their new order."""
     name = t.value(call.args[0])
-    shape = t.shape_of(name)
-    axis = dim % (len(shape) + 1) - 1
+    axis = dim % (len(t.shape_of(name)) + 1) - 1
     if axis < 0 or indices is None or indices.dim() != 1:
         raise CallError("a choice of images, or of several at a time")
-    chosen = [int(index) % shape[axis] for index in indices]
+    chosen = [int(index) % t.shape_of(name)[axis] for index in indices]
+    t.same(call, _pick(t, name, axis, chosen, child_name(call, "index")))
+
+
+def _pick(t: Translator, name: str, axis: int, indices: Sequence[int], own: str) -> str:
+    """Adds slices of neighbours along an axis of the tensor `name`, joined in the order of `indices`, and returns the
+    name of what they make."""
     runs: list[list[int]] = []
-    for index in chosen:
+    for index in indices:
         if runs and index == runs[-1][-1] + 1:
             runs[-1].append(index)
         else:
             runs.append([index])
     if len(runs) > _MOST_RUNS:
         raise CallError(f"{len(runs)} runs of neighbours (at most {_MOST_RUNS} are supported)")
-    own, parts = child_name(call, "index"), []
+    shape, parts = t.shape_of(name), []
     for number, run in enumerate(runs):
         part = (*shape[:axis], len(run), *shape[axis + 1 :])
-        parts.append(t.add(f"{own}.part{number}", Slice(axis, run[0], run[-1] + 1, 1), [name], part))
-    t.emit(call, Concat(axis), parts, own)
+        whole = part == shape and run[0] == 0
+        op = Slice(axis, run[0], run[-1] + 1, 1)
+        parts.append(name if whole else t.add(f"{own}.part{number}", op, [name], part))
+    joined = (*shape[:axis], len(indices), *shape[axis + 1 :])
+    return parts[0] if len(parts) == 1 else t.add(own, Concat(axis), parts, joined)
 
 
 @translates("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
@@ -233,19 +251,61 @@ def _slice(t: Translator, call: fx.Node) -> None:
 
 @translates("aten.pad.default", "aten.constant_pad_nd.default")
 def _pad(t: Translator, call: fx.Node) -> None:
-    values = list(call.args[1])  # type: ignore[arg-type]
-    rest = [*call.args[2:], *call.kwargs.values()]
-    if any(value not in ("constant", 0, 0.0, None) for value in rest):
-        raise CallError(f"{rest} (zero padding is supported)")
-    name = t.value(call.args[0])
+    x, values, mode, value = arguments(call, ("self", None), ("pad", None), ("mode", "constant"), ("value", None))
+    if "constant_pad" in call_name(call):
+        mode, value = "constant", arguments(call, ("self", None), ("pad", None), ("value", 0))[2]
+    if mode != "constant":
+        _continued(t, call, mode, values)
+        return
+    name = t.value(x)
+    if value not in (0, 0.0, None) and not (value <= _LEAST and _only_maximum(t, call, name)):
+        raise CallError(f"{value} (zeros are supported, and -inf around values above 0 for a max pooling)")
+    values = [int(each) for each in values]
     if not any(values):
         t.same(call, name)
         return
     values += [0] * (6 - len(values))
-    if len(values) > 6 or any(int(v) < 0 for v in values) or len(t.shape_of(name)) != 3:
+    if len(values) > 6 or any(v < 0 for v in values) or len(t.shape_of(name)) != 3:
         raise CallError(f"padding {values}")
-    w0, w1, h0, h1, c0, c1 = (int(v) for v in values)
+    w0, w1, h0, h1, c0, c1 = values
     t.emit(call, Pad((c0, h0, w0), (c1, h1, w1)), [name], child_name(call, "pad"))
+
+
+def _only_maximum(t: Translator, call: fx.Node, name: str) -> bool:
+    """Whether only max poolings read a padding of the tensor `name`, which has nothing below 0: zeros are the same."""
+    pools = all(call_name(user) == "aten.max_pool2d.default" for user in call.users)
+    return pools and _is_never_negative(t, name)
+
+
+def _is_never_negative(t: Translator, name: str) -> bool:
+    node = t.raw(name).node
+    if isinstance(node.op, Clamp):
+        return node.op.low >= 0
+    moves = isinstance(node.op, (Concat, MaxPool2d, Pad, Reshape, Slice, Transpose))
+    return moves and all(_is_never_negative(t, source) for source in node.inputs)
+
+
+@translates("aten.reflection_pad2d.default", "aten.replication_pad2d.default")
+def _pad_of_a_kind(t: Translator, call: fx.Node) -> None:
+    _continued(t, call, "reflect" if "reflection" in call_name(call) else "replicate", call.args[1])
+
+
+def _continued(t: Translator, call: fx.Node, mode: str, values: Any) -> None:
+    """Continues rows and columns with their own: slices that are joined."""
+    name, own = t.value(call.args[0]), child_name(call, "pad")
+    for axis, (before, after) in zip((2, 1), zip(values[::2], values[1::2], strict=True), strict=False):
+        size = t.shape_of(name)[axis]
+        match mode:
+            case "reflect":
+                indices = [*range(before, 0, -1), *range(size), *range(size - 2, size - 2 - after, -1)]
+            case "replicate":
+                indices = [0] * before + [*range(size)] + [size - 1] * after
+            case "circular":
+                indices = [*range(size - before, size), *range(size), *range(after)]
+            case _:
+                raise CallError(f"the mode {mode}")
+        name = _pick(t, name, axis, indices, f"{own}.{'width' if axis == 2 else 'height'}")
+    t.same(call, name)
 
 
 @translates(

@@ -8,6 +8,7 @@ artifact = export(program, Path("out"), model=model)
 result = validate(artifact, program, images)
 """
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from intraq_deploy.models import Model, load_model
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.image_size import model_at
+from intraq_deploy.pipeline.probing import differentiable_probe
 from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice, check_depthwise
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
@@ -28,7 +30,7 @@ from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import Recipe, RecipeFile, builtin, read
 from intraq_deploy.recipes.overrides import Overrides, recipe_for
-from intraq_deploy.synthesis.make import make_images, probe_of
+from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
@@ -74,9 +76,9 @@ def synthesize(
     """
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(images=images, iterations=iterations), where).synthesis
-    if chosen.resolution < 1:
-        model = model_at(model, trace(model.module, model.input_shape), chosen.resolution)
-    return make_images(model, probe_of(model, where), chosen, seed)
+    graph = cache(lambda: trace(model.module, model.input_shape))
+    small = model_at(model, graph(), chosen.resolution) if chosen.resolution < 1 else model
+    return make_images(small, differentiable_probe(small, graph, where), chosen, seed)
 
 
 def calibration_images(

@@ -17,6 +17,7 @@ from intraq_deploy.models import Model
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.options import QuantizeOptions
+from intraq_deploy.pipeline.probing import differentiable_probe
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import Bits, MixedRecord
 from intraq_deploy.pipeline.rundir import RunDirectory, tensor_sha256
@@ -26,7 +27,6 @@ from intraq_deploy.quantization.build import prepare
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.recipes import Recipe, builtin, check_recipe
 from intraq_deploy.recipes.overrides import Overrides, recipe_for
-from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 from intraq_deploy.version import __version__
@@ -92,7 +92,7 @@ class Run:
     @cached_property
     def probe(self) -> Probe:
         """The reader of the network's batch norms, on the run's device. Raises UnsupportedModelError without any."""
-        return probe_of(self.image_model, self.device)
+        return differentiable_probe(self.image_model, lambda: self.graph, self.device)
 
     @cached_property
     def calibration(self) -> UnlabelledImages | None:

@@ -54,6 +54,19 @@ class Probe:
         """The number of batch norms."""
         return len(self._norms)
 
+    def is_differentiable(self, input_shape: tuple[int, int, int]) -> bool:
+        """Whether the gradients of all that is read reach the images. input_shape: channels, height, width."""
+        images = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        try:
+            reading = self.read(images.requires_grad_())
+            read = [reading.logits, *reading.variances]
+            if not all(tensor.requires_grad for tensor in read):
+                return False
+            torch.autograd.backward([tensor.sum() for tensor in read])
+        except RuntimeError:  # checkpoints run the forward again, without the hooks
+            return False
+        return images.grad is not None
+
     def read(self, images: Tensor, precision: torch.dtype = torch.float32, swing: Swing | None = None) -> Reading:
         """Reads the network in one forward pass, differentiable in `images`, float32 [N, C, H, W].
 

@@ -113,6 +113,10 @@ CASES = {
     ),
     "a stack": (lambda net, x: torch.stack([x[:, :4], x[:, 4:]], 2).flatten(1, 2), None),
     "global maximum": (lambda net, x: F.adaptive_max_pool2d(x, 1), ["MaxPool2d"]),
+    "more rows than there are": (
+        lambda net, x: F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(x, (2, 1)), (6, 7)), None,
+    ),
+    "more rows, fewer columns": (lambda net, x: F.adaptive_avg_pool2d(x, (20, 5)), None),
     "adaptive maxima": (lambda net, x: F.adaptive_max_pool2d(x, (2, 5)), ["MaxPool2d"]),
     "average that hangs over": (lambda net, x: F.avg_pool2d(x, 3, 2, ceil_mode=True), ["AveragePool2d"]),
     "weights that are computed": (

@@ -109,6 +109,7 @@ CALLS = {
     "means of rows": lambda net, x: net.other(F.relu(x).mean(3, keepdim=True)),
     "means of columns of means of rows": lambda net, x: x * x.mean(3).mean(2)[:, :, None, None],
     "global maxima": lambda net, x: net.other(F.adaptive_max_pool2d(F.relu(x), 1)),
+    "more rows than there are": lambda net, x: net.other(F.adaptive_avg_pool2d(F.max_pool2d(F.relu(x), 15), (7, 7))),
     "reflected": lambda net, x: net.other(F.pad(F.relu(x), (1, 1, 2, 2), mode="reflect")),
     "-inf around a ReLU": lambda net, x: net.other(F.max_pool2d(F.pad(F.relu(x), (0, 1, 0, 1), value=-1e38), 2)),
     "slopes of channels": lambda net, x: net.other(F.prelu(x, torch.linspace(0.05, 0.4, 8))),

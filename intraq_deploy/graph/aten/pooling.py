@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import fx
 
+from intraq_deploy.graph.aten.shapes import pick
 from intraq_deploy.graph.aten.translator import CallError, Translator, arguments, child_name, pair, translates
 from intraq_deploy.graph.ops import AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d, Reshape
 
@@ -58,30 +59,35 @@ def _avg_pool2d(t: Translator, call: fx.Node) -> None:
 
 @translates("aten.adaptive_avg_pool2d.default")
 def _adaptive_avg_pool2d(t: Translator, call: fx.Node) -> None:
-    name = t.value(call.args[0])
-    kernel = _regular_windows(t.shape_of(name), t.shape(call))
+    name, kernel = _regular(t, call, t.shape(call))
     _average(t, call, name, AveragePool2d(kernel, kernel))
 
 
 @translates("aten.adaptive_max_pool2d.default")
 def _adaptive_max_pool2d(t: Translator, call: fx.Node) -> None:
-    name = t.value(call.args[0])
     shape = tuple(int(size) for size in call.meta["val"][0].shape[1:])
-    kernel = _regular_windows(t.shape_of(name), shape)
+    name, kernel = _regular(t, call, shape)
     op = MaxPool2d(kernel, kernel, (0, 0), (1, 1), False)
     # Its second output, where the maxima are, is none that a network's integers could be made of.
     t.several(call, [partial(t.add, child_name(call, "max_pool"), op, [name], shape)])
 
 
-def _regular_windows(shape: tuple[int, ...], output: tuple[int, ...]) -> tuple[int, int]:
-    """The windows of an adaptive pooling from [C, H, W] to [C, H', W']. Raises CallError where they are not alike."""
-    (_, height, width), (_, out_height, out_width) = shape, output
-    if height % out_height or width % out_width:
-        raise CallError(
-            f"output {out_height}x{out_width}, which does not divide its input {height}x{width} (another --input-size "
-            "may)"
-        )
-    return height // out_height, width // out_width
+def _regular(t: Translator, call: fx.Node, output: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
+    """The tensor and the windows of an adaptive pooling to [C, H', W'], where all windows are alike: rows and columns
+    are repeated where there are more of them than in the input. Raises CallError for other windows."""
+    name, own = t.value(call.args[0]), child_name(call, "pool")
+    shape, kernel = t.shape_of(name), list[int]()
+    for axis, size, out in zip((1, 2), shape[1:], output[1:], strict=True):
+        if size % out and out % size:
+            raise CallError(
+                f"output {output[1]}x{output[2]}, which does not divide its input {shape[1]}x{shape[2]} (another "
+                "--input-size may)"
+            )
+        kernel.append(max(1, size // out))
+        if out > size:
+            repeated = [index * size // out for index in range(out)]
+            name = pick(t, name, axis, repeated, f"{own}.{'width' if axis == 2 else 'height'}")
+    return name, (kernel[0], kernel[1])
 
 
 def _average(t: Translator, call: fx.Node, name: str, op: AveragePool2d) -> None:

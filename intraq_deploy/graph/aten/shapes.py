@@ -178,10 +178,10 @@ def _picked(t: Translator, call: fx.Node, dim: int, indices: Tensor | None) -> N
     if axis < 0 or indices is None or indices.dim() != 1:
         raise CallError("a choice of images, or of several at a time")
     chosen = [int(index) % t.shape_of(name)[axis] for index in indices]
-    t.same(call, _pick(t, name, axis, chosen, child_name(call, "index")))
+    t.same(call, pick(t, name, axis, chosen, child_name(call, "index")))
 
 
-def _pick(t: Translator, name: str, axis: int, indices: Sequence[int], own: str) -> str:
+def pick(t: Translator, name: str, axis: int, indices: Sequence[int], own: str) -> str:
     """Adds slices of neighbours along an axis of the tensor `name`, joined in the order of `indices`, and returns the
     name of what they make."""
     runs: list[list[int]] = []
@@ -304,7 +304,7 @@ def _continued(t: Translator, call: fx.Node, mode: str, values: Any) -> None:
                 indices = [*range(size - before, size), *range(size), *range(after)]
             case _:
                 raise CallError(f"the mode {mode}")
-        name = _pick(t, name, axis, indices, f"{own}.{'width' if axis == 2 else 'height'}")
+        name = pick(t, name, axis, indices, f"{own}.{'width' if axis == 2 else 'height'}")
     t.same(call, name)
 
 

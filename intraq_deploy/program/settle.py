@@ -11,8 +11,10 @@ Settling changes a fake-quant module in place, in execution order, by the least 
 * the output scale of a **layer** with frequent accumulators in the middle between two codes is nudged to have as few as
   can be: integers round them alike everywhere, but training's float sums do not.
 
-Tensors that are concatenated share one scale: it is nudged for all of them. A nudge is the smallest that helps, at most
-1e-3 of the scale; a HardSigmoid's change, below 2 % at 8 bits. Evaluate after settling, not before.
+Tensors that are concatenated share one scale: it is nudged for all of them. Where that of an output is also that of an
+input, their ratio is what it is. Then a scale of few binary digits makes ties exact in every form, or the scale of
+another input is nudged. A nudge is the smallest that helps, at most 1e-3 of the scale; a HardSigmoid's change, below 2 %
+at 8 bits. Evaluate after settling, not before.
 """
 
 import math
@@ -42,7 +44,7 @@ _NUDGES = [1e-6 * step for step in range(1, 101)] + [1e-5 * step for step in ran
 LARGEST_NUDGE = _NUDGES[-1]
 _USUAL_NUDGE = 1e-4
 _SHORT = (14, 12, 10)
-"""Bits of the mantissa of scales that are tried where no nudge helps, the nearest first."""
+"""Binary digits of scales that are tried where no nudge helps, the nearest first."""
 _FINE = 32
 """Codes from 0 to 1/2: with fewer, making 1/2 a code would change a scale by more than 3 %."""
 _SWEEPS = 8

@@ -13,8 +13,8 @@ Settling changes a fake-quant module in place, in execution order, by the least 
 
 Tensors that are concatenated share one scale: it is nudged for all of them. Where that of an output is also that of an
 input, their ratio is what it is. Then a scale of few binary digits makes ties exact in every form, or the scale of
-another input is nudged. A nudge is the smallest that helps, at most 1e-3 of the scale; a HardSigmoid's change, below 2 %
-at 8 bits. Evaluate after settling, not before.
+another input is nudged. A nudge is the smallest that helps, at most 1e-3 of the scale; a HardSigmoid's change, below
+2 % at 8 bits. Evaluate after settling, not before.
 """
 
 import math

@@ -113,6 +113,7 @@ CASES = {
     ),
     "a stack": (lambda net, x: torch.stack([x[:, :4], x[:, 4:]], 2).flatten(1, 2), None),
     "global maximum": (lambda net, x: F.adaptive_max_pool2d(x, 1), ["MaxPool2d"]),
+    "another float type": (lambda net, x: net.conv(x.double().float().type_as(x)[:, :4]), ["Slice", "Conv2d"]),
     "more rows than there are": (
         lambda net, x: F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(x, (2, 1)), (6, 7)), None,
     ),

@@ -187,6 +187,15 @@ class _MixesImages(nn.Module):
         return self.fc(x.flip(0).flatten(1))
 
 
+class _Integers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.fc(x.int().float().mean((2, 3)))
+
+
 class _InnerSoftmax(nn.Module):
     def __init__(self):
         super().__init__()
@@ -202,6 +211,7 @@ class _InnerSoftmax(nn.Module):
         (_Branches(), "cannot be traced"),
         (_Unknown(), r"Layer 'block.1' uses aten.softplus.default"),
         (_MixesImages(), "aten.flip"),
+        (_Integers(), "becomes torch.int32"),
         (_InnerSoftmax(), "somewhere else than behind the logits"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",

@@ -310,9 +310,13 @@ def _continued(t: Translator, call: fx.Node, mode: str, values: Any) -> None:
 
 @translates(
     "aten.dropout.default", "aten.feature_dropout.default", "aten.alias.default", "aten.clone.default",
-    "aten.contiguous.default", "aten.detach.default", "aten.detach_.default", "aten.to.dtype",
+    "aten.contiguous.default", "aten.detach.default", "aten.detach_.default", "aten.to.dtype", "aten._to_copy.default",
+    "aten.type_as.default",
 )  # fmt: skip
 def _identity(t: Translator, call: fx.Node) -> None:
+    """What computes nothing; other float types count as float32, and the network's own logits say whether they may."""
+    if not call.meta["val"].is_floating_point():
+        raise CallError(f"a tensor that becomes {call.meta['val'].dtype}")
     t.same(call, t.value(call.args[0]))
 
 

@@ -19,10 +19,7 @@ recipes = typer.Typer(
 RecipeName = Annotated[str, typer.Argument(metavar="NAME", help="A built-in recipe.")]
 _NETWORKS = ((32, 10), (224, 1000))
 """A small and a large network: pixels of a side, classes."""
-_BUDGET = (
-    "    {side} x {side} pixels, {classes:,} classes: {images:,} images x {iterations:,} iterations, "
-    "{steps:,} steps x {batch}"
-)
+_BUDGET = "    {side} x {side} pixels, {classes:,} classes: {images:,} images x {iterations:,} iterations, {trained}"
 
 
 @recipes.command("list")
@@ -52,7 +49,9 @@ def _show(files: Iterable["RecipeFile"]) -> None:
     for file in files:
         typer.echo(f"{file.name}: {file.description}")
         for network in _NETWORKS:
-            typer.echo(_BUDGET.format(**_budget(file, *network)))
+            budget = _budget(file, *network)
+            trained = "{steps:,} steps x {batch}".format(**budget) if budget["steps"] else "not trained"
+            typer.echo(_BUDGET.format(**budget, trained=trained))
 
 
 def _budget(file: "RecipeFile", side: int, classes: int) -> dict[str, int]:

@@ -47,7 +47,7 @@ class Checkpoint:
     """The whole network, where the file held one and the user trusts it."""
 
     def parts(self) -> dict[str, "Checkpoint"]:
-        """What is behind each prefix that a good share of the names have, by the prefix."""
+        """Returns the tensors behind each prefix that a good share of the names have, by the prefix."""
         return {prefix: replace(self, tensors=part, original=part) for prefix, part in heads(self.original).items()}
 
 

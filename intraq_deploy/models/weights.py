@@ -61,7 +61,8 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> list[s
 def refuse_used(module: nn.Module, absent: Mapping[str, Tensor], input_shape: tuple[int, int, int], where: str) -> None:
     """Makes sure that the logits do not depend on tensors that a file lacks: NaN in all of them would be seen there.
 
-    module: returns logits, in eval mode. absent: the network's own tensors, by name; they are zero afterwards.
+    module: returns logits, in eval mode. absent: the network's own tensors, float32 [...], by name; they are zero
+    afterwards.
     input_shape: channels, height, width. where: the file, for people.
     Raises CheckpointError if the logits depend on them.
     """

@@ -100,13 +100,13 @@ def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_loose(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a single number beside the network, as `epoch` or AveragedModel's `n_averaged`."""
+    """Whether a tensor of any dtype is a single number [] beside the network: `epoch`, AveragedModel's `n_averaged`."""
     return "." not in name and tensor.dim() == 0
 
 
 def heads(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The tensors behind each prefix of one or two parts that a good share of the names have, under names without it.
-    Where a network is one part of what was saved, it is one of these."""
+    Where a network is one part of what was saved, it is one of these. tensors: of any dtype and shape."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parts = name.split(".")

@@ -121,7 +121,7 @@ class NumberedFolders(_Finding):
     top1: float
     """Top-1 of the float network, in percent."""
     sorted_top1: float
-    """The same, with folders in the order of their names as text."""
+    """Top-1 of the float network with folders in the order of their names as text, in percent."""
 
 
 class EmptyClassFolders(_Finding):

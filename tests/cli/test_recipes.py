@@ -60,11 +60,12 @@ def test_the_list_says_what_each_is_for_and_how_much_work(run):
     for name in BUILTIN:
         assert f"{name}: {builtin(name).description}" in result.stdout
     assert "32 x 32 pixels, 10 classes: 256 images x 120 iterations, 150 steps x 64" in result.stdout
+    assert "224 x 224 pixels, 1,000 classes: 128 images x 100 iterations, not trained" in result.stdout
     assert "224 x 224 pixels, 1,000 classes: 5,120 images x 1,000 iterations, 29,400 steps x 16" in result.stdout
     rows = json.loads(run("recipes", "list", "--json").stdout)
     assert [row["name"] for row in rows] == list(BUILTIN)
     assert rows[0]["budgets"][1] == {
-        "side": 224, "classes": 1000, "images": 128, "iterations": 100, "steps": 100, "batch": 16,
+        "side": 224, "classes": 1000, "images": 128, "iterations": 100, "steps": 0, "batch": 16,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from intraq_deploy.graph.ops import Input, Op
 
 TRACE_BATCH = 2
 OF_PROBABILITIES = ("aten.threshold.default", "aten.log.default")
-"""What makes log-probabilities of probabilities (models.logits)."""
+"""The calls that make log-probabilities of probabilities (models.logits)."""
 
 
 @dataclass(slots=True)

@@ -55,15 +55,14 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> list[s
         )
     with torch.no_grad():
         module.load_state_dict(tensors, strict=False)
-    return [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
+    return [name for name, tensor in expected.items() if name not in tensors and tensor.is_floating_point()]
 
 
 def refuse_used(module: nn.Module, absent: Mapping[str, Tensor], input_shape: tuple[int, int, int], where: str) -> None:
     """Makes sure that the logits do not depend on tensors that a file lacks: NaN in all of them would be seen there.
 
     module: returns logits, in eval mode. absent: the network's own tensors, float32 [...], by name; they are zero
-    afterwards.
-    input_shape: channels, height, width. where: the file, for people.
+    afterwards. input_shape: channels, height, width. where: the file, for people.
     Raises CheckpointError if the logits depend on them.
     """
     with torch.no_grad():

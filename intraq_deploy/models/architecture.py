@@ -38,9 +38,10 @@ class Architecture:
     class_names: tuple[str, ...] | None = None
     """Class names of the weights entry; they apply where their number is the class count."""
 
-    def counts(self, shapes: Shapes) -> tuple[int | None, int]:
+    def counts(self, *readings: Shapes) -> tuple[int | None, int]:
         """Finds the class count and input channels that a checkpoint's shapes show, by comparing two builds.
 
+        readings: its shapes under different names; the first that shows the class count is taken, else the last.
         Returns the class count, None where it does not show, and the channels, `USUAL_CHANNELS` where they
         do not.
         Raises ArchitectureError if it cannot be built, or changes with the counts in more than sizes.
@@ -54,6 +55,8 @@ class Architecture:
                 f"{self.spec} cannot be compared with the checkpoint, whose class count is unknown: {error}; "
                 "name a callable that takes no arguments."
             ) from error
+        shown = (shapes for shapes in readings if shared_count(probed.signature.classes, shapes) is not None)
+        shapes = next(shown, readings[-1])
         classes = shared_count(probed.signature.classes, shapes)
         return classes, shared_count(probed.signature.channels, shapes) or USUAL_CHANNELS
 

@@ -30,7 +30,7 @@ PRETRAINED = {"torchvision": torchvision_zoo.pretrained, "timm": timm_zoo.pretra
 """Libraries whose published weights can be the source."""
 
 USUAL_CLASSES = 1000
-USUAL_CHANNELS = (3, 1, 4)
+TRIED_CHANNELS = (3, 1, 4)
 
 SHOWN_CANDIDATES = 12
 
@@ -168,11 +168,7 @@ def _counts(architecture: Architecture, checkpoint: Checkpoint) -> tuple[int | N
     """The class count and the input channels that the tensors show, under the first names under which they do: a
     network with a part called "model" has the names that wrappers add, or the network is a part of the file."""
     parts = (part.tensors for part in checkpoint.parts().values())
-    for tensors in (checkpoint.tensors, checkpoint.original, *parts):
-        classes, channels = architecture.counts(shapes_of(tensors))
-        if classes is not None:
-            break
-    return classes, channels
+    return architecture.counts(*map(shapes_of, (checkpoint.tensors, checkpoint.original, *parts)))
 
 
 def _whole_module(module: nn.Module, origin: Source) -> Loaded:
@@ -232,7 +228,7 @@ def _channels_of(module: nn.Module, spec: str, size: tuple[int, int] | None, mea
         )
     first = found[1].in_channels
     given = [len(mean)] if mean is not None and len(mean) > 1 else []
-    tried = dict.fromkeys((*given, first, *USUAL_CHANNELS))
+    tried = dict.fromkeys((*given, first, *TRIED_CHANNELS))
     return next((channels for channels in tried if size is not None and _runs(module, (channels, *size))), first)
 
 

@@ -109,8 +109,11 @@ def _settle_node(network: FakeQuantNetwork, node: Node) -> Iterator[Adjustment]:
     yield from _settle_scale(network, node, node.name)
     # Where an input has the output's grid, their ratio is what it is, and the other input's scale decides.
     for name in node.inputs:
-        if name != network.graph.input.name and not _shares(network, node.name, name) and _must_not(network, node):
-            yield from _settle_scale(network, node, name)
+        if name == network.graph.input.name or _shares(network, node.name, name):
+            continue
+        if not _must_not(network, node):
+            break
+        yield from _settle_scale(network, node, name)
 
 
 def _settle_scale(network: FakeQuantNetwork, node: Node, name: str) -> Iterator[Adjustment]:

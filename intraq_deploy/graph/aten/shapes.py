@@ -314,7 +314,8 @@ def _continued(t: Translator, call: fx.Node, mode: str, values: Any) -> None:
     "aten.type_as.default",
 )  # fmt: skip
 def _identity(t: Translator, call: fx.Node) -> None:
-    """What computes nothing; other float types count as float32, and the network's own logits say whether they may."""
+    """Leaves out a call that computes nothing. Other float types count as float32: the network's own logits say whether
+    they may."""
     if not call.meta["val"].is_floating_point():
         raise CallError(f"a tensor that becomes {call.meta['val'].dtype}")
     t.same(call, t.value(call.args[0]))

@@ -67,7 +67,8 @@ class ModelGroup:
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A checkpoint (.pth, .pt, .safetensors, .pt2), or builtin:NAME, torchvision:NAME, timm:NAME.",
+            help="A checkpoint (.pth, .pt, .safetensors, .pt2) or an ONNX file; or builtin:NAME, torchvision:NAME, "
+            "timm:NAME.",
         ),
     ]
     arch: Annotated[

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from intraq_deploy.errors import CheckpointError
 
-REMEDY = "give a file written by torch.save, safetensors or torch.export"
+REMEDY = "give a file written by torch.save, safetensors, torch.export or torch.onnx.export"
 
 
 class FileKind(Enum):
@@ -16,7 +16,11 @@ class FileKind(Enum):
     SAFETENSORS = "safetensors"
     EXPORTED = "torch.export"
     SHARDED = "the index of several safetensors files"
+    ONNX = "ONNX"
 
+
+_IR_VERSIONS = range(3, 64)
+"""Versions of ONNX's format, which its files begin with."""
 
 FOREIGN = {
     b"\xff\xd8\xff": "a JPEG image",
@@ -49,6 +53,8 @@ def file_kind(path: Path) -> FileKind:
     if int.from_bytes(head[:8], "little") <= size and head[8:9] == b"{":
         return FileKind.SAFETENSORS
 
+    if head[:1] == b"\x08" and head[1] in _IR_VERSIONS:
+        return FileKind.ONNX
     if path.name.endswith(".safetensors.index.json"):
         return FileKind.SHARDED
     for start, description in FOREIGN.items():
@@ -59,7 +65,7 @@ def file_kind(path: Path) -> FileKind:
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path} is damaged: its header is cut off; copy or save it again.")
     if path.suffix == ".onnx":
-        raise CheckpointError(f"{path} is an ONNX graph, which has no trainable network; {REMEDY}.")
+        raise CheckpointError(f"{path} is damaged: it does not begin as an ONNX file does; copy or export it again.")
     raise CheckpointError(f"{path} is no checkpoint: it begins with the bytes {head[:8].hex(' ')}; {REMEDY}.")
 
 
@@ -67,7 +73,7 @@ def _head(path: Path) -> tuple[bytes, int]:
     """The first bytes of a file, and its size."""
     if path.is_dir():
         inside = sorted(
-            child.name for child in path.iterdir() if child.suffix in (".pth", ".pt", ".safetensors", ".pt2")
+            child.name for child in path.iterdir() if child.suffix in (".pth", ".pt", ".safetensors", ".pt2", ".onnx")
         )
         found = f"; it contains {', '.join(inside[:5])}" if inside else ""
         raise CheckpointError(f"{path} is a directory{found}; give the checkpoint file itself.")

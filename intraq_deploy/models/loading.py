@@ -1,8 +1,8 @@
 """A checkpoint, or a name, becomes a `Model`."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,9 +15,13 @@ from intraq_deploy.models.builtin import builtin_network
 from intraq_deploy.models.checkpoint import Checkpoint, read_checkpoint
 from intraq_deploy.models.class_names import read_class_names
 from intraq_deploy.models.convolutions import first_convolution
+from intraq_deploy.models.file_kind import FileKind, file_kind
 from intraq_deploy.models.fingerprint import Candidate, find_candidates, nearest_architectures
 from intraq_deploy.models.logits import BATCH, with_logits
 from intraq_deploy.models.model import Model, Source
+from intraq_deploy.models.onnx.check import check_equal
+from intraq_deploy.models.onnx.network import OnnxNetwork
+from intraq_deploy.models.onnx.reading import OnnxFile, read_onnx
 from intraq_deploy.models.preprocessing import resolve_preprocessing
 from intraq_deploy.models.shapes import Shapes, shapes_of
 from intraq_deploy.models.traits import tell_apart
@@ -47,6 +51,8 @@ class Loaded:
     """The input channels. They and `classes` are None where the checkpoint does not show them: the module does then."""
     absent: Sequence[str] = ()
     """The tensors of auxiliary heads that the file lacks."""
+    file: OnnxFile | None = None
+    """The ONNX file that the network was read from."""
 
 
 def load_model(
@@ -63,8 +69,8 @@ def load_model(
 ) -> Model:
     """Loads a trained classifier.
 
-    source: a checkpoint file (.pth/.pt, .safetensors, or .pt2 for its weights), or published weights as
-        "builtin:NAME", "torchvision:NAME" or "timm:NAME".
+    source: a checkpoint file (.pth/.pt, .safetensors, or .pt2 for its weights), an ONNX file, or published weights
+        as "builtin:NAME", "torchvision:NAME" or "timm:NAME".
     arch: "builtin:NAME", "torchvision:NAME", "timm:NAME", "package.module:callable" or
         "path/to/file.py:callable". Without it the architecture is found from the checkpoint's names and
         shapes.
@@ -85,13 +91,20 @@ def load_model(
         loaded = _load(source, arch, trust_pickle, weights)
     module = loaded.module.eval().float().requires_grad_(False)
     spec = loaded.architecture.spec
+    stated = loaded.file.size if loaded.file is not None and input_size is None else None
+    input_size = input_size or stated
 
     channels = loaded.channels or _channels_of(module, spec, _size_of(loaded.architecture, input_size), mean)
     preprocessing = resolve_preprocessing(
         loaded.architecture.preprocessing, channels, spec=spec, input_size=input_size, mean=mean, std=std
     )
+    if stated is not None:
+        preprocessing = replace(preprocessing, source="the file's size, --mean and --std")
     input_shape = (channels, *preprocessing.input_size)
+    network = module
     module, count = with_logits(module, input_shape, classes=loaded.classes, output=output)
+    if loaded.file is not None:
+        check_equal(loaded.file, network, input_shape)
     if loaded.absent:
         tensors = loaded.module.state_dict()
         refuse_used(module, {name: tensors[name] for name in loaded.absent}, input_shape, loaded.source.location)
@@ -114,7 +127,23 @@ def _load(source: str | Path, arch: str | None, trust_pickle: bool, weights: str
         checkpoint = read_checkpoint(builtin_network(name).weights)
         origin = Source("builtin", str(source), checkpoint.sha256)
         return _fit(find_architecture(arch or str(source)), checkpoint, origin)
-    return _from_file(read_checkpoint(Path(source), trust_pickle=trust_pickle, weights=weights), arch)
+    path = Path(source)
+    if file_kind(path) is FileKind.ONNX:
+        return _from_onnx(path, {"--arch": arch, "--weights": weights})
+    return _from_file(read_checkpoint(path, trust_pickle=trust_pickle, weights=weights), arch)
+
+
+def _from_onnx(path: Path, given: Mapping[str, str | None]) -> Loaded:
+    """A network with its weights from an ONNX file. given: options that such a file does not need."""
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{option} is {value}, but {path} is an ONNX file, which is a whole network; leave it out."
+            )
+    file = read_onnx(path)
+    module = OnnxNetwork(file)
+    architecture = Architecture(f"onnx:{path.name}", lambda _classes, _channels: module)
+    return Loaded(module, architecture, Source("file", str(path), file.sha256), channels=file.channels, file=file)
 
 
 def _from_library(library: str, name: str, arch: str | None) -> Loaded:

@@ -40,8 +40,10 @@ class Probe:
         if not norms:
             raise UnsupportedModelError(
                 "The network has no batch norm with stored statistics: images are made to match the statistics of its "
-                "training data, and it keeps none. Use a variant with batch norm (vgg11_bn instead of vgg11), or "
-                "quantize with --calibration DIR, a folder of unlabelled images of your own."
+                "training data, and it keeps none. Use a variant with batch norm (vgg11_bn instead of vgg11; in place "
+                "of an ONNX file with batch norms folded into convolutions, the checkpoint, or an export with "
+                "optimize=False, before PyTorch 2.9 training=torch.onnx.TrainingMode.PRESERVE), or quantize with "
+                "--calibration DIR, a folder of unlabelled images of your own."
             )
         self._head = _head(calls)
         self._strided = [layer for layer in dict.fromkeys(calls) if is_strided(layer)]

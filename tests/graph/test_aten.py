@@ -47,6 +47,11 @@ def shuffle(x):
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
 
 
+def normed(x, dim):
+    mean = x.mean(dim, keepdim=True)
+    return (x - mean) / ((x - mean) ** 2).mean(dim, keepdim=True).add(1e-3).sqrt()
+
+
 def ops(graph):
     """Between the first convolution and the pooling."""
     return [type(node.op).__name__ for node in graph.nodes][2:-3]
@@ -120,6 +125,54 @@ CASES = {
     "more rows, fewer columns": (lambda net, x: F.adaptive_avg_pool2d(x, (20, 5)), None),
     "adaptive maxima": (lambda net, x: F.adaptive_max_pool2d(x, (2, 5)), ["MaxPool2d"]),
     "average that hangs over": (lambda net, x: F.avg_pool2d(x, 3, 2, ceil_mode=True), ["AveragePool2d"]),
+    "-inf around any values": (
+        lambda net, x: F.max_pool2d(F.pad(net.bn(x), (1, 2, 0, 1), value=-math.inf), 3, 2), None,
+    ),
+    "one channel of many": (lambda net, x: x * x[:, 3][:, None], None),
+    "turned upside down": (lambda net, x: x.flip(2), None),
+    "turned by half": (lambda net, x: torch.flip(x, (-1, -2)), None),
+    "larger by nearest": (
+        lambda net, x: F.interpolate(x, scale_factor=2), ["Reshape", "Concat", "Concat", "Reshape"],
+    ),
+    "larger to one side": (lambda net, x: F.interpolate(x, size=(30, 10)), ["Reshape", "Concat", "Reshape"]),
+    "attention by channels and positions": (
+        lambda net, x: x * torch.sigmoid(torch.cat([x.max(1, keepdim=True)[0], x.mean(1, keepdim=True)], 1)[:, :1]),
+        None,
+    ),
+    "maxima of channels": (lambda net, x: x * torch.max(x, 1)[0].unsqueeze(1), None),
+    "maxima of positions": (lambda net, x: x * x.amax((2, 3), keepdim=True), ["MaxPool2d", "Multiply"]),
+    "means of channels": (lambda net, x: x * x.mean(1, keepdim=True), None),
+    "a sum of branches": (lambda net, x: torch.stack([x, net.conv(x[:, :4])], 1).sum(1), None),
+    "branches chosen by softmax": (
+        lambda net, x: torch.cat(
+            [(x.view(-1, 2, 4, 10, 10) * x.mean((2, 3)).view(-1, 2, 4, 1, 1).softmax(1)).sum(1)] * 2, 1
+        ),
+        None,
+    ),
+    "a convolution over channels": (
+        lambda net, x: x * torch.sigmoid(
+            F.conv1d(x.mean((2, 3))[:, None], torch.tensor([[[0.2, 0.5, 0.3]]]), padding=1).view(-1, 8, 1, 1)
+        ),
+        None,
+    ),
+    "erf": (lambda net, x: 0.5 * (x - 1) * (1 + torch.erf((x - 1) / math.sqrt(2))), ["Conv2d", "Unary"]),
+    "erf in another order": (lambda net, x: x * 0.5 * (1.0 + torch.erf(x * 0.7071067811865476)), ["Unary"]),
+    "tanh of a cube": (
+        lambda net, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3)))), ["Unary"],
+    ),
+    "tanh of softplus": (lambda net, x: x * torch.tanh(F.softplus(x)), ["Unary"]),
+    "tanh of logarithms": (lambda net, x: x * torch.tanh(torch.log(1 + torch.exp(x))), ["Unary"]),
+    "one over exponentials": (lambda net, x: x * (1 / (1 + torch.exp(-x))), ["Unary", "Multiply"]),
+    "a quick GELU": (lambda net, x: x * torch.sigmoid(1.702 * x), ["Conv2d", "Unary", "Multiply"]),
+    "a norm in steps": (lambda net, x: normed(x, 1), ["ChannelNorm"]),
+    "a norm of last channels in steps": (lambda net, x: first(normed(last(x), -1)), ["ChannelNorm"]),
+    "a gain of last channels": (lambda net, x: first(last(x) * net.gain.view(1, 1, 1, 8)), ["Conv2d"]),
+    "a gate of last channels": (
+        lambda net, x: first(last(x) * torch.sigmoid(last(x).mean((1, 2), keepdim=True))),
+        ["GlobalAveragePool", "Unary", "Multiply"],
+    ),
+    "sums behind transpositions": (lambda net, x: first(last(x) + F.relu(last(x)) * 2), ["Conv2d", "Add"]),
+    "a number times one": (lambda net, x: x * 1 + 0, []),
     "weights that are computed": (
         lambda net, x: F.conv2d(x, net.gain[:, None] * torch.ones(8, 8, 1, 1)), ["Conv2d"],
     ),
@@ -159,3 +212,20 @@ def test_a_product_that_depends_on_the_image_cannot_be_a_divisor():
 
     with pytest.raises(UnsupportedModelError, match="a divisor that depends on the image"):
         trace(Net(lambda net, x: x / (x + 1)).eval(), SHAPE)
+
+
+@pytest.mark.parametrize("groups", [1, 2], ids=["whole", "grouped"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "more"),
+    [
+        (2, 2, 0, 0), (4, 2, 1, 0), (3, 2, 1, 1), (3, 1, 1, 0), (5, 3, 0, 2), (3, 3, 2, 0), (2, 3, 0, 0),
+        ((3, 2), (1, 2), (0, 1), 0),
+    ],
+)  # fmt: skip
+def test_transposed_convolutions(kernel, stride, padding, more, groups):
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(8, 6, kernel, stride, padding, more, groups).eval()
+    net = Net(lambda _, x: layer(x), 6)
+    net.layer = layer
+    graph = trace(net.eval(), SHAPE)  # raises where the logits differ
+    assert sum(type(node.op).__name__ == "Conv2d" for node in graph.nodes) == 2

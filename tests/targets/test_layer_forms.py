@@ -117,6 +117,34 @@ CALLS = {
     "a share of a branch": lambda net, x: torch.add(F.relu(x), net.other(F.relu(x)), alpha=0.3),
     "channels in another order": lambda net, x: net.other(F.relu(x)[:, [2, 1, 0, 3, 4, 5, 7, 6]]),
     "a stack": lambda net, x: net.other(torch.stack([F.relu(x)[:, :4], F.relu(x)[:, 4:]], 2).flatten(1, 2)),
+    "-inf around any values": lambda net, x: net.other(F.max_pool2d(F.pad(x, (1, 1, 0, 1), value=-1e38), 3, 2)),
+    "turned upside down": lambda net, x: net.other(F.relu(x).flip(2)),
+    "larger by nearest": lambda net, x: (
+        F.relu(x)[:, :, :14, :14] + F.interpolate(net.other(F.max_pool2d(F.relu(x), 2)), scale_factor=2)
+    ),
+    "attention by channels": lambda net, x: (
+        F.relu(x)
+        * torch.sigmoid(
+            F.conv1d(F.relu(x).mean((2, 3))[:, None], torch.tensor([[[0.2, 0.5, 0.3]]]), padding=1).view(-1, 8, 1, 1)
+        )
+    ),
+    "attention by positions": lambda net, x: (
+        F.relu(x)
+        * torch.sigmoid(
+            F.conv2d(torch.cat([x.amax(1, True), x.mean(1, True)], 1), torch.full((1, 2, 3, 3), 0.2), padding=1)
+        )
+    ),
+    "a sum of branches": lambda net, x: torch.stack([F.relu(x), net.other(F.relu(x))], 1).sum(1),
+    "branches chosen by softmax": lambda net, x: (
+        torch.stack([F.relu(x)[:, :4], F.relu(net.other(x))[:, 4:]], 1)
+        * net.other(F.relu(x).mean((2, 3), keepdim=True)).view(-1, 2, 4, 1, 1).softmax(1)
+    ).sum(1),
+    "a transposed convolution": lambda net, x: F.conv_transpose2d(
+        F.relu(x), torch.linspace(-0.5, 0.5, 8 * 6 * 9).reshape(8, 6, 3, 3), None, 2, 1, 1
+    ),
+    "a gate of last channels": lambda net, x: (
+        F.relu(x).permute(0, 2, 3, 1) * torch.sigmoid(F.relu(x).permute(0, 2, 3, 1).mean((1, 2), keepdim=True))
+    ).permute(0, 3, 1, 2),
     "squeeze and excite": lambda net, x: F.relu(x) * torch.sigmoid(net.other(F.relu(x).mean((2, 3), keepdim=True))),
     "swish by hand": lambda net, x: net.other(x * torch.sigmoid(x)),
     "old hardswish": lambda net, x: net.other(x * F.relu6(x + 3) / 6),

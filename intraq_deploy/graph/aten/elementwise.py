@@ -1,22 +1,16 @@
 """Activations, sums and products."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import fx
 
+from intraq_deploy.graph.aten.calls import arguments, call_name, child_name
 from intraq_deploy.graph.aten.layers import scale, times
-from intraq_deploy.graph.aten.shapes import through_transpose
-from intraq_deploy.graph.aten.translator import (
-    OF_PROBABILITIES,
-    CallError,
-    Translator,
-    arguments,
-    call_name,
-    child_name,
-    translates,
-)
-from intraq_deploy.graph.ops import Add, Clamp, Multiply, Op, Unary
+from intraq_deploy.graph.aten.shapes import channels_first, channels_last, selected, through_transpose
+from intraq_deploy.graph.aten.translator import OF_PROBABILITIES, CallError, Translator, translates
+from intraq_deploy.graph.ops import Add, Clamp, Concat, Multiply, Op, Reshape, Transpose, Unary
 
 
 @translates(
@@ -59,18 +53,38 @@ def _gated(t: Translator, call: fx.Node) -> None:
     function = _GATES[call_name(call)]
     name = child_name(call, call_name(call).split(".")[1])
 
-    def make(x: str) -> str:
-        gate = t.add(f"{name}.gate", Unary(function), [x], t.shape_of(x))
-        return t.add(name, Multiply(), [x, gate], t.shape_of(x))
+    def make(x: Sequence[str]) -> str:
+        gate = t.add(f"{name}.gate", Unary(function), x, t.shape_of(x[0]))
+        return t.add(name, Multiply(), [x[0], gate], t.shape_of(x[0]))
 
-    t.same(call, through_transpose(t, t.value(call.args[0]), make))
+    t.same(call, through_transpose(t, [t.value(call.args[0])], make))
 
 
 @translates("aten.softmax.int", "aten.log_softmax.int")
 def _softmax(t: Translator, call: fx.Node) -> None:
-    if len(t.shape(call)) != 1 or not t.leave_out_softmax(call):
-        raise CallError("somewhere else than behind the logits")
-    t.same(call, t.value(call.args[0]))
+    if len(t.shape(call)) == 1 and t.leave_out_softmax(call):
+        t.same(call, t.value(call.args[0]))
+        return
+    name, shape = t.value(call.args[0]), t.shape(call)
+    axis = int(call.args[1]) % (len(shape) + 1) - 1  # type: ignore[arg-type]
+    if call_name(call) != "aten.softmax.int" or axis < 0 or shape[axis] != 2:
+        raise CallError("somewhere else than behind the logits (of two values it is a sigmoid, which is supported)")
+    t.same(call, _softmax_of_two(t, name, axis, child_name(call, "softmax")))
+
+
+def _softmax_of_two(t: Translator, name: str, axis: int, own: str) -> str:
+    """The name of the softmax of the tensor `name` along an axis of two entries a and b, which are sigmoid(a - b) and
+    sigmoid(b - a)."""
+    shape = t.shape_of(name)
+    first, second = (selected(t, name, axis, index, f"{own}.entry{index}") for index in (0, 1))
+    single = (*shape[:axis], 1, *shape[axis + 1 :])
+    parts = []
+    for index, (a, b) in enumerate(((first, second), (second, first))):
+        minus = times(t, b, torch.tensor(-1.0), f"{own}.minus{index}")
+        difference = t.add(f"{own}.difference{index}", Add(), [a, minus], t.shape_of(a))
+        gate = t.add(f"{own}.gate{index}", Unary("Sigmoid"), [difference], t.shape_of(a))
+        parts.append(t.add(f"{own}.part{index}", Reshape(single), [gate], single))
+    return t.add(own, Concat(axis), parts, shape)
 
 
 @translates(*OF_PROBABILITIES)
@@ -118,11 +132,12 @@ def _elu(t: Translator, call: fx.Node) -> None:
 
 
 def _elementwise(t: Translator, call: fx.Node, op: Op, kind: str) -> None:
-    """Adds a node before a transposition rather than behind it: pairs of transpositions then meet, and go."""
-    t.same(
-        call,
-        through_transpose(t, t.value(call.args[0]), lambda x: t.add(child_name(call, kind), op, [x], t.shape_of(x))),
-    )
+    """Adds a node before a transposition rather than behind it."""
+
+    def make(x: Sequence[str]) -> str:
+        return t.add(child_name(call, kind), op, x, t.shape_of(x[0]))
+
+    t.same(call, through_transpose(t, [t.value(call.args[0])], make))
 
 
 @translates("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar")
@@ -147,7 +162,7 @@ def _add(t: Translator, call: fx.Node) -> None:
         own = child_name(call, "add")
         if factor != 1:
             second = times(t, second, torch.tensor(factor), f"{own}.factor")
-        t.emit(call, Add(), [first, second], own)
+        t.same(call, through_transpose(t, [first, second], lambda xs: t.add(own, Add(), xs, t.shape_of(xs[0]))))
 
 
 @translates("aten.mul.Tensor", "aten.div.Tensor")
@@ -157,12 +172,45 @@ def _mul(t: Translator, call: fx.Node) -> None:
     if divides and not (t.is_value(a) and not t.is_value(b)):
         raise CallError("a divisor that depends on the image")
     if t.is_value(a) and t.is_value(b):
-        big, small = sorted((t.value(a), t.value(b)), key=lambda name: -math.prod(t.shape_of(name)))
-        if t.shape_of(small) not in (t.shape_of(big), (t.shape_of(big)[0], 1, 1)):
-            raise CallError(f"shapes {t.shape_of(big)} and {t.shape_of(small)}")
-        t.emit(call, Multiply(), [big, small], child_name(call, "multiply"))
+        t.same(call, _product(t, call, t.value(a), t.value(b)))
         return
     value, other = (a, b) if t.is_value(a) else (b, a)
     gain = t.constant(other)
     assert gain is not None
     scale(t, call, value, 1 / gain if divides else gain, torch.tensor(0.0))
+
+
+def _product(t: Translator, call: fx.Node, first: str, second: str) -> str:
+    """The name of the product of two tensors of one shape, or of an image and one value per channel or position."""
+    big, small = sorted((first, second), key=lambda name: -math.prod(t.shape_of(name)))
+    shape, gate = t.shape_of(big), t.shape_of(small)
+    own = child_name(call, "multiply")
+    if len(shape) == 3 and gate == (1, 1, shape[2]) != shape:
+        return channels_last(t, _product(t, call, channels_first(t, big), channels_first(t, small)))
+    if len(shape) == 3 and gate == (1, *shape[1:]) != shape:
+        return _by_position(t, big, small, own)
+    if len(shape) > 3 and len(gate) == len(shape) and gate == (*shape[:-2], 1, 1):
+        flat, column = (math.prod(shape[:-2]), *shape[-2:]), (math.prod(shape[:-2]), 1, 1)
+        factors = [
+            t.add(f"{own}.image", Reshape(flat), [big], flat),
+            t.add(f"{own}.gate", Reshape(column), [small], column),
+        ]
+        return t.add(f"{own}.apart", Reshape(shape), [t.add(own, Multiply(), factors, flat)], shape)
+    if gate not in (shape, (shape[0], 1, 1)):
+        raise CallError(f"shapes {shape} and {gate}")
+    return through_transpose(t, [big, small], lambda xs: t.add(own, Multiply(), xs, t.shape_of(xs[0])))
+
+
+def _by_position(t: Translator, big: str, small: str, own: str) -> str:
+    """The name of [C, H, W] times [1, H, W]: with positions as channels, that is one value per channel."""
+    channels, height, width = shape = t.shape_of(big)
+    positions = height * width
+    flat, turned, image = (channels, positions), (positions, channels), (positions, channels, 1)
+    x = t.add(f"{own}.flat", Reshape(flat), [big], flat)
+    x = t.add(f"{own}.positions", Transpose((1, 0)), [x], turned)
+    x = t.add(f"{own}.image", Reshape(image), [x], image)
+    gate = t.add(f"{own}.gate", Reshape((positions, 1, 1)), [small], (positions, 1, 1))
+    x = t.add(own, Multiply(), [x, gate], image)
+    x = t.add(f"{own}.product", Reshape(turned), [x], turned)
+    x = t.add(f"{own}.channels", Transpose((1, 0)), [x], flat)
+    return t.add(f"{own}.back", Reshape(shape), [x], shape)

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from intraq_deploy.graph.aten.shapes import channels_first, channels_last
-from intraq_deploy.graph.aten.translator import CallError, Translator, arguments, child_name, pair, translates
+from intraq_deploy.graph.aten.calls import arguments, child_name, pair
+from intraq_deploy.graph.aten.shapes import channels_first, channels_last, through_transpose
+from intraq_deploy.graph.aten.translator import SPELLED, CallError, Translator, translates
 from intraq_deploy.graph.graph import BatchNorm, Weights
-from intraq_deploy.graph.ops import HAS_WEIGHT, ChannelNorm, Conv2d, Flatten, Linear, Reshape
+from intraq_deploy.graph.ops import HAS_WEIGHT, ChannelNorm, Conv2d, Flatten, Linear, Reshape, Transpose
 
 
 @translates("aten.conv2d.default", "aten.conv2d.padding")
@@ -37,6 +38,32 @@ def _conv2d(t: Translator, call: fx.Node) -> None:
     name = t.parameter_owner(weight) or child_name(call, "conv")
     weights = Weights(kernel, t.constant(bias), None)
     t.emit(call, Conv2d(stride, pads, dilation, int(groups)), [t.value(x)], name, weights)
+
+
+@translates("aten.conv1d.default")
+def _conv1d(t: Translator, call: fx.Node) -> None:
+    """Translates a convolution over [C, L] as one over [C, 1, L]."""
+    x, weight, bias, stride, padding, dilation, groups = arguments(
+        call,
+        ("input", None),
+        ("weight", None),
+        ("bias", None),
+        ("stride", 1),
+        ("padding", 0),
+        ("dilation", 1),
+        ("groups", 1),
+    )
+    kernel = t.constant(weight)
+    assert kernel is not None
+    name = t.parameter_owner(weight) or child_name(call, "conv")
+    source = t.value(x)
+    channels, length = t.shape_of(source)
+    image = t.add(f"{name}.image", Reshape((channels, 1, length)), [source], (channels, 1, length))
+    side = pair(padding)[1]
+    op = Conv2d((1, pair(stride)[1]), (0, side, 0, side), (1, pair(dilation)[1]), int(groups))
+    outputs, positions = t.shape(call)
+    y = t.add(name, op, [image], (outputs, 1, positions), Weights(kernel[:, :, None], t.constant(bias), None))
+    t.same(call, t.add(f"{name}.positions", Reshape((outputs, positions)), [y], (outputs, positions)))
 
 
 @translates("aten.linear.default")
@@ -77,10 +104,16 @@ def _batch_norm(t: Translator, call: fx.Node) -> None:
 def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> None:
     """Translates `call`, which is x * gain + shift.
 
-    gain, shift: constants, float32, each a single number or one per channel: [C], [C, 1, 1] or [1, C, 1, 1].
+    gain, shift: constants, float32, each a single number or one per channel: [C], [C, 1, 1] or [1, C, 1, 1], with
+    channels last [1, 1, 1, C].
     """
     name = t.value(x)
-    last = len(t.shape_of(name)) == 3 and gain.dim() <= 1 and shift.dim() <= 1 and gain.numel() + shift.numel() > 2
+    if bool((gain == 1).all()) and bool((shift == 0).all()):
+        t.same(call, name)
+        return
+    gain, shift = _trimmed(gain), _trimmed(shift)
+    flat = len(t.shape_of(name)) == 3 and gain.dim() <= 1 and shift.dim() <= 1
+    last = flat and (isinstance(t.raw(name).node.op, Transpose) or gain.numel() + shift.numel() > 2)
     if last:  # one per entry of the last dimension
         name = channels_first(t, name)
     channels = t.shape_of(name)[0]
@@ -93,6 +126,13 @@ def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> 
     )
     scaled = _normalise(t, name, norm, child_name(call, "scale"))
     t.same(call, channels_last(t, scaled) if last else scaled)
+
+
+def _trimmed(values: Tensor) -> Tensor:
+    """The values without the dimensions of size 1 before all others, which say nothing."""
+    while values.dim() > 1 and values.shape[0] == 1:
+        values = values[0]
+    return values
 
 
 def times(t: Translator, name: str, factor: Tensor, own: str) -> str:
@@ -147,19 +187,36 @@ def _layer_norm(t: Translator, call: fx.Node) -> None:
         raise CallError(f"the normalised shape {list(normalized)} (the last of 2 or 4 dimensions is supported)")
     channels = shape[-1]
     own = t.parameter_owner(gamma) or child_name(call, "norm")
-    last = len(shape) == 3
-    source = (
-        channels_first(t, name) if last else t.add(f"{own}.image", Reshape((channels, 1, 1)), [name], (channels, 1, 1))
-    )
-    y = t.add(f"{own}.normalize", ChannelNorm(float(epsilon)), [source], t.shape_of(source))
     gamma_, beta_ = t.constant(gamma), t.constant(beta)
+    gain: BatchNorm | None = None
     if gamma_ is not None or beta_ is not None:
-        norm = BatchNorm(
+        gain = BatchNorm(
             torch.ones(channels) if gamma_ is None else gamma_,
             torch.zeros(channels) if beta_ is None else beta_,
             torch.zeros(channels),
             torch.ones(channels),
             0.0,
         )
-        y = _normalise(t, y, norm, own)
-    t.same(call, channels_last(t, y) if last else t.add(f"{own}.flatten", Flatten(), [y], shape))
+    t.same(call, _channel_norm(t, name, float(epsilon), own, gain))
+
+
+def _channel_norm(t: Translator, name: str, epsilon: float, own: str, gain: BatchNorm | None = None) -> str:
+    """The name of the norm of the tensor `name`, [H, W, C] or [C], over its last dimension, with a gain behind it."""
+    shape = t.shape_of(name)
+    last = len(shape) == 3
+    source = channels_first(t, name) if last else t.add(f"{own}.image", Reshape((*shape, 1, 1)), [name], (*shape, 1, 1))
+    y = t.add(f"{own}.normalize", ChannelNorm(epsilon), [source], t.shape_of(source))
+    if gain is not None:
+        y = _normalise(t, y, gain, own)
+    return channels_last(t, y) if last else t.add(f"{own}.flatten", Flatten(), [y], shape)
+
+
+@translates(SPELLED)
+def _spelled(t: Translator, call: fx.Node) -> None:
+    group = t.group(call)
+    name = t.value(group.source)
+    if isinstance(group.op, ChannelNorm) and group.dim != 1:
+        t.same(call, _channel_norm(t, name, group.op.epsilon, child_name(call, "norm")))
+        return
+    own = child_name(call, "norm" if isinstance(group.op, ChannelNorm) else group.op.function.lower())
+    t.same(call, through_transpose(t, [name], lambda x: t.add(own, group.op, x, t.shape_of(x[0]))))

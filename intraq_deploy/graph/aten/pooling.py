@@ -5,9 +5,12 @@ from functools import partial
 
 from torch import fx
 
-from intraq_deploy.graph.aten.shapes import pick
-from intraq_deploy.graph.aten.translator import CallError, Translator, arguments, child_name, pair, translates
-from intraq_deploy.graph.ops import AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d, Reshape
+from intraq_deploy.graph.aten.calls import arguments, child_name, pair
+from intraq_deploy.graph.aten.shapes import channels_first, channels_last, repeated, selected
+from intraq_deploy.graph.aten.translator import CallError, Translator, translates
+from intraq_deploy.graph.ops import Add, AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d, Reshape
+
+_MOST_TERMS = 8
 
 
 @translates("aten.max_pool2d.default")
@@ -77,17 +80,15 @@ def _regular(t: Translator, call: fx.Node, output: tuple[int, ...]) -> tuple[str
     are repeated where there are more of them than in the input. Raises CallError for other windows."""
     name, own = t.value(call.args[0]), child_name(call, "pool")
     shape, kernel = t.shape_of(name), list[int]()
-    for axis, size, out in zip((1, 2), shape[1:], output[1:], strict=True):
+    for size, out in zip(shape[1:], output[1:], strict=True):
         if size % out and out % size:
             raise CallError(
                 f"output {output[1]}x{output[2]}, which does not divide its input {shape[1]}x{shape[2]} (another "
                 "--input-size may)"
             )
         kernel.append(max(1, size // out))
-        if out > size:
-            repeated = [index * size // out for index in range(out)]
-            name = pick(t, name, axis, repeated, f"{own}.{'width' if axis == 2 else 'height'}")
-    return name, (kernel[0], kernel[1])
+    factors = (max(1, output[1] // shape[1]), max(1, output[2] // shape[2]))
+    return name if factors == (1, 1) else repeated(t, name, factors, own), (kernel[0], kernel[1])
 
 
 def _average(t: Translator, call: fx.Node, name: str, op: AveragePool2d) -> None:
@@ -105,6 +106,16 @@ def _mean(t: Translator, call: fx.Node) -> None:
     name = t.value(x)
     channels, *spatial = t.shape_of(name)
     over = sorted(d % (len(spatial) + 2) - 2 for d in dims)
+    if len(spatial) == 2 and over == [-1]:
+        pooled = _over_channels(t, name, AveragePool2d((channels, 1), (channels, 1)), child_name(call, "mean"))
+        t.same(call, pooled if keepdim else selected(t, pooled, 0, 0, f"{pooled}.first"))
+        return
+    if len(spatial) == 2 and over == [-1, 0]:  # height and width of [H, W, C]
+        first = channels_first(t, name)
+        pooled = t.add(child_name(call, "avg_pool"), GlobalAveragePool(), [first], (spatial[1], 1, 1))
+        flat = partial(t.add, f"{pooled}.flatten", Flatten(), [pooled], (spatial[1],))
+        t.same(call, channels_last(t, pooled) if keepdim else flat())
+        return
     if len(spatial) not in (1, 2) or not over or over[0] < 0:
         raise CallError(f"dimensions {list(dims)} (the mean over positions is supported)")
     own = child_name(call, "avg_pool")
@@ -137,3 +148,55 @@ def _positions(t: Translator, name: str) -> str:
     if len(node.shape) != 3:
         raise CallError(f"a tensor {node.shape} (the mean over positions of an image is supported)")
     return name
+
+
+@translates("aten.amax.default")
+def _amax(t: Translator, call: fx.Node) -> None:
+    x, dims, keepdim = arguments(call, ("self", None), ("dim", []), ("keepdim", False))
+    t.same(call, _maximum(t, t.value(x), list(dims), keepdim, child_name(call, "max")))
+
+
+@translates("aten.max.dim")
+def _max(t: Translator, call: fx.Node) -> None:
+    x, dim, keepdim = arguments(call, ("self", None), ("dim", None), ("keepdim", False))
+    # Its second output, where the maxima are, is none that a network's integers could be made of.
+    t.several(call, [partial(_maximum, t, t.value(x), [dim], keepdim, child_name(call, "max"))])
+
+
+def _maximum(t: Translator, name: str, dims: list[int], keepdim: bool, own: str) -> str:
+    """The name of the maximum of the tensor `name`, [C, H, W], over its channels or its positions."""
+    shape = t.shape_of(name)
+    over = sorted(dim % 4 for dim in dims)
+    if len(shape) != 3 or over not in ([1], [2, 3]):
+        raise CallError(f"dimensions {dims} (channels, or height and width, are supported)")
+    if over == [1]:
+        op = MaxPool2d((shape[0], 1), (shape[0], 1), (0, 0), (1, 1), False)
+        found = _over_channels(t, name, op, own)
+        return found if keepdim else selected(t, found, 0, 0, f"{found}.first")
+    op = MaxPool2d((shape[1], shape[2]), (shape[1], shape[2]), (0, 0), (1, 1), False)
+    found = t.add(own, op, [name], (shape[0], 1, 1))
+    return found if keepdim else t.add(f"{found}.flatten", Flatten(), [found], shape[:1])
+
+
+def _over_channels(t: Translator, name: str, op: AveragePool2d | MaxPool2d, own: str) -> str:
+    """The name of a pooling of the tensor `name`, [C, H, W], over all channels of a position: [1, H, W]."""
+    channels, height, width = t.shape_of(name)
+    rows, row, image = (1, channels, height * width), (1, 1, height * width), (1, height, width)
+    flat = t.add(f"{own}.channels", Reshape(rows), [name], rows)
+    return t.add(f"{own}.image", Reshape(image), [t.add(own, op, [flat], row)], image)
+
+
+@translates("aten.sum.dim_IntList")
+def _sum(t: Translator, call: fx.Node) -> None:
+    x, dims, keepdim = arguments(call, ("self", None), ("dim", None), ("keepdim", False))
+    name, own = t.value(x), child_name(call, "sum")
+    shape = t.shape_of(name)
+    over = [dim % (len(shape) + 1) - 1 for dim in dims or []]
+    if len(over) != 1 or over[0] < 0 or shape[over[0]] > _MOST_TERMS:
+        raise CallError(f"dimensions {dims} of {shape} (one of at most {_MOST_TERMS} entries is supported)")
+    (axis,) = over
+    first, *others = [selected(t, name, axis, index, f"{own}.term{index}") for index in range(shape[axis])]
+    for other in others:
+        first = t.add(own, Add(), [first, other], t.shape_of(first))
+    after = t.shape(call)
+    t.same(call, first if not keepdim else t.add(f"{first}.reshape", Reshape(after), [first], after))

@@ -3,24 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor, fx
 
-from intraq_deploy.graph.aten.translator import (
-    TRACE_BATCH,
-    CallError,
-    Translator,
-    arguments,
-    call_name,
-    child_name,
-    translates,
-)
-from intraq_deploy.graph.ops import Clamp, Concat, Flatten, MaxPool2d, Pad, Reshape, Slice, Transpose
+from intraq_deploy.graph.aten.calls import arguments, child_name
+from intraq_deploy.graph.aten.translator import TRACE_BATCH, CallError, Translator, translates
+from intraq_deploy.graph.ops import Concat, Flatten, Reshape, Slice, Transpose
 
 _MOST_RUNS = 64
-_LEAST = -1e30
-"""A number below which padding counts as -inf."""
 _LAST, _FIRST = (1, 2, 0), (2, 0, 1)
 """Permutations from [C, H, W] to [H, W, C], and back."""
 
@@ -47,13 +37,15 @@ def channels_last(t: Translator, name: str) -> str:
     return permuted(t, name, _LAST, f"{name}.channels_last")
 
 
-def through_transpose(t: Translator, name: str, make: Callable[[str], str]) -> str:
-    """Calls `make` on the tensor before a transposition, where the order of dimensions does not matter to it."""
-    node = t.raw(name).node
-    if not isinstance(node.op, Transpose):
-        return make(name)
-    made = make(node.inputs[0])
-    return permuted(t, made, node.op.permutation, f"{made}.transpose")
+def through_transpose(t: Translator, names: Sequence[str], make: Callable[[Sequence[str]], str]) -> str:
+    """Calls `make` on the tensors before their transpositions, where these are alike: the order of dimensions does not
+    matter to it. Pairs of transpositions then meet, and go."""
+    nodes = [t.raw(name).node for name in names]
+    permutations = {node.op.permutation for node in nodes if isinstance(node.op, Transpose)}
+    if len(permutations) != 1 or not all(isinstance(node.op, Transpose) for node in nodes):
+        return make(names)
+    made = make([node.inputs[0] for node in nodes])
+    return permuted(t, made, permutations.pop(), f"{made}.transpose")
 
 
 @translates("aten.permute.default")
@@ -202,6 +194,59 @@ def pick(t: Translator, name: str, axis: int, indices: Sequence[int], own: str) 
     return parts[0] if len(parts) == 1 else t.add(own, Concat(axis), parts, joined)
 
 
+@translates("aten.select.int")
+def _select(t: Translator, call: fx.Node) -> None:
+    name = t.value(call.args[0])
+    _, dim, index = call.args
+    shape = t.shape_of(name)
+    axis = int(dim) % (len(shape) + 1) - 1  # type: ignore[arg-type]
+    if axis < 0:
+        raise CallError("a choice of images")
+    t.same(call, selected(t, name, axis, int(index) % shape[axis], child_name(call, "select")))  # type: ignore[arg-type]
+
+
+def selected(t: Translator, name: str, axis: int, index: int, own: str) -> str:
+    """Takes one entry of the tensor `name` along an axis, which goes, and returns the name of the result."""
+    shape = t.shape_of(name)
+    part = pick(t, name, axis, [index], own)
+    rest = (*shape[:axis], *shape[axis + 1 :])
+    return t.add(f"{own}.squeeze", Reshape(rest), [part], rest)
+
+
+@translates("aten.flip.default")
+def _flip(t: Translator, call: fx.Node) -> None:
+    name = t.value(call.args[0])
+    for dim in call.args[1]:  # type: ignore[union-attr]
+        axis = int(dim) % (len(t.shape(call)) + 1) - 1  # type: ignore[arg-type]
+        if axis < 0:
+            raise CallError("the order of the images")
+        name = pick(t, name, axis, range(t.shape_of(name)[axis])[::-1], child_name(call, "flip"))
+    t.same(call, name)
+
+
+@translates("aten.upsample_nearest2d.vec", "aten.upsample_nearest2d.default")
+def _nearest(t: Translator, call: fx.Node) -> None:
+    name = t.value(call.args[0])
+    before, after = t.shape_of(name), t.shape(call)
+    if after[1] % before[1] or after[2] % before[2]:
+        raise CallError(f"{before[1]}x{before[2]} that become {after[1]}x{after[2]} (whole factors are supported)")
+    t.same(call, repeated(t, name, (after[1] // before[1], after[2] // before[2]), child_name(call, "nearest")))
+
+
+def repeated(t: Translator, name: str, factors: tuple[int, int], own: str) -> str:
+    """Repeats rows and columns of the tensor `name`, [C, H, W], and returns the name of [C, a H, b W]."""
+    channels, height, width = t.shape_of(name)
+    rows, columns = factors
+    inner: tuple[int, ...] = (channels, height, 1, width, 1)
+    part = t.add(f"{own}.apart", Reshape(inner), [name], inner)
+    for axis, factor in ((2, rows), (4, columns)):
+        if factor > 1:
+            inner = (*inner[:axis], factor, *inner[axis + 1 :])
+            part = t.add(f"{own}.{'rows' if axis == 2 else 'columns'}", Concat(axis), [part] * factor, inner)
+    after = (channels, height * rows, width * columns)
+    return t.add(own, Reshape(after), [part], after)
+
+
 @translates("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
 def _split(t: Translator, call: fx.Node) -> None:
     dim = arguments(call, ("self", None), ("size", None), ("dim", 0))[2]
@@ -247,65 +292,6 @@ def _slice(t: Translator, call: fx.Node) -> None:
         raise CallError("a slice of the batch")
     else:
         t.emit(call, Slice(axis, first, last, int(step)), [name], child_name(call, "slice"))
-
-
-@translates("aten.pad.default", "aten.constant_pad_nd.default")
-def _pad(t: Translator, call: fx.Node) -> None:
-    x, values, mode, value = arguments(call, ("self", None), ("pad", None), ("mode", "constant"), ("value", None))
-    if "constant_pad" in call_name(call):
-        mode, value = "constant", arguments(call, ("self", None), ("pad", None), ("value", 0))[2]
-    if mode != "constant":
-        _continued(t, call, mode, values)
-        return
-    name = t.value(x)
-    if value not in (0, 0.0, None) and not (value <= _LEAST and _only_maximum(t, call, name)):
-        raise CallError(f"{value} (zeros are supported, and -inf around values above 0 for a max pooling)")
-    values = [int(each) for each in values]
-    if not any(values):
-        t.same(call, name)
-        return
-    values += [0] * (6 - len(values))
-    if len(values) > 6 or any(v < 0 for v in values) or len(t.shape_of(name)) != 3:
-        raise CallError(f"padding {values}")
-    w0, w1, h0, h1, c0, c1 = values
-    t.emit(call, Pad((c0, h0, w0), (c1, h1, w1)), [name], child_name(call, "pad"))
-
-
-def _only_maximum(t: Translator, call: fx.Node, name: str) -> bool:
-    """Whether only max poolings read a padding of the tensor `name`, which has nothing below 0: zeros are the same."""
-    pools = all(call_name(user) == "aten.max_pool2d.default" for user in call.users)
-    return pools and _is_never_negative(t, name)
-
-
-def _is_never_negative(t: Translator, name: str) -> bool:
-    node = t.raw(name).node
-    if isinstance(node.op, Clamp):
-        return node.op.low >= 0
-    moves = isinstance(node.op, (Concat, MaxPool2d, Pad, Reshape, Slice, Transpose))
-    return moves and all(_is_never_negative(t, source) for source in node.inputs)
-
-
-@translates("aten.reflection_pad2d.default", "aten.replication_pad2d.default")
-def _pad_of_a_kind(t: Translator, call: fx.Node) -> None:
-    _continued(t, call, "reflect" if "reflection" in call_name(call) else "replicate", call.args[1])
-
-
-def _continued(t: Translator, call: fx.Node, mode: str, values: Any) -> None:
-    """Continues rows and columns with their own: slices that are joined."""
-    name, own = t.value(call.args[0]), child_name(call, "pad")
-    for axis, (before, after) in zip((2, 1), zip(values[::2], values[1::2], strict=True), strict=False):
-        size = t.shape_of(name)[axis]
-        match mode:
-            case "reflect":
-                indices = [*range(before, 0, -1), *range(size), *range(size - 2, size - 2 - after, -1)]
-            case "replicate":
-                indices = [0] * before + [*range(size)] + [size - 1] * after
-            case "circular":
-                indices = [*range(size - before, size), *range(size), *range(after)]
-            case _:
-                raise CallError(f"the mode {mode}")
-        name = pick(t, name, axis, indices, f"{own}.{'width' if axis == 2 else 'height'}")
-    t.same(call, name)
 
 
 @translates(

@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.passes.dialect.common.cse_pass import CSEPass, get_CSE_banned_ops
 
 from intraq_deploy.errors import UnsupportedModelError
+from intraq_deploy.graph.aten.calls import call_name
+from intraq_deploy.graph.aten.spelled import Spelled, find_spelled
 from intraq_deploy.graph.graph import INPUT_NAME, Graph, Node, Weights
-from intraq_deploy.graph.ops import Input, Op
+from intraq_deploy.graph.ops import Input, Op, Transpose
 
 TRACE_BATCH = 2
+SPELLED = "spelled"
+"""Stands for the last call of a group that is one function (spelled.py)."""
 OF_PROBABILITIES = ("aten.threshold.default", "aten.log.default")
 """The calls that make log-probabilities of probabilities (models.logits)."""
 
@@ -48,12 +53,12 @@ class Translator:
         if len(signature.user_inputs) != 1:
             raise UnsupportedModelError(f"The network takes {len(signature.user_inputs)} inputs: one image is needed.")
         (self._image,) = signature.user_inputs
-        self._output = signature.user_outputs[0]
-        self._calls = exported.graph.nodes
+        self._calls, self._output = _merged(exported)
         self._names = Counter((INPUT_NAME, "logits"))
         self._raw: dict[str, Raw] = {}
         self._alias: dict[str, str] = {}
         self._parts: dict[str, Sequence[Callable[[], str]]] = {}
+        self._groups: dict[fx.Node, Spelled] = {}
         self._input_shape = input_shape
         self.leaves_out_softmax = False
         """Whether the graph's logits may be the network's plus a number for each image."""
@@ -62,14 +67,17 @@ class Translator:
         """Translates every call. Raises UnsupportedModelError, with the layer and the call, for one that is unknown."""
         self._raw[INPUT_NAME] = Raw(Node(INPUT_NAME, Input(), (), self._input_shape))
         self._alias[str(self._image)] = INPUT_NAME
-        for call in self._calls:
-            if call.op == "call_function" and not self._compute_constant(call):
+        calls = [call for call in self._calls if call.op == "call_function" and not self._compute_constant(call)]
+        self._groups = {group.last: group for group in find_spelled(calls, self._constants)}
+        inner = {call for group in self._groups.values() for call in group.inner}
+        for call in calls:
+            if call not in inner:
                 self._translate(call)
-        if str(self._output) not in self._alias:
+        if self._output not in self._alias:
             raise UnsupportedModelError("The network's logits do not depend on its input.")
         nodes = tuple(raw.node for raw in self._raw.values())
         weights = {name: raw.weights for name, raw in self._raw.items() if raw.weights is not None}
-        return Graph(nodes, self._alias[str(self._output)], weights)
+        return Graph(nodes, self._alias[self._output], weights)
 
     def _compute_constant(self, call: fx.Node) -> bool:
         """Computes what depends on parameters and buffers only (standardised weights, reshaped gains)."""
@@ -86,7 +94,7 @@ class Translator:
         return True
 
     def _translate(self, call: fx.Node) -> None:
-        target = call_name(call)
+        target = SPELLED if call in self._groups else call_name(call)
         translate = _TRANSLATIONS.get(target)
         if translate is None:
             raise UnsupportedModelError(
@@ -107,10 +115,14 @@ class Translator:
         return True
 
     def _only_gives_the_output(self, call: fx.Node) -> bool:
-        if call.name == str(self._output):
+        if call.name == self._output:
             return True
         users = list(call.users)
         return len(users) == 1 and call_name(users[0]) in OF_PROBABILITIES and self._only_gives_the_output(users[0])
+
+    def group(self, call: fx.Node) -> Spelled:
+        """The group of calls that `call` is the last of."""
+        return self._groups[call]
 
     def value(self, argument: Any) -> str:
         """The name of the tensor that an argument stands for."""
@@ -144,8 +156,11 @@ class Translator:
         return tuple(int(size) for size in argument.meta["val"].shape[1:])
 
     def consumers(self, name: str) -> int:
-        """How many exported calls read the tensor `name`, those that stand for it not counted."""
-        calls = [call for call in self._calls if self._alias.get(call.name) == name]
+        """How many exported calls read the tensor `name` or a transposition of it, those that stand for them not
+        counted."""
+        turned = (raw.node for raw in self._raw.values() if isinstance(raw.node.op, Transpose))
+        standing = {name, *(node.name for node in turned if name in node.inputs)}
+        calls = [call for call in self._calls if self._alias.get(call.name) in standing]
         return len({user for call in calls for user in call.users}.difference(calls))
 
     def raw(self, name: str) -> Raw:
@@ -183,10 +198,16 @@ class Translator:
         return None if parts is None else parts[index]()
 
 
-def call_name(call: fx.Node) -> str:
-    """The name that aten or Python has for what is called."""
-    target = call.target
-    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+def _merged(exported: torch.export.ExportedProgram) -> tuple[Sequence[fx.Node], str]:
+    """The program's calls, equal ones as one, and the name of the call that makes its output."""
+    place = [each.name for each in _outputs(exported.graph)].index(exported.graph_signature.user_outputs[0])
+    merged = CSEPass(get_CSE_banned_ops())(exported.graph_module)
+    graph = exported.graph if merged is None else merged.graph_module.graph
+    return list(graph.nodes), _outputs(graph)[place].name
+
+
+def _outputs(graph: fx.Graph) -> Any:
+    return graph.output_node().args[0]
 
 
 def _module_path(call: fx.Node) -> str:
@@ -197,16 +218,6 @@ def _module_path(call: fx.Node) -> str:
 def _where(call: fx.Node) -> str:
     path = _module_path(call)
     return f"Layer {path!r}" if path else "The network's forward"
-
-
-def child_name(call: fx.Node, kind: str) -> str:
-    """A name for a call without weights: its module's path if it is a module of its own, else path and kind."""
-    stack = list((call.meta.get("nn_module_stack") or {}).values())
-    path = stack[-1][0] if stack else ""
-    own_module = bool(stack) and str(stack[-1][1]).startswith("torch.nn.modules.")
-    if own_module and path:
-        return str(path)
-    return f"{path}.{kind}" if path else kind
 
 
 _Translation = Callable[[Translator, fx.Node], None]
@@ -232,19 +243,3 @@ def translates(*targets: str) -> Callable[[_Translation], _Translation]:
         return function
 
     return register
-
-
-def arguments(call: fx.Node, *defaults: tuple[str, Any]) -> list[Any]:
-    """The positional and keyword arguments of a call, filled up with defaults: (name, default) in order."""
-    values = []
-    for index, (name, default) in enumerate(defaults):
-        values.append(call.args[index] if index < len(call.args) else call.kwargs.get(name, default))
-    return values
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """A number or one or two of them as height and width."""
-    if isinstance(value, int):
-        return (value, value)
-    values = [int(v) for v in value]
-    return (values[0], values[-1])

@@ -34,8 +34,9 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> list[s
         for name, tensor in tensors.items()
         if name in expected or not (_optional(name) or is_loose(name, tensor))
     }
-    if _missing(expected, tensors) and (inside := _inside(expected, checkpoint)) is not None:
-        tensors = inside
+    if _missing(expected, tensors):
+        inside = _inside(expected, checkpoint)
+        tensors = inside if inside is not None else _nearest_part(expected, tensors, checkpoint)
     missing = _missing(expected, tensors)
     unexpected = [name for name in tensors if name not in expected]
     different = [name for name in tensors if name in expected and _differs(expected[name], tensors[name])]
@@ -112,6 +113,14 @@ def _inside(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str,
         )
         return {name: tensor for name, tensor in tensors.items() if name in expected}
     return None
+
+
+def _nearest_part(
+    expected: Mapping[str, Tensor], tensors: dict[str, Tensor], checkpoint: Checkpoint
+) -> dict[str, Tensor]:
+    """The tensors, or those behind a prefix where the network knows more of them: a sentence about these says more."""
+    candidates = (tensors, *(part.tensors for part in checkpoint.parts().values()))
+    return max(candidates, key=lambda each: len(each.keys() & expected.keys()))
 
 
 def _missing(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:

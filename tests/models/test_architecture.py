@@ -301,6 +301,14 @@ def test_a_network_behind_any_one_prefix(tmp_path, code, caplog, prefix, given):
     )
 
 
+def test_a_backbone_without_its_head_is_told_by_what_it_lacks(tmp_path, code, tiny):
+    body = {f"encoder.{name}": tensor for name, tensor in tiny.state_dict().items() if not name.startswith("fc.")}
+    torch.save({"state_dict": body}, tmp_path / "backbone.pth")
+    message = refusal(CheckpointError, tmp_path / "backbone.pth", arch=f"{code}:TinyNet", **GIVEN)
+    assert "2 are missing (the first: fc.weight" in message
+    assert "not in the network" not in message
+
+
 def test_two_networks_behind_prefixes_are_asked_for(tmp_path, code, tiny):
     state, other = tiny.state_dict(), {name: tensor + 1 for name, tensor in tiny.state_dict().items()}
     both = {f"student.{name}": t for name, t in state.items()} | {f"teacher.{name}": t for name, t in other.items()}

@@ -15,7 +15,7 @@ from intraq_deploy.wording import reason
 
 OPSET = 21
 """The opset in which files are read; those in an older one are converted by onnx itself."""
-_OLDEST = 9
+_OLDEST = 7
 
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
@@ -74,7 +74,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """Reads an ONNX file and its external data.
 
     Raises CheckpointError for a file that is damaged, lacks its external data or is quantized already;
-    UnsupportedModelError for an opset before 9, several inputs, or an input that is no batch of images.
+    UnsupportedModelError for an opset before 7, several inputs, or an input that is no batch of images.
     """
     try:
         model = onnx.load(path, load_external_data=False)

@@ -20,17 +20,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from onnx import TensorProto, helper, numpy_helper
+from parity import quantized_from_noise
 from torch import nn
 
 from intraq_deploy.errors import IntraqError
-from intraq_deploy.graph import trace
 from intraq_deploy.models import load_model
-from intraq_deploy.pipeline.schemes import SchemeChoice
-from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import freeze, settle
-from intraq_deploy.quantization.build import build_network
-from intraq_deploy.targets.onnx.export import export
-from intraq_deploy.targets.profile import load_profile
 
 PIXELS = 32
 VALUES = {"mean": [0.5], "std": [0.25], "input_size": PIXELS}
@@ -323,14 +317,7 @@ FILES = {
 
 def compared(module, shape):
     """What became of a network: its integers, compared."""
-    images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
-    graph = trace(module, shape)
-    student = build_network(graph, SchemeChoice("integer").at(4, 4), images, 0)
-    settle(student)
-    program = freeze(student)
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = export(program, load_profile("onnxruntime"), Path(folder), {})
-        parity = validate(artifact, program, images).parity
+    program, parity = quantized_from_noise(module, shape, 4, 8)
     tolerances = f", {len(program.tolerances)} toleranced" if program.tolerances else ""
     return f"quantized: {parity.mismatched} of {parity.compared:,} integers differ{tolerances}"
 

@@ -13,23 +13,17 @@ import collections
 import csv
 import importlib
 import sys
-import tempfile
 from pathlib import Path
 
 import timm
 import torch
 import torchvision
+from parity import quantized_from_noise
 from torch import nn
 
 from intraq_deploy.errors import IntraqError
 from intraq_deploy.graph import trace
 from intraq_deploy.pipeline.run import machine
-from intraq_deploy.pipeline.schemes import SchemeChoice
-from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import freeze, settle
-from intraq_deploy.quantization.build import build_network
-from intraq_deploy.targets.onnx.export import export
-from intraq_deploy.targets.profile import load_profile
 
 sys.path.append(str(Path(__file__).parent / "latency"))
 from models import realistic
@@ -111,14 +105,7 @@ def quantize(spec, pixels):
     shape = (3, pixels, pixels)
     if any(isinstance(each, nn.BatchNorm2d) for each in module.modules()):
         realistic(module, shape)
-    images = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
-    graph = trace(module.eval(), shape)
-    student = build_network(graph, SchemeChoice("integer").at(8, 8), images, 0)
-    settle(student)
-    program = freeze(student)
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = export(program, load_profile("onnxruntime"), Path(folder), {})
-        parity = validate(artifact, program, images).parity
+    program, parity = quantized_from_noise(module.eval(), shape, 8, 16)
     return {
         "quantized": "yes", "compared": parity.compared, "mismatched": parity.mismatched,
         "toleranced": "; ".join(sorted({each.reason for each in program.tolerances.values()})),

@@ -28,7 +28,8 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> list[s
     Raises CheckpointError, naming the first missing, unexpected and differently shaped tensors.
     """
     expected = module.state_dict()
-    tensors = _better_named(expected, checkpoint)
+    # The prefixes may belong to the user's own network.
+    tensors = _best_named(expected, checkpoint.tensors, checkpoint.original)
     tensors = {
         name: tensor
         for name, tensor in tensors.items()
@@ -36,7 +37,9 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint, spec: str) -> list[s
     }
     if _missing(expected, tensors):
         inside = _inside(expected, checkpoint)
-        tensors = inside if inside is not None else _nearest_part(expected, tensors, checkpoint)
+        # A sentence about the part that is nearest says more.
+        parts = (part.tensors for part in checkpoint.parts().values())
+        tensors = inside if inside is not None else _best_named(expected, tensors, *parts)
     missing = _missing(expected, tensors)
     unexpected = [name for name in tensors if name not in expected]
     different = [name for name in tensors if name in expected and _differs(expected[name], tensors[name])]
@@ -80,9 +83,8 @@ def refuse_used(module: nn.Module, absent: Mapping[str, Tensor], input_shape: tu
         )
 
 
-def _better_named(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The prefixes may belong to the user's own network: take the names that it knows more of."""
-    candidates = (checkpoint.tensors, checkpoint.original)
+def _best_named(expected: Mapping[str, Tensor], *candidates: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of whose names the network knows the most; the first of several."""
     return max(candidates, key=lambda tensors: len(tensors.keys() & expected.keys()))
 
 
@@ -113,14 +115,6 @@ def _inside(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str,
         )
         return {name: tensor for name, tensor in tensors.items() if name in expected}
     return None
-
-
-def _nearest_part(
-    expected: Mapping[str, Tensor], tensors: dict[str, Tensor], checkpoint: Checkpoint
-) -> dict[str, Tensor]:
-    """The tensors, or those behind a prefix where the network knows more of them: a sentence about these says more."""
-    candidates = (tensors, *(part.tensors for part in checkpoint.parts().values()))
-    return max(candidates, key=lambda each: len(each.keys() & expected.keys()))
 
 
 def _missing(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:

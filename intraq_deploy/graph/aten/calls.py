@@ -8,6 +8,11 @@ from torch import fx
 _OPERATORS = ("torch.nn.modules.", "intraq_deploy.models.onnx.network.")
 """Where the modules come from that are one operator each."""
 
+CONVOLUTION: tuple[tuple[str, Any], ...] = (
+    ("input", None), ("weight", None), ("bias", None), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1),
+)  # fmt: skip
+"""The arguments of a convolution and their defaults, in order."""
+
 
 def call_name(call: fx.Node) -> str:
     """The name that aten or Python has for what is called."""

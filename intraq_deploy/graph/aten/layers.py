@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from intraq_deploy.graph.aten.calls import arguments, child_name, pair
+from intraq_deploy.graph.aten.calls import CONVOLUTION, arguments, child_name, pair
 from intraq_deploy.graph.aten.shapes import channels_first, channels_last, through_transpose
 from intraq_deploy.graph.aten.translator import SPELLED, CallError, Translator, translates
 from intraq_deploy.graph.graph import BatchNorm, Weights
@@ -15,16 +15,7 @@ from intraq_deploy.graph.ops import HAS_WEIGHT, ChannelNorm, Conv2d, Flatten, Li
 
 @translates("aten.conv2d.default", "aten.conv2d.padding")
 def _conv2d(t: Translator, call: fx.Node) -> None:
-    x, weight, bias, stride, padding, dilation, groups = arguments(
-        call,
-        ("input", None),
-        ("weight", None),
-        ("bias", None),
-        ("stride", 1),
-        ("padding", 0),
-        ("dilation", 1),
-        ("groups", 1),
-    )
+    x, weight, bias, stride, padding, dilation, groups = arguments(call, *CONVOLUTION)
     kernel = t.constant(weight)
     assert kernel is not None
     stride, dilation = pair(stride), pair(dilation)
@@ -43,16 +34,7 @@ def _conv2d(t: Translator, call: fx.Node) -> None:
 @translates("aten.conv1d.default")
 def _conv1d(t: Translator, call: fx.Node) -> None:
     """Translates a convolution over [C, L] as one over [C, 1, L]."""
-    x, weight, bias, stride, padding, dilation, groups = arguments(
-        call,
-        ("input", None),
-        ("weight", None),
-        ("bias", None),
-        ("stride", 1),
-        ("padding", 0),
-        ("dilation", 1),
-        ("groups", 1),
-    )
+    x, weight, bias, stride, padding, dilation, groups = arguments(call, *CONVOLUTION)
     kernel = t.constant(weight)
     assert kernel is not None
     name = t.parameter_owner(weight) or child_name(call, "conv")

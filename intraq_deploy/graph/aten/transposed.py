@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, fx
 
-from intraq_deploy.graph.aten.calls import arguments, child_name, pair
+from intraq_deploy.graph.aten.calls import CONVOLUTION, arguments, child_name, pair
 from intraq_deploy.graph.aten.translator import CallError, Translator, translates
 from intraq_deploy.graph.graph import Weights
 from intraq_deploy.graph.ops import Conv2d, Reshape, Slice, Transpose
@@ -15,15 +15,7 @@ def _conv_transpose2d(t: Translator, call: fx.Node) -> None:
     which then move to their places. Pixel s q + a of y reads x at q - d where s d + a + padding is within the kernel.
     """
     x, weight, bias, stride, padding, _, groups, dilation = arguments(
-        call,
-        ("input", None),
-        ("weight", None),
-        ("bias", None),
-        ("stride", 1),
-        ("padding", 0),
-        ("output_padding", 0),
-        ("groups", 1),
-        ("dilation", 1),
+        call, *CONVOLUTION[:5], ("output_padding", 0), ("groups", 1), ("dilation", 1)
     )
     kernel = t.constant(weight)
     assert kernel is not None

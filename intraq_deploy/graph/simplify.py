@@ -1,22 +1,23 @@
 """The translated network becomes smaller without changing any value."""
 
+import math
 from dataclasses import replace
 
 import torch
 
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph.graph import Graph, Node, Weights
-from intraq_deploy.graph.ops import Add, Clamp, Conv2d, Linear, Multiply, Pad
+from intraq_deploy.graph.ops import Add, Clamp, Conv2d, Flatten, Linear, Multiply, Pad, Reshape
 
 
 def simplify(graph: Graph) -> Graph:
     """Merges nodes without changing any value.
 
     Zero padding moves into convolutions, ReLU-like functions onto the nodes before them, scales of channels into the
-    layers behind them; what the logits do not depend on is left out. Raises UnsupportedModelError for logits that do
-    not depend on the input.
+    layers behind them; a last convolution over the whole map becomes a linear layer; what the logits do not depend on
+    is left out. Raises UnsupportedModelError for logits that do not depend on the input.
     """
-    return _fuse_activations(_fold_scales(_fold_padding(_prune(graph))))
+    return _linear_classifier(_fuse_activations(_fold_scales(_fold_padding(_prune(graph)))))
 
 
 def _prune(graph: Graph) -> Graph:
@@ -116,3 +117,26 @@ def _fuse_activations(graph: Graph) -> Graph:
             renamed[clamp.name] = source.name
             del nodes[clamp.name]
     return replace(graph, nodes=tuple(nodes.values()), output=renamed.get(graph.output, graph.output))
+
+
+def _linear_classifier(graph: Graph) -> Graph:
+    """A convolution over the whole map that makes the logits becomes the linear layer that it is. Changes no value.
+
+    Only a linear layer's logits are made of integers (targets.onnx): behind a convolution they would be float32.
+    """
+    shapes, layer = [], graph[graph.output]
+    while isinstance(layer.op, Flatten | Reshape):
+        shapes.append(layer)
+        layer = graph[layer.inputs[0]]
+        if len(graph.consumers(layer.name)) != 1:
+            return graph
+    if not shapes or not isinstance(layer.op, Conv2d) or layer.op.groups != 1 or layer.activation is not None:
+        return graph
+    (source,), weights = layer.inputs, graph.weights[layer.name]
+    if any(layer.op.padding) or weights.weight.shape[2:] != graph[source].shape[1:]:
+        return graph
+    flat = Node(shapes[0].name, Flatten(), (source,), (math.prod(graph[source].shape),))
+    linear = Node(layer.name, Linear(), (flat.name,), (layer.shape[0],))
+    others = [node for node in graph.nodes if node is not layer and node not in shapes]
+    flattened = replace(weights, weight=weights.weight.flatten(1))
+    return Graph((*others, flat, linear), linear.name, {**graph.weights, linear.name: flattened})

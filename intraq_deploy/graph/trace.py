@@ -72,11 +72,18 @@ def _check_equal(module: nn.Module, graph: Graph, images: Tensor, *, shifted: bo
     """Raises UnsupportedModelError where the graph gives other logits. shifted: they may be those and a number for each
     image."""
     with torch.no_grad():
-        expected, found = module(images), run_float(graph, images)
-    if not isinstance(expected, Tensor):
-        raise UnsupportedModelError(
-            f"The network gives a {type(expected).__name__}: its output must be the logits, [N, classes]."
-        )
+        expected = module(images)
+        if not isinstance(expected, Tensor):
+            raise UnsupportedModelError(
+                f"The network gives a {type(expected).__name__}: its output must be the logits, [N, classes]."
+            )
+        try:
+            found = run_float(graph, images)
+        except RuntimeError as error:
+            raise UnsupportedModelError(
+                f"The network's forward was read wrongly ({str(error).splitlines()[0]}): please report it with the "
+                "network's code."
+            ) from error
     if expected.shape != found.shape:
         raise UnsupportedModelError(
             f"The traced network gives {tuple(found.shape)} where the network gives {tuple(expected.shape)}: "

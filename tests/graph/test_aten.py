@@ -61,6 +61,8 @@ CASES = {
     "batch norm on its own": (lambda net, x: net.bn(x), ["Conv2d"]),
     "two batch norms": (lambda net, x: net.bn(net.bn(net.conv(x[:, :4]))), ["Slice", "Conv2d"]),
     "a gain behind a convolution": (lambda net, x: net.gain * net.conv(x[:, :4]), ["Slice", "Conv2d"]),
+    "numbers of a matrix": (lambda net, x: x * (2 * x.mean((2, 3)).view(-1, 2, 4) - 1).view(-1, 8, 1, 1), None),
+    "numbers of blocks": (lambda net, x: (x.view(-1, 2, 4, 10, 10) * 2 + 1).view(-1, 8, 10, 10), None),
     "numbers": (lambda net, x: (1 - x) * 2 / 3 + 1, ["Conv2d"]),
     "layer norm, linear layers, a gain": (
         lambda net, x: x + first(net.inner(F.gelu(net.inner(net.norm(last(x)))))) * net.gain,
@@ -100,6 +102,8 @@ CASES = {
     ),
     "channel shuffle by torch": (lambda net, x: torch.channel_shuffle(x, 2), ["Reshape", "Transpose", "Reshape"]),
     "reflected": (lambda net, x: F.pad(x, (1, 2, 0, 3), mode="reflect"), None),
+    "cropped by padding": (lambda net, x: F.pad(x, (-1, 1, 2, -3)), ["Slice", "Slice", "Pad"]),
+    "only cropped by padding": (lambda net, x: F.pad(x, (-1, 0, 0, -2)), ["Slice", "Slice"]),
     "replicated": (lambda net, x: F.pad(x, (1, 2, 0, 3), mode="replicate"), None),
     "in a circle": (lambda net, x: F.pad(x, (1, 2, 0, 3), mode="circular"), None),
     "-inf around a ReLU": (
@@ -123,6 +127,8 @@ CASES = {
         lambda net, x: F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(x, (2, 1)), (6, 7)), None,
     ),
     "more rows, fewer columns": (lambda net, x: F.adaptive_avg_pool2d(x, (20, 5)), None),
+    "adaptive windows that overlap": (lambda net, x: F.adaptive_avg_pool2d(x, (7, 3)), None),
+    "adaptive maxima that overlap": (lambda net, x: F.adaptive_max_pool2d(x, (7, 20)), None),
     "adaptive maxima": (lambda net, x: F.adaptive_max_pool2d(x, (2, 5)), ["MaxPool2d"]),
     "average that hangs over": (lambda net, x: F.avg_pool2d(x, 3, 2, ceil_mode=True), ["AveragePool2d"]),
     "-inf around any values": (

@@ -18,6 +18,7 @@ from intraq_deploy.graph.ops import (
     Conv2d,
     Flatten,
     GlobalAveragePool,
+    Linear,
     MaxPool2d,
     Pad,
     Reshape,
@@ -74,6 +75,19 @@ def test_names_and_fusion_of_a_residual_network():
         type(node.op) for node in graph.nodes if node.name.startswith("layer3.") and node.name not in graph.weights
     ]
     assert moves == [Slice, Slice, Pad, Add]
+
+
+def test_a_convolution_that_makes_the_logits_is_a_linear_layer():
+    head = nn.Conv2d(8, 5, 2)
+    graph = traced(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(2), head, nn.Flatten()))
+    assert [type(node.op) for node in graph.nodes[-2:]] == [Flatten, Linear]
+    assert graph.output == "2"
+    torch.testing.assert_close(graph.weights["2"].weight, head.weight.detach().flatten(1))
+
+
+def test_a_convolution_whose_map_is_flattened_stays():
+    graph = traced(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 5, 1), nn.Flatten()))
+    assert [type(node.op) for node in graph.nodes[-2:]] == [Conv2d, Flatten]
 
 
 def test_same_padding_moves_into_the_convolution():
@@ -196,6 +210,15 @@ class _Integers(nn.Module):
         return self.fc(x.int().float().mean((2, 3)))
 
 
+class _ManyWindows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(147, 2)
+
+    def forward(self, x):
+        return self.fc(nn.functional.adaptive_avg_pool2d(nn.functional.interpolate(x, (32, 8)), 7).flatten(1))
+
+
 class _InnerSoftmax(nn.Module):
     def __init__(self):
         super().__init__()
@@ -212,6 +235,7 @@ class _InnerSoftmax(nn.Module):
         (_Unknown(), r"Layer 'block.1' uses aten.softplus.default"),
         (_MixesImages(), "aten.flip"),
         (_Integers(), "becomes torch.int32"),
+        (_ManyWindows(), "output 7x7 of an input 32x8"),
         (_InnerSoftmax(), "somewhere else than behind the logits"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",

@@ -110,6 +110,8 @@ CALLS = {
     "means of columns of means of rows": lambda net, x: x * x.mean(3).mean(2)[:, :, None, None],
     "global maxima": lambda net, x: net.other(F.adaptive_max_pool2d(F.relu(x), 1)),
     "more rows than there are": lambda net, x: net.other(F.adaptive_avg_pool2d(F.max_pool2d(F.relu(x), 15), (7, 7))),
+    "adaptive windows that overlap": lambda net, x: net.other(F.adaptive_avg_pool2d(F.relu(x), (7, 6))),
+    "cropped by padding": lambda net, x: net.other(F.pad(F.relu(x), (-1, 1, 2, -3))),
     "reflected": lambda net, x: net.other(F.pad(F.relu(x), (1, 1, 2, 2), mode="reflect")),
     "-inf around a ReLU": lambda net, x: net.other(F.max_pool2d(F.pad(F.relu(x), (0, 1, 0, 1), value=-1e38), 2)),
     "slopes of channels": lambda net, x: net.other(F.prelu(x, torch.linspace(0.05, 0.4, 8))),
@@ -171,6 +173,12 @@ FORMS = {
     ),
     "padding that no activation lets through": PaddedClamp,
     "an activation with one of two readers": TwoReaders,
+    "a convolution as the classifier": lambda: nn.Sequential(
+        nn.Conv2d(4, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 5, 2), nn.Flatten()
+    ),
+    "a convolution as the classifier of one pixel": lambda: nn.Sequential(
+        nn.Conv2d(4, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 5, 1), nn.Flatten(2), nn.Flatten()
+    ),
     "an activation on the logits": lambda: nn.Sequential(net(nn.Conv2d(4, 8, 3), nn.ReLU()), nn.ReLU6()),
 } | {name: (lambda function=function: Calls(function)) for name, function in CALLS.items()}  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Convolutions, linear layers, and the norms and constants that scale channels."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -150,12 +151,12 @@ def _normalise(t: Translator, name: str, norm: BatchNorm, own: str) -> str:
 def _scaled(t: Translator, name: str, norm: BatchNorm, own: str) -> str:
     """A batch norm as a depthwise 1x1 convolution with weights of one: integers scale channels as they convolve."""
     shape = t.shape_of(name)
-    channels = shape[0]
-    source = name if len(shape) == 3 else t.add(f"{own}.image", Reshape((channels, 1, 1)), [name], (channels, 1, 1))
-    convolution = Conv2d((1, 1), (0, 0, 0, 0), (1, 1), channels)
-    image = shape if len(shape) == 3 else (channels, 1, 1)
-    scaled = t.add(own, convolution, [source], image, Weights(torch.ones(channels, 1, 1, 1), None, norm))
-    return scaled if len(shape) == 3 else t.add(f"{own}.flatten", Flatten(), [scaled], shape)
+    image = shape if len(shape) == 3 else (shape[0], math.prod(shape[1:]), 1)
+    source = name if image == shape else t.add(f"{own}.image", Reshape(image), [name], image)
+    convolution = Conv2d((1, 1), (0, 0, 0, 0), (1, 1), shape[0])
+    scaled = t.add(own, convolution, [source], image, Weights(torch.ones(shape[0], 1, 1, 1), None, norm))
+    back = Flatten() if len(shape) == 1 else Reshape(shape)
+    return scaled if image == shape else t.add(f"{own}.flatten", back, [scaled], shape)
 
 
 @translates("aten.layer_norm.default")

@@ -35,9 +35,16 @@ def _pad(t: Translator, call: fx.Node) -> None:
         t.same(call, name)
         return
     values += [0] * (6 - len(values))
-    if len(values) > 6 or any(v < 0 for v in values) or len(t.shape_of(name)) != 3:
+    if len(values) > 6 or len(t.shape_of(name)) != 3:
         raise CallError(f"padding {values}")
-    w0, w1, h0, h1, c0, c1 = values
+    for axis, before, after in zip((2, 1, 0), values[::2], values[1::2], strict=True):
+        if min(before, after) < 0:  # less than no padding takes rows away
+            kept = range(max(0, -before), t.shape_of(name)[axis] - max(0, -after))
+            name = pick(t, name, axis, kept, child_name(call, "crop"))
+    w0, w1, h0, h1, c0, c1 = (max(0, each) for each in values)
+    if not any((w0, w1, h0, h1, c0, c1)):
+        t.same(call, name)
+        return
     t.emit(call, Pad((c0, h0, w0), (c1, h1, w1)), [name], child_name(call, "pad"))
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from torch import fx
 
 from intraq_deploy.graph.aten.calls import arguments, child_name, pair
-from intraq_deploy.graph.aten.shapes import channels_first, channels_last, repeated, selected
+from intraq_deploy.graph.aten.shapes import channels_first, channels_last, pick, selected
 from intraq_deploy.graph.aten.translator import CallError, Translator, translates
 from intraq_deploy.graph.ops import Add, AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d, Reshape
 
@@ -76,19 +76,26 @@ def _adaptive_max_pool2d(t: Translator, call: fx.Node) -> None:
 
 
 def _regular(t: Translator, call: fx.Node, output: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
-    """The tensor and the windows of an adaptive pooling to [C, H', W'], where all windows are alike: rows and columns
-    are repeated where there are more of them than in the input. Raises CallError for other windows."""
+    """The tensor and the windows of an adaptive pooling to [C, H', W'].
+
+    Rows and columns are repeated so that its windows become alike and lie side by side: neither a mean nor a maximum
+    changes where each element of a window counts equally often. Raises CallError where that takes too many.
+    """
     name, own = t.value(call.args[0]), child_name(call, "pool")
-    shape, kernel = t.shape_of(name), list[int]()
-    for size, out in zip(shape[1:], output[1:], strict=True):
-        if size % out and out % size:
+    shape, kernel = t.shape_of(name)[1:], list[int]()
+    for axis, out in ((1, output[1]), (2, output[2])):
+        size = t.shape_of(name)[axis]
+        windows = [range(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+        kernel.append(math.lcm(*map(len, windows)))
+        indices = [i for window in windows for i in window for _ in range(kernel[-1] // len(window))]
+        try:
+            name = pick(t, name, axis, indices, f"{own}.{'rows' if axis == 1 else 'columns'}")
+        except CallError as error:
             raise CallError(
-                f"output {output[1]}x{output[2]}, which does not divide its input {shape[1]}x{shape[2]} (another "
-                "--input-size may)"
-            )
-        kernel.append(max(1, size // out))
-    factors = (max(1, output[1] // shape[1]), max(1, output[2] // shape[2]))
-    return name if factors == (1, 1) else repeated(t, name, factors, own), (kernel[0], kernel[1])
+                f"output {output[1]}x{output[2]} of an input {'x'.join(map(str, shape))}, whose windows are too unlike "
+                "(another --input-size may be supported)"
+            ) from error
+    return name, (kernel[0], kernel[1])
 
 
 def _average(t: Translator, call: fx.Node, name: str, op: AveragePool2d) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import FUNCTIONS
 from intraq_deploy.graph.ops import FUNCTIONS as NAMES
@@ -50,6 +51,19 @@ def shuffle(x):
 def normed(x, dim):
     mean = x.mean(dim, keepdim=True)
     return (x - mean) / ((x - mean) ** 2).mean(dim, keepdim=True).add(1e-3).sqrt()
+
+
+def in_bfloat16(function):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return function()
+
+
+MATRICES = torch.linspace(-1, 1, 32).view(2, 4, 4)
+
+
+def grouped(x, function):
+    """A gate that `function` makes of the means of two groups, [N, 2, 4]."""
+    return x * function(x.mean((2, 3)).view(-1, 2, 4)).reshape(-1, 8, 1, 1).sigmoid()
 
 
 def ops(graph):
@@ -161,6 +175,28 @@ CASES = {
         ),
         None,
     ),
+    "a matrix from the right": (lambda net, x: first(last(x) @ net.inner.weight.T + net.inner.bias), ["Conv2d"]),
+    "a matrix by einsum": (lambda net, x: torch.einsum("bc..., oc -> bo...", x, net.inner.weight), ["Conv2d"]),
+    "a matrix by einsum, in order of letters": (
+        lambda net, x: x * torch.einsum("bj,jz", x.mean((2, 3)), net.inner.weight).sigmoid()[:, :, None, None], None,
+    ),
+    "matrices of groups": (lambda net, x: grouped(x, lambda y: torch.matmul(y[:, :, None], MATRICES)[:, :, 0]), None),
+    "matrices of groups by einsum": (
+        lambda net, x: grouped(x, lambda y: torch.einsum("bgi,gio->bgo", y, MATRICES)), None,
+    ),
+    "matrices of groups, images as rows": (
+        lambda net, x: grouped(x, lambda y: torch.bmm(y.transpose(0, 1), MATRICES).permute(1, 0, 2)), None,
+    ),
+    "a region in bfloat16": (
+        lambda net, x: in_bfloat16(lambda: F.relu(net.conv(x[:, :4]))).float(), ["Slice", "Conv2d"],
+    ),
+    "a row of numbers": (lambda net, x: x * (last(x) @ net.inner.weight[0])[:, None].sigmoid(), None),
+    "a bias and a matrix": (
+        lambda net, x: x * torch.addmm(net.inner.bias, x.mean((2, 3)), net.inner.weight)[:, :, None, None], None,
+    ),
+    "a linear layer of positions": (
+        lambda net, x: net.inner(x.flatten(2).transpose(1, 2)).transpose(1, 2).view(-1, 8, 10, 10), None,
+    ),
     "erf": (lambda net, x: 0.5 * (x - 1) * (1 + torch.erf((x - 1) / math.sqrt(2))), ["Conv2d", "Unary"]),
     "erf in another order": (lambda net, x: x * 0.5 * (1.0 + torch.erf(x * 0.7071067811865476)), ["Unary"]),
     "tanh of a cube": (
@@ -214,10 +250,23 @@ def test_the_list_of_functions_is_what_can_be_run():
 
 
 def test_a_product_that_depends_on_the_image_cannot_be_a_divisor():
-    from intraq_deploy.errors import UnsupportedModelError
-
     with pytest.raises(UnsupportedModelError, match="a divisor that depends on the image"):
         trace(Net(lambda net, x: x / (x + 1)).eval(), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x * (x.flatten(2) @ x.flatten(2).transpose(1, 2)).sum(), "as attention multiplies them"),
+        (lambda x: torch.einsum("bchw,bd->cdhw", x, torch.ones(2, 8)), "equation bchw,bd->cdhw"),
+        (lambda x: torch.bmm(torch.ones(2, 8, 8), x.flatten(2)).view(x.shape), "other matrices than one for each"),
+        (lambda x: torch.ones(10, 10) @ x, "a constant from the left"),
+        (lambda x: x.transpose(0, 1).relu().transpose(0, 1), "a transposition of the batch"),
+    ],
+)
+def test_other_products_are_refused(function, words):
+    with pytest.raises(UnsupportedModelError, match=words):
+        trace(Net(lambda net, x: function(x)).eval(), SHAPE)
 
 
 @pytest.mark.parametrize("groups", [1, 2], ids=["whole", "grouped"])

@@ -16,8 +16,11 @@ from intraq_deploy.quantization import make_scheme
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import NO_CONSTRAINTS
 from intraq_deploy.targets.onnx.export import export
+from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime.opening import open_shipped
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.tensorrt.layers import computed_in
+from intraq_deploy.targets.tensorrt.rtx import compile_model
 
 SHAPE = (4, 15, 15)
 
@@ -38,6 +41,18 @@ class PaddedClamp(nn.Module):
     def forward(self, x):
         x = F.pad(F.hardtanh(self.conv(x), 0.5, 6), (1, 1, 1, 1))
         return self.fc(F.max_pool2d(x, 2).mean((2, 3)))
+
+
+class Matrix(nn.Module):
+    """A classifier that is written as a product."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3)
+        self.matrix, self.bias = nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        return F.relu(self.conv(x)).mean((2, 3)) @ self.matrix + self.bias
 
 
 class TwoReaders(nn.Module):
@@ -112,6 +127,12 @@ CALLS = {
     "more rows than there are": lambda net, x: net.other(F.adaptive_avg_pool2d(F.max_pool2d(F.relu(x), 15), (7, 7))),
     "adaptive windows that overlap": lambda net, x: net.other(F.adaptive_avg_pool2d(F.relu(x), (7, 6))),
     "cropped by padding": lambda net, x: net.other(F.pad(F.relu(x), (-1, 1, 2, -3))),
+    "matrices of groups": lambda net, x: (
+        F.relu(x)
+        * torch.einsum("bgi,gio->bgo", F.relu(x).mean((2, 3)).view(-1, 2, 4), torch.linspace(-1, 1, 32).view(2, 4, 4))
+        .reshape(-1, 8, 1, 1)
+        .sigmoid()
+    ),
     "reflected": lambda net, x: net.other(F.pad(F.relu(x), (1, 1, 2, 2), mode="reflect")),
     "-inf around a ReLU": lambda net, x: net.other(F.max_pool2d(F.pad(F.relu(x), (0, 1, 0, 1), value=-1e38), 2)),
     "slopes of channels": lambda net, x: net.other(F.prelu(x, torch.linspace(0.05, 0.4, 8))),
@@ -179,6 +200,7 @@ FORMS = {
     "a convolution as the classifier of one pixel": lambda: nn.Sequential(
         nn.Conv2d(4, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 5, 1), nn.Flatten(2), nn.Flatten()
     ),
+    "a matrix as the classifier": Matrix,
     "an activation on the logits": lambda: nn.Sequential(net(nn.Conv2d(4, 8, 3), nn.ReLU()), nn.ReLU6()),
 } | {name: (lambda function=function: Calls(function)) for name, function in CALLS.items()}  # fmt: skip
 
@@ -214,6 +236,15 @@ def test_a_form_is_equal_integer_for_integer(form, bits, tmp_path):
     assert result.parity.mismatched == 0
     assert result.logits_equal
     assert result.passes
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_layer_of_a_form_multiplies_int8_in_tensorrt(form):
+    """NVIDIA's own parser and compiler take the reshapes, slices and repeated parts that forms are made of."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'intraq-deploy[rtx]'")
+    model = lower(program_of(seeded(FORMS[form]), 4), load_profile("tensorrt-rtx"), {}).model
+    kinds = computed_in(model, compile_model(serialize(model), "8.6").layers)
+    assert set(kinds.values()) == {"INT8"}
 
 
 @pytest.mark.parametrize("profile", [None, "onnxruntime"], ids=["signed", "unsigned"])

@@ -11,7 +11,7 @@ from intraq_deploy.graph.aten.calls import CONVOLUTION, arguments, child_name, p
 from intraq_deploy.graph.aten.shapes import channels_first, channels_last, through_transpose
 from intraq_deploy.graph.aten.translator import SPELLED, CallError, Translator, translates
 from intraq_deploy.graph.graph import BatchNorm, Weights
-from intraq_deploy.graph.ops import HAS_WEIGHT, ChannelNorm, Conv2d, Flatten, Linear, Reshape, Transpose
+from intraq_deploy.graph.ops import HAS_WEIGHT, ChannelNorm, Conv2d, Flatten, Reshape, Transpose
 
 
 @translates("aten.conv2d.default", "aten.conv2d.padding")
@@ -47,24 +47,6 @@ def _conv1d(t: Translator, call: fx.Node) -> None:
     outputs, positions = t.shape(call)
     y = t.add(name, op, [image], (outputs, 1, positions), Weights(kernel[:, :, None], t.constant(bias), None))
     t.same(call, t.add(f"{name}.positions", Reshape((outputs, positions)), [y], (outputs, positions)))
-
-
-@translates("aten.linear.default")
-def _linear(t: Translator, call: fx.Node) -> None:
-    x, weight, bias = arguments(call, ("input", None), ("weight", None), ("bias", None))
-    kernel = t.constant(weight)
-    assert kernel is not None
-    name = t.parameter_owner(weight) or child_name(call, "linear")
-    shape = t.shape(call)
-    if len(shape) == 1:
-        t.emit(call, Linear(), [t.value(x)], name, Weights(kernel, t.constant(bias), None))
-    elif len(shape) == 3:  # the same weights at every position: a 1x1 convolution over [C, H, W]
-        weights = Weights(kernel[:, :, None, None], t.constant(bias), None)
-        source = channels_first(t, t.value(x))
-        convolution = Conv2d((1, 1), (0, 0, 0, 0), (1, 1), 1)
-        t.same(call, channels_last(t, t.add(name, convolution, [source], (shape[2], *shape[:2]), weights)))
-    else:
-        raise CallError(f"an input of {len(shape) + 1} dimensions (2 and 4 are supported)")
 
 
 @translates("aten._native_batch_norm_legit_no_training.default")

@@ -64,9 +64,13 @@ def _transpose(t: Translator, call: fx.Node) -> None:
 
 
 def _transposed(t: Translator, call: fx.Node, dims: list[int]) -> None:
+    source = call.args[0]
+    name, before = t.turned(source) or (t.value(source), tuple(range(len(dims))))
+    dims = [before[d] for d in dims]
     if dims[0] != 0:
-        raise CallError("a transposition of the batch")
-    t.same(call, permuted(t, t.value(call.args[0]), tuple(d - 1 for d in dims[1:]), child_name(call, "transpose")))
+        t.turn(call, name, tuple(dims))
+    else:
+        t.same(call, permuted(t, name, tuple(d - 1 for d in dims[1:]), child_name(call, "transpose")))
 
 
 @translates(

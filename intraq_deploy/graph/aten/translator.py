@@ -57,6 +57,7 @@ class Translator:
         self._names = Counter((INPUT_NAME, "logits"))
         self._raw: dict[str, Raw] = {}
         self._alias: dict[str, str] = {}
+        self._turned: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._parts: dict[str, Sequence[Callable[[], str]]] = {}
         self._groups: dict[fx.Node, Spelled] = {}
         self._input_shape = input_shape
@@ -128,11 +129,13 @@ class Translator:
         """The name of the tensor that an argument stands for."""
         if isinstance(argument, fx.Node) and argument.name in self._alias:
             return self._alias[argument.name]
+        if self.turned(argument) is not None:
+            raise CallError("a transposition of the batch")
         raise CallError(f"an argument that is no image or feature map ({argument})")
 
     def is_value(self, argument: Any) -> bool:
         """Whether an argument depends on the image."""
-        return isinstance(argument, fx.Node) and argument.name in self._alias
+        return isinstance(argument, fx.Node) and (argument.name in self._alias or argument.name in self._turned)
 
     def constant(self, argument: Any) -> Tensor | None:
         """A parameter, buffer or number as a float32 tensor of its own shape; None for none."""
@@ -187,6 +190,15 @@ class Translator:
     def same(self, call: fx.Node, name: str) -> None:
         """Notes that `call` stands for the tensor `name`."""
         self._alias[call.name] = name
+
+    def turn(self, call: fx.Node, name: str, dims: tuple[int, ...]) -> None:
+        """Notes that dimension i of `call` is dimension dims[i] of the tensor `name`, counted with the batch, which is
+        no longer the first."""
+        self._turned[call.name] = (name, dims)
+
+    def turned(self, argument: Any) -> tuple[str, tuple[int, ...]] | None:
+        """The tensor and the dimensions of a transposition of the batch, or None."""
+        return self._turned.get(argument.name) if isinstance(argument, fx.Node) else None
 
     def several(self, call: fx.Node, parts: Sequence[Callable[[], str]]) -> None:
         """Notes that `call` stands for several tensors, each made when it is asked for."""

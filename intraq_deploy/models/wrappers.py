@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "module")
 """Keys that are taken where weights are behind others too, of a loss or a discriminator."""
 AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema")
-"""Keys of averaged weights: these are another network, never taken in place of the trained one unasked."""
+"""Keys of averaged weights: another network than the trained one, and often the better; nobody else can say which."""
 COUNTERS = ("total_ops", "total_params")
 """The ends of names of what profilers count in every module."""
 
@@ -70,13 +70,14 @@ def unwrap(path: Path, content: Any, chosen: str | None = None) -> dict[str, Ten
 
 def _only_set(path: Path, names: Sequence[str]) -> str:
     """The one of several keys of weights that is meant. Raises CheckpointError if any could be."""
-    trained = [name for name in names if name not in AVERAGED] or list(names)
+    trained = [name for name in names if name not in AVERAGED]
+    averaged = [name for name in names if name in AVERAGED]
     known = [name for name in trained if name in WRAPPERS]
-    chosen = known if len(known) == 1 else trained
+    chosen = (known if len(known) == 1 else trained) + averaged
     if len(chosen) > 1:
-        raise CheckpointError(
-            f"{path} holds weights in {' and in '.join(map(repr, chosen))}; choose one with --weights {chosen[0]}."
-        )
+        where = " and in ".join(f"{name!r}{' (averaged ones)' if name in averaged else ''}" for name in chosen)
+        choices = " or ".join(f"--weights {name}" for name in chosen)
+        raise CheckpointError(f"{path} holds weights in {where}; choose with {choices}.")
     if others := [name for name in names if name != chosen[0]]:
         logger.warning(
             "%s: the weights in %r are taken, and not those in %s (--weights %s takes the others)",

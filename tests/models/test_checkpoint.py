@@ -137,12 +137,13 @@ def test_published_densenet_names(tmp_path):
 
 
 @pytest.mark.parametrize("ema", ["ema", "model_ema", "state_dict_ema"])
-def test_averaged_weights_beside_are_not_preferred(tmp_path, tiny, ema, caplog):
+def test_averaged_weights_beside_others_are_asked_for(tmp_path, tiny, ema):
     path = tmp_path / "checkpoint.pth"
     averaged = {key: torch.zeros_like(value) for key, value in tiny.state_dict().items()}
-    torch.save({ema: averaged, "model": tiny.state_dict()}, path)
-    assert equal(read_checkpoint(path).tensors, tiny.state_dict())
-    assert f"the weights in 'model' are taken, and not those in {ema!r} (--weights {ema} takes" in caplog.text
+    torch.save({ema: averaged, "model": tiny.state_dict(), "criterion": {"weight": torch.ones(3)}}, path)
+    words = f"holds weights in 'model' and in {ema!r} (averaged ones); choose with --weights model or --weights {ema}."
+    assert words in refusal(path)
+    assert equal(read_checkpoint(path, weights="model").tensors, tiny.state_dict())
     assert equal(read_checkpoint(path, weights=ema).tensors, averaged)
 
 
@@ -176,7 +177,7 @@ def test_two_state_dicts_are_asked_for(tmp_path, tiny):
     path = tmp_path / "checkpoint.pth"
     other = {key: torch.ones_like(value) for key, value in tiny.state_dict().items()}
     torch.save({"student": tiny.state_dict(), "teacher": other}, path)
-    assert "in 'student' and in 'teacher'; choose one with --weights student" in refusal(path)
+    assert "in 'student' and in 'teacher'; choose with --weights student or --weights teacher." in refusal(path)
     assert equal(read_checkpoint(path, weights="teacher").tensors, other)
     assert "no weights of the key or prefix 'ema', which --weights names" in refusal(path, weights="ema")
 

@@ -17,7 +17,7 @@ from intraq_deploy.models.class_names import read_class_names
 from intraq_deploy.models.convolutions import first_convolution
 from intraq_deploy.models.file_kind import FileKind, file_kind
 from intraq_deploy.models.fingerprint import Candidate, find_candidates, nearest_architectures
-from intraq_deploy.models.logits import BATCH, with_logits
+from intraq_deploy.models.logits import BATCH, return_logits
 from intraq_deploy.models.model import Model, Source
 from intraq_deploy.models.onnx.check import check_equal
 from intraq_deploy.models.onnx.network import OnnxNetwork
@@ -101,10 +101,9 @@ def load_model(
     if stated is not None:
         preprocessing = replace(preprocessing, source="the file's size, --mean and --std")
     input_shape = (channels, *preprocessing.input_size)
-    network = module
-    module, count = with_logits(module, input_shape, classes=loaded.classes, output=output)
+    count = return_logits(module, input_shape, classes=loaded.classes, output=output)
     if loaded.file is not None:
-        check_equal(loaded.file, network, input_shape)
+        check_equal(loaded.file, module, input_shape)
     if loaded.absent:
         tensors = loaded.module.state_dict()
         refuse_used(module, {name: tensors[name] for name in loaded.absent}, input_shape, loaded.source.location)

@@ -33,60 +33,22 @@ class Place:
         return getattr(output, str(self.key)) if self.attribute else output[self.key]
 
 
-class LogitsOf(nn.Module):
-    """A network that returns its logits alone, around one that returns more."""
-
-    def __init__(self, network: nn.Module, place: Place) -> None:
-        super().__init__()
-        self.network = network
-        self.place = place
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]."""
-        logits: Tensor = self.place.take(self.network(images))
-        return logits
-
-
-class LogProbabilities(nn.Module):
-    """A network that returns log-probabilities, around one that ends in a softmax.
-
-    They are its logits, but for a number for each image.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps images, float32 [N, C, H, W], normalised, to log-probabilities, float32 [N, classes]."""
-        return F.threshold(self.network(images), _SMALLEST, _SMALLEST).log()
-
-
-class OnACopy(nn.Module):
-    """A network that gets a copy of its images, around one that changes them in place."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Any:
-        """Maps images, float32 [N, C, H, W], to what the network returns; they stay as they are."""
-        return self.network(images.clone())
-
-
-def with_logits(
+def return_logits(
     module: nn.Module,
     input_shape: tuple[int, int, int],
     *,
     classes: int | None = None,
     output: str | int | None = None,
-) -> tuple[nn.Module, int]:
+) -> int:
     """Runs a network once on random images, and makes it return its logits only and leave its images as they are.
 
-    module: in eval mode. input_shape: channels, height, width.
+    Hooks do so, and not networks around it: the names of its layers stay. A softmax becomes log-probabilities, which
+    are the logits but for a number for each image.
+
+    module: in eval mode; it gets the hooks. input_shape: channels, height, width.
     classes: the class count, where the checkpoint shows it: tells logits from features.
     output: the user's choice where there are several candidates: a key, an attribute's name or an index.
-    Returns the network, wrapped if needed, and its class count.
+    Returns the network's class count.
     Raises UnsupportedModelError if it does not run at this size or has no logits; UsageError for a wrong
         or missing choice.
     """
@@ -94,7 +56,7 @@ def with_logits(
     given = images.clone()
     result = _run(module, given)
     if not torch.equal(given, images):
-        module = OnACopy(module).eval()
+        module.register_forward_pre_hook(lambda _, arguments: (arguments[0].clone(), *arguments[1:]))
     if isinstance(result, Tensor):
         if output is not None:
             raise UsageError(f"--output is {output}, but the network returns a single tensor; leave --output out.")
@@ -102,12 +64,13 @@ def with_logits(
     else:
         places = _places(result)
         place = _only_candidate(places, classes) if output is None else _chosen(places, output)
-        module, logits = LogitsOf(module, place).eval(), places[place]
+        module.register_forward_hook(lambda _, arguments, answer: place.take(answer))
+        logits = places[place]
     count = _classes_of(logits)
     if _are_probabilities(logits):
         logger.warning("The network ends in a softmax, which is left out: its logits are quantized.")
-        module = LogProbabilities(module).eval()
-    return module, count
+        module.register_forward_hook(lambda _, arguments, answer: F.threshold(answer, _SMALLEST, _SMALLEST).log())
+    return count
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from intraq_deploy.errors import UnsupportedModelError, UsageError
-from intraq_deploy.models.logits import with_logits
+from intraq_deploy.models.logits import return_logits
 
 SHAPE = (3, 16, 16)
 
@@ -37,16 +37,20 @@ class Returning(nn.Module):
 
 
 def logits_of(tiny, answer, **options):
-    """Returns: whether the wrapped network gives the tiny network's logits, and the class count."""
-    module, classes = with_logits(Returning(tiny, answer).eval(), SHAPE, **options)
+    """Returns: whether the network then gives the tiny network's logits, and the class count."""
+    module = Returning(tiny, answer).eval()
+    classes = return_logits(module, SHAPE, **options)
     images = torch.randn(5, *SHAPE)
     return torch.equal(module(images), tiny(images)), classes
 
 
 def test_a_tensor_is_taken_as_it_is(tiny):
-    module, classes = with_logits(tiny, SHAPE)
-    assert module is tiny
-    assert classes == 7
+    images = torch.randn(5, *SHAPE)
+    expected = tiny(images)
+    assert return_logits(tiny, SHAPE) == 7
+    assert torch.equal(tiny(images), expected)
+    assert not tiny._forward_hooks
+    assert not tiny._forward_pre_hooks
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_a_wrong_choice_lists_what_there_is(tiny):
 
 def test_a_choice_where_there_is_none(tiny):
     with pytest.raises(UsageError, match="--output is 1, but the network returns a single tensor"):
-        with_logits(tiny, SHAPE, output=1)
+        return_logits(tiny, SHAPE, output=1)
 
 
 @pytest.mark.parametrize(
@@ -140,16 +144,19 @@ def test_features_are_not_taken_for_logits(tiny):
 
 def test_a_network_that_does_not_run_at_this_size():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 5)).eval()
-    assert with_logits(network, (3, 8, 8))[1] == 5
+    assert return_logits(network, (3, 8, 8)) == 5
     with pytest.raises(UnsupportedModelError) as caught:
-        with_logits(network, (3, 32, 16))
+        return_logits(network, (3, 32, 16))
     message = str(caught.value)
     assert "does not run on images of 3 channels and 32x16 pixels (RuntimeError: " in message
     assert "give the --input-size that it was trained with" in message
     assert "\n" not in message
 
 
-def test_the_wrapped_network_can_be_traced(tiny):
+def test_the_traced_network_has_its_own_names(tiny):
+    from intraq_deploy.graph import trace
+    from intraq_deploy.graph.execute import run_float
+
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
@@ -158,9 +165,11 @@ def test_the_wrapped_network_can_be_traced(tiny):
         def forward(self, images):
             return {"logits": self.network(images), "images": images}
 
-    module, _ = with_logits(Both().eval(), SHAPE)
-    images = torch.randn(2, *SHAPE)
-    assert torch.equal(fx.symbolic_trace(module)(images), tiny(images))
+    module, images = Both().eval(), torch.randn(2, *SHAPE)
+    return_logits(module, SHAPE)
+    graph = trace(module, SHAPE)
+    assert torch.allclose(run_float(graph, images), tiny(images), atol=1e-4)
+    assert {f"{name}.weight" for name in graph.weights} <= set(module.state_dict())
 
 
 class InPlace(nn.Module):
@@ -178,7 +187,8 @@ def test_images_that_are_changed_in_place_stay_what_they_are(tiny):
     from intraq_deploy.graph import trace
     from intraq_deploy.graph.execute import run_float
 
-    module, classes = with_logits(InPlace(tiny).eval(), SHAPE)
+    module = InPlace(tiny).eval()
+    classes = return_logits(module, SHAPE)
     images = torch.randn(5, *SHAPE)
     given = images.clone()
     expected = tiny((images - 0.5) / 0.25)
@@ -200,7 +210,8 @@ def test_a_softmax_at_the_end_is_left_out(tiny, make, caplog):
     from intraq_deploy.graph import trace
     from intraq_deploy.graph.execute import run_float
 
-    module, classes = with_logits(make(tiny).eval(), SHAPE)
+    module = make(tiny).eval()
+    classes = return_logits(module, SHAPE)
     images = torch.randn(5, *SHAPE)
     assert classes == 7
     assert torch.allclose(module(images), tiny(images).log_softmax(1), atol=1e-5)
@@ -210,5 +221,5 @@ def test_a_softmax_at_the_end_is_left_out(tiny, make, caplog):
 
 def test_the_random_state_is_left_alone(tiny):
     state = torch.random.get_rng_state()
-    with_logits(tiny, SHAPE)
+    return_logits(tiny, SHAPE)
     assert torch.equal(torch.random.get_rng_state(), state)

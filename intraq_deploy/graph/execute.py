@@ -28,6 +28,13 @@ from intraq_deploy.graph.ops import (
     Unary,
 )
 
+
+def _root(x: Tensor, exponent: float) -> Tensor:
+    """The power of an exponent below 1, whose slope at 0 is infinite: its gradient there is 0 instead."""
+    return torch.where(x > 0, x.clamp(min=_LEAST).pow(exponent), x * 0.0)
+
+
+_LEAST = 1e-30
 FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "Sigmoid": lambda x, _: torch.sigmoid(x),
     "HardSigmoid": lambda x, _: F.hardsigmoid(x),
@@ -37,6 +44,13 @@ FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "Mish": lambda x, _: F.mish(x),
     "LeakyRelu": F.leaky_relu,
     "Elu": F.elu,
+    "Selu": lambda x, _: F.selu(x),
+    "Celu": F.celu,
+    "Softplus": lambda x, _: F.softplus(x),
+    "Exp": lambda x, _: torch.exp(x),
+    "Sqrt": lambda x, _: _root(x, 0.5),
+    "Abs": lambda x, _: torch.abs(x),
+    "Pow": lambda x, exponent: x.pow(exponent) if exponent >= 1 else _root(x, exponent),
 }
 """Functions of a tensor, of any float type and shape, and alpha, by their names in `ops.FUNCTIONS`."""
 

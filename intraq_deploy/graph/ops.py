@@ -52,7 +52,7 @@ class Unary:
 
     function: str
     alpha: float = 0.0
-    """The slope of LeakyRelu and Elu; others have none."""
+    """The slope of LeakyRelu, Elu and Celu, and the exponent of Pow; others have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,8 @@ Op = (
     | Pad
 )
 FUNCTIONS = (
-    "Sigmoid", "HardSigmoid", "Gelu", "GeluTanh", "Tanh", "Mish", "LeakyRelu", "Elu",
+    "Sigmoid", "HardSigmoid", "Gelu", "GeluTanh", "Tanh", "Mish", "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Exp",
+    "Sqrt", "Abs", "Pow",
 )  # fmt: skip
 MOVES_DATA = (MaxPool2d, Flatten, Reshape, Transpose, Concat, Slice, Pad)
 HAS_WEIGHT = (Conv2d, Linear)

@@ -28,6 +28,15 @@ _SPREAD = 4.0
 _SMALLEST_LOGIT = 1e-6
 
 
+_ATEN = torch.ops.aten
+_COMPOSED = {
+    _ATEN.roll.default, _ATEN.rot90.default, _ATEN.glu.default, _ATEN.addcmul.default, _ATEN.tile.default,
+    _ATEN.repeat_interleave.self_int, _ATEN.avg_pool1d.default, _ATEN.adaptive_avg_pool1d.default,
+    _ATEN.square.default,
+}  # fmt: skip
+"""Operators that torch says in simpler ones, which are translated."""
+
+
 def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Graph:
     """The graph of `module`, a network in eval mode on the CPU, for images float32 [N, *input_shape].
 
@@ -45,8 +54,10 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Graph:
 def _export(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     try:
         with _quiet():
-            # The empty table keeps every composite operator and only makes in-place operators functional.
-            exported: torch.export.ExportedProgram = torch.export.export(module, (images,)).run_decompositions({})
+            # Other composite operators stay whole, and in-place operators become functional.
+            whole: torch.export.ExportedProgram = torch.export.export(module, (images,))
+            rules = torch.export.default_decompositions()
+            exported = whole.run_decompositions({call: rules[call] for call in _COMPOSED})
     except Exception as error:  # torch.export raises many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(

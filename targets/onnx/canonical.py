@@ -175,8 +175,10 @@ class _Writer:
                 return build.op("HardSigmoid", [x], name, {"alpha": 1 / 6, "beta": 0.5})
             case "Gelu" | "GeluTanh":
                 return build.op("Gelu", [x], name, {"approximate": "tanh" if op.function == "GeluTanh" else "none"})
-            case "LeakyRelu" | "Elu":
+            case "LeakyRelu" | "Elu" | "Celu":
                 return build.op(op.function, [x], name, {"alpha": op.alpha})
+            case "Pow":
+                return build.op("Pow", [x, build.constant(f"{name}.exponent", scalar(op.alpha, np.float32))], name)
         return build.op(op.function, [x], name)
 
     def _channel_norm(self, node: Node, op: ChannelNorm, x: ir.Value) -> ir.Value:

@@ -19,7 +19,7 @@ _TYPES: dict[ir.DataType, Interval] = {ir.DataType.UINT8: (0, 255), ir.DataType.
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _MOVES = ("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
-_RISING = ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
+_RISING = ("Celu", "Elu", "Exp", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh")
 
 
 class Intervals:
@@ -50,6 +50,12 @@ class Intervals:
                 return _evaluate(node, x[0]), _evaluate(node, x[1])
             case "HardSwish":  # x g(x) with a rising g between 0 and 1, like the next
                 return min(x[0], 0), max(_evaluate(node, x[1]), 0)
+            case "Sqrt":
+                return 0, math.sqrt(max(x[1], 0))
+            case "Abs":
+                return max(x[0], -x[1], 0), max(-x[0], x[1])
+            case "Pow":
+                return self._power(x, constant(node.inputs[1]))
             case "Gelu":
                 return min(x[0], 0), max(x[1], 0)
             case "Clip":
@@ -88,6 +94,15 @@ class Intervals:
             return a[0] + b[0], a[1] + b[1]
         products = [one * other for one, other in product(a, b)]
         return min(products), max(products)
+
+    def _power(self, x: Interval, exponent: NDArray[Any] | None) -> Interval:
+        if exponent is None or exponent.size != 1 or not math.isfinite(x[0]):
+            return _ANYWHERE
+        power = float(exponent.reshape(()))
+        if power <= 0 or (x[0] < 0 and not power.is_integer()):
+            return _ANYWHERE
+        points = [x[0] ** power, x[1] ** power, *([0.0] if x[0] < 0 < x[1] else [])]
+        return min(points), max(points)
 
     def _layer(self, node: ir.Node, x: Interval) -> Interval:
         weight = constant(node.inputs[1])

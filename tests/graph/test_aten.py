@@ -197,6 +197,47 @@ CASES = {
     "a linear layer of positions": (
         lambda net, x: net.inner(x.flatten(2).transpose(1, 2)).transpose(1, 2).view(-1, 8, 10, 10), None,
     ),
+    "negative": (lambda net, x: -x, ["Conv2d"]),
+    "no more than": (lambda net, x: x.clamp_max(0.5), ["Clamp"]),
+    "a gated linear unit": (
+        lambda net, x: torch.cat([F.glu(x, 1), x[:, 4:]], 1),
+        ["Slice", "Slice", "Unary", "Multiply", "Slice", "Concat"],
+    ),
+    "the greater of two": (
+        lambda net, x: torch.maximum(x, net.conv(x[:, :4])),
+        ["Slice", "Conv2d", "Reshape", "Reshape", "Concat", "MaxPool2d", "Reshape"],
+    ),
+    "one channel for all": (lambda net, x: x[:, 2:3].repeat(1, 8, 1, 1), ["Slice", "Concat"]),
+    "one channel, expanded": (lambda net, x: x[:, 2:3].expand(-1, 8, -1, -1), ["Slice", "Concat"]),
+    "tiles": (lambda net, x: torch.tile(x[:, :4], (1, 2, 1, 1)), ["Slice", "Concat"]),
+    "each channel twice": (lambda net, x: x[:, :4].repeat_interleave(2, 1), None),
+    "rolled": (lambda net, x: torch.roll(x, (2, -1), (2, 3)), None),
+    "turned by a quarter": (lambda net, x: torch.rot90(x, 1, (2, 3)), None),
+    "single rows": (lambda net, x: torch.stack(x.unbind(2)[::-1], 2), None),
+    "smaller by nearest": (lambda net, x: F.interpolate(x, size=(5, 7)), None),
+    "larger by the exact nearest": (lambda net, x: F.interpolate(x, size=(15, 13), mode="nearest-exact"), None),
+    "maxima and where they are": (lambda net, x: F.max_pool2d(x, 2, return_indices=True)[0], ["MaxPool2d"]),
+    "maxima over a line": (lambda net, x: F.max_pool1d(x.flatten(2), 3, 2, 1).view(-1, 8, 5, 10), None),
+    "means over a line": (lambda net, x: F.avg_pool1d(x.flatten(2), 2).view(-1, 8, 5, 10), None),
+    "the mean of a line": (lambda net, x: x * F.adaptive_avg_pool1d(x.flatten(2), 1)[..., None], None),
+    "the sum of positions": (
+        lambda net, x: x * (x.sum((2, 3), keepdim=True) - x.sum((2, 3))[..., None, None] / 2), None,
+    ),
+    "a context that is added": (
+        lambda net, x: x + x.mean((2, 3), keepdim=True), ["GlobalAveragePool", "Concat", "Concat", "Add"],
+    ),
+    "a context beside": (
+        lambda net, x: torch.cat([x[:, :4], x[:, 4:].mean((2, 3), keepdim=True).expand(-1, -1, 10, 10)], 1), None,
+    ),
+    "less the mean": (lambda net, x: x - x.mean((2, 3), keepdim=True), None),
+    "gates of rows and columns": (
+        lambda net, x: x * x.mean(3, keepdim=True).sigmoid() * x.mean(2, keepdim=True).sigmoid(), None,
+    ),
+    "a generalized mean": (
+        lambda net, x: x * F.avg_pool2d(x.clamp(min=1e-6).pow(net.gain.sum()), 10).pow(1 / net.gain.sum()),
+        ["Clamp", "Unary", "GlobalAveragePool", "Unary", "Multiply"],
+    ),
+    "a sum of a product": (lambda net, x: torch.addcmul(x, x, x), ["Multiply", "Add"]),
     "erf": (lambda net, x: 0.5 * (x - 1) * (1 + torch.erf((x - 1) / math.sqrt(2))), ["Conv2d", "Unary"]),
     "erf in another order": (lambda net, x: x * 0.5 * (1.0 + torch.erf(x * 0.7071067811865476)), ["Unary"]),
     "tanh of a cube": (
@@ -236,7 +277,9 @@ def test_it_is_traced_to_the_same_values(case):
     [
         (torch.sigmoid, "Sigmoid"), (F.hardsigmoid, "HardSigmoid"),
         (F.gelu, "Gelu"), (lambda x: F.gelu(x, approximate="tanh"), "GeluTanh"), (torch.tanh, "Tanh"), (F.mish, "Mish"),
-        (lambda x: F.leaky_relu(x, 0.2), "LeakyRelu"), (lambda x: F.elu(x, 0.7), "Elu"),
+        (lambda x: F.leaky_relu(x, 0.2), "LeakyRelu"), (lambda x: F.elu(x, 0.7), "Elu"), (F.selu, "Selu"),
+        (lambda x: F.celu(x, 0.3), "Celu"), (F.softplus, "Softplus"), (torch.exp, "Exp"), (torch.abs, "Abs"),
+        (lambda x: (x + 1).sqrt(), "Sqrt"), (torch.square, "Pow"), (lambda x: x ** 3, "Pow"),
     ],
 )  # fmt: skip
 def test_functions_are_known_by_name(function, name):
@@ -261,6 +304,9 @@ def test_a_product_that_depends_on_the_image_cannot_be_a_divisor():
         (lambda x: torch.einsum("bchw,bd->cdhw", x, torch.ones(2, 8)), "equation bchw,bd->cdhw"),
         (lambda x: torch.bmm(torch.ones(2, 8, 8), x.flatten(2)).view(x.shape), "other matrices than one for each"),
         (lambda x: torch.ones(10, 10) @ x, "a constant from the left"),
+        (lambda x: x.pow(-1), "the exponent -1"),
+        (lambda x: F.softplus(x, 2), "beta 2"),
+        (lambda x: x.pow(x), "an exponent that is no single number|a weight that depends on the image"),
         (lambda x: x.transpose(0, 1).relu().transpose(0, 1), "a transposition of the batch"),
     ],
 )

@@ -106,7 +106,9 @@ def shuffled(x):
 FUNCTIONS = {
     "sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid, "hardswish": F.hardswish, "silu": F.silu, "gelu": F.gelu,
     "gelu of tanh": lambda x: F.gelu(x, approximate="tanh"), "tanh": torch.tanh, "mish": F.mish,
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.1), "elu": F.elu,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1), "elu": F.elu, "selu": F.selu, "celu": lambda x: F.celu(x, 0.5),
+    "softplus": F.softplus, "exp": torch.exp, "abs": torch.abs, "square": torch.square,
+    "root": lambda x: F.relu(x).sqrt(), "cubic root": lambda x: F.relu(x).pow(1 / 3),
 }  # fmt: skip
 
 CALLS = {
@@ -127,6 +129,19 @@ CALLS = {
     "more rows than there are": lambda net, x: net.other(F.adaptive_avg_pool2d(F.max_pool2d(F.relu(x), 15), (7, 7))),
     "adaptive windows that overlap": lambda net, x: net.other(F.adaptive_avg_pool2d(F.relu(x), (7, 6))),
     "cropped by padding": lambda net, x: net.other(F.pad(F.relu(x), (-1, 1, 2, -3))),
+    "the greater half": lambda net, x: torch.cat([torch.maximum(*x.chunk(2, 1))] * 2, 1),
+    "one channel for all": lambda net, x: net.other(F.relu(x)[:, 2:3].repeat(1, 8, 1, 1)),
+    "smaller by nearest": lambda net, x: net.other(F.interpolate(F.relu(x), size=(5, 7))),
+    "maxima over a line": lambda net, x: net.other(F.max_pool1d(F.relu(x).flatten(2), 3).view(-1, 8, 5, 15)),
+    "a context that is added": lambda net, x: F.relu(x) + net.other(F.relu(x).mean((2, 3), keepdim=True)),
+    "a context beside": lambda net, x: torch.cat(
+        [F.relu(x)[:, :4], net.other(F.relu(x).mean((2, 3), keepdim=True))[:, :4].expand(-1, -1, 15, 15)], 1
+    ),
+    "gates of rows and columns": lambda net, x: (
+        F.relu(x) * net.other(F.relu(x).mean(3, True)).sigmoid() * net.other(F.relu(x).mean(2, True)).sigmoid()
+    ),
+    "a generalized mean": lambda net, x: F.avg_pool2d(net.other(x).clamp(min=1e-6).pow(3), 15).pow(1 / 3),
+    "the sum of positions": lambda net, x: net.other(F.relu(x).sum((2, 3), keepdim=True)),
     "matrices of groups": lambda net, x: (
         F.relu(x)
         * torch.einsum("bgi,gio->bgo", F.relu(x).mean((2, 3)).view(-1, 2, 4), torch.linspace(-1, 1, 32).view(2, 4, 4))
@@ -303,11 +318,11 @@ def test_every_code_goes_through_an_integer_kernel(name, kernels, profile, tmp_p
 
 def test_every_code_of_a_function_is_its_tables(tmp_path):
     """Also those that no image brings about."""
-    codes = torch.arange(-128, 128, dtype=torch.float32)
     for name, function in FUNCTIONS.items():
         program = program_of(seeded(lambda f=function: Calls(lambda net, x: f(x))), 8)
         (node,) = [node for node in program.graph.nodes if isinstance(node.op, Unary)]
         grid_x, grid_y = program.grids[node.inputs[0]], program.grids[node.name]
+        codes = torch.arange(grid_x.code_min, grid_x.code_max + 1, dtype=torch.float32)
         expected = arithmetic.unary_table(node.op, grid_x, grid_y)
         with torch.no_grad():
             real = apply(node.op, arithmetic.dequantize(codes, grid_x))

@@ -104,7 +104,11 @@ FUNCTIONS = {
     "hard swish": (["d = HardSwish(c)"], 0.5, 127),
     "gelu": (["d = Gelu(c)"], 0.5, 127),
     "convolution": (["v_r = DequantizeLinear(v, third)", "d = Conv(c, v_r)"], 0.5, 127),
-    "anything else": (["d = Sqrt(c)"], 0.5, 255),
+    "root": (["d = Sqrt(c)"], 0.5, 16),
+    "absolute value": (["e = Add(c, minus)", "d = Abs(e)"], 0.5, 73),
+    "square": (["e = Add(c, minus)", "d = Pow(e, two)"], 32.0, 42),
+    "cube": (["d = Pow(c, three)"], 4096.0, 63),
+    "anything else": (["d = Floor(c)"], 0.5, 255),
 }
 
 
@@ -112,7 +116,8 @@ FUNCTIONS = {
 def test_what_an_operator_leaves_of_its_inputs(lines, scale, largest):
     """No Clip says it: means, sums, functions cannot exceed what their inputs allow."""
     constants = {
-        "c127": np.uint8(127), "t": np.float32(scale), "third": np.float32(1 / 3), "v": np.ones((3, 3, 1, 1), np.int8),
+        "c127": np.uint8(127), "t": np.float32(scale), "third": np.float32(1 / 3), "minus": np.float32(-27),
+        "two": np.float32(2), "three": np.float32(3), "v": np.ones((3, 3, 1, 1), np.int8),
     }  # fmt: skip
     end = ["x_q = QuantizeLinear(d, t, z)", "x_r = DequantizeLinear(x_q, t, z)", WEIGHT, CONV]
     built = model([*BEHIND, *lines, *end], zero_point=0, **constants)

@@ -8,14 +8,15 @@ from torch import fx
 
 from intraq_deploy.graph.aten.calls import arguments, call_name, child_name
 from intraq_deploy.graph.aten.layers import scale, times
-from intraq_deploy.graph.aten.shapes import channels_first, channels_last, selected, through_transpose
+from intraq_deploy.graph.aten.shapes import broadcast, channels_first, channels_last, selected, through_transpose
 from intraq_deploy.graph.aten.translator import OF_PROBABILITIES, CallError, Translator, translates
-from intraq_deploy.graph.ops import Add, Clamp, Concat, Multiply, Op, Reshape, Transpose, Unary
+from intraq_deploy.graph.ops import Add, Clamp, Concat, MaxPool2d, Multiply, Op, Reshape, Transpose, Unary
 
 
 @translates(
-    "aten.relu.default", "aten.relu6.default", "aten.hardtanh.default", "aten.clamp.default", "aten.clamp_min.default"
-)
+    "aten.relu.default", "aten.relu6.default", "aten.hardtanh.default", "aten.clamp.default", "aten.clamp_min.default",
+    "aten.clamp_max.default",
+)  # fmt: skip
 def _clamp(t: Translator, call: fx.Node) -> None:
     target = call_name(call)
     low, high = 0.0, math.inf
@@ -24,6 +25,8 @@ def _clamp(t: Translator, call: fx.Node) -> None:
     elif target != "aten.relu.default":
         first, last = (-1.0, 1.0) if "hardtanh" in target else (None, None)
         _, minimum, maximum = arguments(call, ("self", None), ("min_val", first), ("max_val", last))
+        if target == "aten.clamp_max.default":
+            minimum, maximum = None, minimum
         low = -math.inf if minimum is None else float(minimum)
         high = math.inf if maximum is None else float(maximum)
     _elementwise(t, call, Clamp(low, high), "relu" if low == 0 else "clamp")
@@ -34,6 +37,9 @@ _FUNCTIONS = {
     "aten.hardsigmoid.default": "HardSigmoid",
     "aten.tanh.default": "Tanh",
     "aten.mish.default": "Mish",
+    "aten.selu.default": "Selu",
+    "aten.exp.default": "Exp",
+    "aten.abs.default": "Abs",
 }
 
 
@@ -123,6 +129,46 @@ def _prelu(t: Translator, call: fx.Node) -> None:
     t.emit(call, Add(), [t.add(f"{own}.above", relu, [name], shape), below], own)
 
 
+@translates("aten.celu.default")
+def _celu(t: Translator, call: fx.Node) -> None:
+    _, alpha = arguments(call, ("self", None), ("alpha", 1.0))
+    _elementwise(t, call, Unary("Celu", float(alpha)), "celu")
+
+
+@translates("aten.softplus.default")
+def _softplus(t: Translator, call: fx.Node) -> None:
+    _, steepness, threshold = arguments(call, ("self", None), ("beta", 1), ("threshold", 20))
+    if (steepness, threshold) != (1, 20):
+        raise CallError(f"beta {steepness} and threshold {threshold}")
+    _elementwise(t, call, Unary("Softplus"), "softplus")
+
+
+@translates("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.sqrt.default")
+def _pow(t: Translator, call: fx.Node) -> None:
+    root = call_name(call) == "aten.sqrt.default"
+    exponent = torch.tensor(0.5) if root else t.constant(call.args[1])
+    if exponent is None or exponent.numel() != 1 or not t.is_value(call.args[0]):
+        raise CallError("an exponent that is no single number")
+    power = float(exponent)
+    if power <= 0:
+        raise CallError(f"the exponent {power:g}")
+    own = child_name(call, "pow")
+
+    def make(x: Sequence[str]) -> str:
+        (base,), shape = x, t.shape_of(x[0])
+        if not (power.is_integer() or t.is_never_negative(base)):
+            # Codes below zero, which no image needs, would have no value in the runtimes.
+            base = t.add(f"{own}.base", Clamp(0.0, math.inf), [base], shape)
+        return t.add(own, Unary("Sqrt") if root else Unary("Pow", power), [base], shape)
+
+    t.same(call, through_transpose(t, [t.value(call.args[0])], make))
+
+
+@translates("aten.neg.default")
+def _neg(t: Translator, call: fx.Node) -> None:
+    scale(t, call, call.args[0], torch.tensor(-1.0), torch.tensor(0.0))
+
+
 @translates("aten.elu.default")
 def _elu(t: Translator, call: fx.Node) -> None:
     _, alpha, gain, input_gain = arguments(call, ("self", None), ("alpha", 1.0), ("scale", 1.0), ("input_scale", 1.0))
@@ -138,6 +184,20 @@ def _elementwise(t: Translator, call: fx.Node, op: Op, kind: str) -> None:
         return t.add(child_name(call, kind), op, x, t.shape_of(x[0]))
 
     t.same(call, through_transpose(t, [t.value(call.args[0])], make))
+
+
+@translates("aten.maximum.default")
+def _maximum(t: Translator, call: fx.Node) -> None:
+    """Translates the greater of two tensors as a max pooling over both, which makes no new values."""
+    own, shape = child_name(call, "maximum"), t.shape(call)
+    flat, both = (1, 1, math.prod(shape)), (1, 2, math.prod(shape))
+    parts = []
+    for argument in call.args:
+        whole = broadcast(t, t.value(argument), shape, f"{own}.whole")
+        parts.append(t.add(f"{own}.part", Reshape(flat), [whole], flat))
+    joined = t.add(f"{own}.both", Concat(1), parts, both)
+    greatest = t.add(f"{own}.pool", MaxPool2d((2, 1), (2, 1), (0, 0), (1, 1), False), [joined], flat)
+    t.emit(call, Reshape(shape), [greatest], own)
 
 
 @translates("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar")
@@ -156,12 +216,10 @@ def _add(t: Translator, call: fx.Node) -> None:
         assert shift is not None
         scale(t, call, a, torch.tensor(1.0), sign * shift)
     else:
-        first, second = t.value(a), t.value(b)
-        if t.shape_of(first) != t.shape_of(second):
-            raise CallError(f"shapes {t.shape_of(first)} and {t.shape_of(second)}")
-        own = child_name(call, "add")
+        first, second, own = t.value(a), t.value(b), child_name(call, "add")
         if factor != 1:
             second = times(t, second, torch.tensor(factor), f"{own}.factor")
+        first, second = (broadcast(t, name, t.shape(call), f"{own}.whole") for name in (first, second))
         t.same(call, through_transpose(t, [first, second], lambda xs: t.add(own, Add(), xs, t.shape_of(xs[0]))))
 
 
@@ -182,7 +240,7 @@ def _mul(t: Translator, call: fx.Node) -> None:
 
 def _product(t: Translator, call: fx.Node, first: str, second: str) -> str:
     """The name of the product of two tensors of one shape, or of an image and one value per channel or position."""
-    big, small = sorted((first, second), key=lambda name: -math.prod(t.shape_of(name)))
+    big, small = sorted(map(t.before_broadcast, (first, second)), key=lambda name: -math.prod(t.shape_of(name)))
     shape, gate = t.shape_of(big), t.shape_of(small)
     own = child_name(call, "multiply")
     if len(shape) == 3 and gate == (1, 1, shape[2]) != shape:
@@ -197,7 +255,7 @@ def _product(t: Translator, call: fx.Node, first: str, second: str) -> str:
         ]
         return t.add(f"{own}.apart", Reshape(shape), [t.add(own, Multiply(), factors, flat)], shape)
     if gate not in (shape, (shape[0], 1, 1)):
-        raise CallError(f"shapes {shape} and {gate}")
+        big, small = (broadcast(t, name, t.shape(call), f"{own}.whole") for name in (big, small))
     return through_transpose(t, [big, small], lambda xs: t.add(own, Multiply(), xs, t.shape_of(xs[0])))
 
 

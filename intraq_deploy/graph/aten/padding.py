@@ -8,7 +8,7 @@ from torch import fx
 from intraq_deploy.graph.aten.calls import arguments, call_name, child_name, pair
 from intraq_deploy.graph.aten.shapes import pick
 from intraq_deploy.graph.aten.translator import CallError, Translator, translates
-from intraq_deploy.graph.ops import Clamp, Concat, MaxPool2d, Pad, Reshape, Slice, Transpose
+from intraq_deploy.graph.ops import Pad
 
 _LEAST = -1e30
 """A number below which padding counts as -inf."""
@@ -27,7 +27,7 @@ def _pad(t: Translator, call: fx.Node) -> None:
     if value not in (0, 0.0, None):
         if value > _LEAST or not _only_maximum(call, values):
             raise CallError(f"{value} (zeros are supported, and -inf before a max pooling)")
-        if not _is_never_negative(t, name):
+        if not t.is_never_negative(name):
             # A window that reaches over the edge holds the edge's own value, and its maximum stays.
             _continued(t, call, "replicate", values)
             return
@@ -62,14 +62,6 @@ def _only_maximum(call: fx.Node, values: Sequence[int]) -> bool:
         return fits and pair(padding) == (0, 0) and pair(dilation) == (1, 1)
 
     return all(map(reaches, call.users))
-
-
-def _is_never_negative(t: Translator, name: str) -> bool:
-    node = t.raw(name).node
-    if isinstance(node.op, Clamp):
-        return node.op.low >= 0
-    moves = isinstance(node.op, (Concat, MaxPool2d, Pad, Reshape, Slice, Transpose))
-    return moves and all(_is_never_negative(t, source) for source in node.inputs)
 
 
 @translates("aten.reflection_pad2d.default", "aten.replication_pad2d.default")

@@ -3,29 +3,47 @@
 import math
 from functools import partial
 
+import torch
 from torch import fx
 
 from intraq_deploy.graph.aten.calls import arguments, child_name, pair
+from intraq_deploy.graph.aten.layers import times
 from intraq_deploy.graph.aten.shapes import channels_first, channels_last, pick, selected
 from intraq_deploy.graph.aten.translator import CallError, Translator, translates
 from intraq_deploy.graph.ops import Add, AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d, Reshape
 
 _MOST_TERMS = 8
+_MAX_POOL = (
+    ("self", None), ("kernel_size", None), ("stride", []), ("padding", 0), ("dilation", 1), ("ceil_mode", False),
+)  # fmt: skip
 
 
 @translates("aten.max_pool2d.default")
 def _max_pool2d(t: Translator, call: fx.Node) -> None:
-    x, kernel, stride, padding, dilation, ceil_mode = arguments(
-        call,
-        ("self", None),
-        ("kernel_size", None),
-        ("stride", []),
-        ("padding", 0),
-        ("dilation", 1),
-        ("ceil_mode", False),
-    )
+    x, kernel, stride, padding, dilation, ceil_mode = arguments(call, *_MAX_POOL)
     op = MaxPool2d(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), bool(ceil_mode))
     t.emit(call, op, [t.value(x)], child_name(call, "max_pool"))
+
+
+@translates("aten.max_pool2d_with_indices.default")
+def _max_pool2d_with_indices(t: Translator, call: fx.Node) -> None:
+    x, kernel, stride, padding, dilation, ceil_mode = arguments(call, *_MAX_POOL)
+    shape = tuple(int(size) for size in call.meta["val"][0].shape[1:])
+    op = MaxPool2d(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), bool(ceil_mode))
+    t.several(call, [partial(t.add, child_name(call, "max_pool"), op, [t.value(x)], shape)])
+
+
+@translates("aten.max_pool1d.default")
+def _max_pool1d(t: Translator, call: fx.Node) -> None:
+    """Translates a max pooling over [C, L] as one over [C, 1, L]."""
+    x, kernel, stride, padding, dilation, ceil_mode = arguments(call, *_MAX_POOL)
+    source, own, (channels, positions) = t.value(x), child_name(call, "max_pool"), t.shape(call)
+    length, (_, kernel) = t.shape_of(source)[1], pair(kernel)
+    image = t.add(f"{own}.image", Reshape((channels, 1, length)), [source], (channels, 1, length))
+    step = pair(stride)[1] if stride else kernel
+    op = MaxPool2d((1, kernel), (1, step), (0, pair(padding)[1]), (1, pair(dilation)[1]), bool(ceil_mode))
+    y = t.add(own, op, [image], (channels, 1, positions))
+    t.same(call, t.add(f"{own}.positions", Reshape((channels, positions)), [y], (channels, positions)))
 
 
 @translates("aten.avg_pool2d.default")
@@ -199,8 +217,15 @@ def _sum(t: Translator, call: fx.Node) -> None:
     name, own = t.value(x), child_name(call, "sum")
     shape = t.shape_of(name)
     over = [dim % (len(shape) + 1) - 1 for dim in dims or []]
+    if len(shape) == 3 and sorted(over) == [1, 2]:
+        mean = t.add(f"{own}.mean", GlobalAveragePool(), [name], (shape[0], 1, 1))
+        total = times(t, mean, torch.tensor(float(shape[1] * shape[2])), own)
+        t.same(call, total if keepdim else t.add(f"{own}.flatten", Flatten(), [total], shape[:1]))
+        return
     if len(over) != 1 or over[0] < 0 or shape[over[0]] > _MOST_TERMS:
-        raise CallError(f"dimensions {dims} of {shape} (one of at most {_MOST_TERMS} entries is supported)")
+        raise CallError(
+            f"dimensions {dims} of {shape} (height and width are supported, or one of at most {_MOST_TERMS} entries)"
+        )
     (axis,) = over
     first, *others = [selected(t, name, axis, index, f"{own}.term{index}") for index in range(shape[axis])]
     for other in others:

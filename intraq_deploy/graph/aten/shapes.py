@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, fx
 
-from intraq_deploy.graph.aten.calls import arguments, child_name
+from intraq_deploy.graph.aten.calls import arguments, call_name, child_name
 from intraq_deploy.graph.aten.translator import TRACE_BATCH, CallError, Translator, translates
 from intraq_deploy.graph.ops import Concat, Flatten, Reshape, Slice, Transpose
 
@@ -92,12 +92,55 @@ def _reshape(t: Translator, call: fx.Node) -> None:
 
 @translates("aten.expand.default", "aten.expand_as.default")
 def _expand(t: Translator, call: fx.Node) -> None:
-    """One value per channel stands for all positions: products broadcast it, and nothing else reads it so."""
-    name = t.value(call.args[0])
-    before, after = t.shape_of(name), t.shape(call)
-    if before not in (after, (after[0], *[1] * (len(after) - 1))):
-        raise CallError(f"a tensor {before} that becomes {after} (one value per channel is supported)")
+    if int(call.meta["val"].shape[0]) != TRACE_BATCH:
+        raise CallError("more images than there are")
+    name, shape, own = t.value(call.args[0]), t.shape(call), child_name(call, "expand")
+    if before := (1,) * (len(shape) - len(t.shape_of(name))):
+        raise CallError(f"{len(before)} further dimensions")
+    t.same(call, broadcast(t, name, shape, own))
+
+
+def broadcast(t: Translator, name: str, shape: tuple[int, ...], own: str) -> str:
+    """Repeats the tensor `name` along its dimensions of size 1, and returns the name of the result, of shape `shape`.
+
+    A product reads the tensor before it. Raises CallError for other shapes.
+    """
+    small, before = name, t.shape_of(name)
+    if len(before) != len(shape) or not all(b in (1, s) for b, s in zip(before, shape, strict=True)):
+        raise CallError(f"a tensor {before} where {shape} is wanted")
+    for axis, (size, wanted) in enumerate(zip(before, shape, strict=True)):
+        if size != wanted:
+            name = _copies(t, name, axis, wanted, f"{own}.{axis}")
+    if name != small:
+        t.note_broadcast(name, small)
+    return name
+
+
+def _copies(t: Translator, name: str, axis: int, count: int, own: str) -> str:
+    """Joins copies of the tensor `name` along an axis, and returns the name of the result."""
+    shape = t.shape_of(name)
+    return t.add(own, Concat(axis), [name] * count, (*shape[:axis], count * shape[axis], *shape[axis + 1 :]))
+
+
+@translates("aten.repeat.default")
+def _repeat(t: Translator, call: fx.Node) -> None:
+    name, times = t.value(call.args[0]), [int(each) for each in call.args[1]]  # type: ignore[union-attr, arg-type]
+    if len(times) != len(t.shape_of(name)) + 1 or times[0] != 1:
+        raise CallError(f"the numbers of copies {times}")
+    for axis, count in enumerate(times[1:]):
+        if count != 1:
+            name = _copies(t, name, axis, count, f"{child_name(call, 'repeat')}.{axis}")
     t.same(call, name)
+
+
+@translates("aten.unbind.int")
+def _unbind(t: Translator, call: fx.Node) -> None:
+    name, own = t.value(call.args[0]), child_name(call, "unbind")
+    shape = t.shape_of(name)
+    axis = int(arguments(call, ("self", None), ("dim", 0))[1]) % (len(shape) + 1) - 1
+    if axis < 0:
+        raise CallError("single images")
+    t.several(call, [partial(selected, t, name, axis, index, f"{own}{index}") for index in range(shape[axis])])
 
 
 @translates("aten.pixel_shuffle.default")
@@ -228,13 +271,21 @@ def _flip(t: Translator, call: fx.Node) -> None:
     t.same(call, name)
 
 
-@translates("aten.upsample_nearest2d.vec", "aten.upsample_nearest2d.default")
+@translates(
+    "aten.upsample_nearest2d.vec", "aten.upsample_nearest2d.default", "aten._upsample_nearest_exact2d.vec",
+    "aten._upsample_nearest_exact2d.default",
+)  # fmt: skip
 def _nearest(t: Translator, call: fx.Node) -> None:
-    name = t.value(call.args[0])
+    name, own = t.value(call.args[0]), child_name(call, "nearest")
     before, after = t.shape_of(name), t.shape(call)
-    if after[1] % before[1] or after[2] % before[2]:
-        raise CallError(f"{before[1]}x{before[2]} that become {after[1]}x{after[2]} (whole factors are supported)")
-    t.same(call, repeated(t, name, (after[1] // before[1], after[2] // before[2]), child_name(call, "nearest")))
+    if not (after[1] % before[1] or after[2] % before[2]):
+        t.same(call, repeated(t, name, (after[1] // before[1], after[2] // before[2]), own))
+        return
+    shift = 1 if "exact" in call_name(call) else 0  # in halves of a pixel
+    for axis in (1, 2):
+        chosen = [(2 * i + shift) * before[axis] // (2 * after[axis]) for i in range(after[axis])]
+        name = pick(t, name, axis, chosen, f"{own}.{'rows' if axis == 1 else 'columns'}")
+    t.same(call, name)
 
 
 def repeated(t: Translator, name: str, factors: tuple[int, int], own: str) -> str:

@@ -13,11 +13,12 @@ from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph.aten.calls import call_name
 from intraq_deploy.graph.aten.spelled import Spelled, find_spelled
 from intraq_deploy.graph.graph import INPUT_NAME, Graph, Node, Weights
-from intraq_deploy.graph.ops import Input, Op, Transpose
+from intraq_deploy.graph.ops import AVERAGES, MOVES_DATA, Clamp, Input, Op, Transpose, Unary
 
 TRACE_BATCH = 2
 SPELLED = "spelled"
 """Stands for the last call of a group that is one function (spelled.py)."""
+_NEVER_NEGATIVE = ("Sigmoid", "HardSigmoid", "Softplus", "Exp", "Sqrt", "Abs", "Pow")
 OF_PROBABILITIES = ("aten.threshold.default", "aten.log.default")
 """The calls that make log-probabilities of probabilities (models.logits)."""
 
@@ -58,6 +59,7 @@ class Translator:
         self._raw: dict[str, Raw] = {}
         self._alias: dict[str, str] = {}
         self._turned: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._broadcast: dict[str, str] = {}
         self._parts: dict[str, Sequence[Callable[[], str]]] = {}
         self._groups: dict[fx.Node, Spelled] = {}
         self._input_shape = input_shape
@@ -174,6 +176,20 @@ class Translator:
         """The shape of the tensor `name`, without the batch."""
         return self._raw[name].node.shape
 
+    def is_never_negative(self, name: str) -> bool:
+        """Whether every value of the tensor `name` is zero or more, for what makes it says so."""
+        node = self._raw[name].node
+        match node.op:
+            case Clamp(low, _):
+                return low >= 0
+            case Unary("Pow", power) if power % 2:
+                return self.is_never_negative(*node.inputs)
+            case Unary(function, _):
+                return function in _NEVER_NEGATIVE
+            case _ if isinstance(node.op, (*MOVES_DATA, *AVERAGES)):
+                return all(map(self.is_never_negative, node.inputs))
+        return False
+
     def add(
         self, name: str, op: Op, inputs: Sequence[str], shape: tuple[int, ...], weights: Weights | None = None
     ) -> str:
@@ -199,6 +215,14 @@ class Translator:
     def turned(self, argument: Any) -> tuple[str, tuple[int, ...]] | None:
         """The tensor and the dimensions of a transposition of the batch, or None."""
         return self._turned.get(argument.name) if isinstance(argument, fx.Node) else None
+
+    def note_broadcast(self, name: str, small: str) -> None:
+        """Notes that the tensor `name` repeats the tensor `small`."""
+        self._broadcast[name] = small
+
+    def before_broadcast(self, name: str) -> str:
+        """The tensor that `name` repeats, or `name`."""
+        return self._broadcast.get(name, name)
 
     def several(self, call: fx.Node, parts: Sequence[Callable[[], str]]) -> None:
         """Notes that `call` stands for several tensors, each made when it is asked for."""

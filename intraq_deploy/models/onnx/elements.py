@@ -29,6 +29,8 @@ for _kind, _function in dict[str, Call](
         "Mish": F.mish,
         "HardSwish": F.hardswish,
         "Softplus": F.softplus,
+        "Selu": F.selu,
+        "Abs": torch.abs,
         "Erf": torch.erf,
         "Exp": torch.exp,
         "Log": torch.log,
@@ -88,6 +90,11 @@ def _elu(a: Attributes, x: Tensor) -> Tensor:
     return F.elu(x, a.get("alpha", 1.0))
 
 
+@computes("Celu")
+def _celu(a: Attributes, x: Tensor) -> Tensor:
+    return F.celu(x, a.get("alpha", 1.0))
+
+
 @computes("HardSigmoid")
 def _hard_sigmoid(a: Attributes, x: Tensor) -> Tensor:
     slope, shift = a.get("alpha", 0.2), a.get("beta", 0.5)
@@ -115,18 +122,16 @@ def _clip(_: Attributes, x: Tensor, low: Any = None, high: Any = None) -> Tensor
 
 @computes("Max")
 def _max(_: Attributes, x: Tensor, low: Any) -> Tensor:
-    return torch.clamp(x, min=_bound(low))
+    if isinstance(low, Tensor):
+        return torch.maximum(x, low)
+    return torch.clamp(x, min=number(low))
 
 
 @computes("Min")
 def _min(_: Attributes, x: Tensor, high: Any) -> Tensor:
-    return torch.clamp(x, max=_bound(high))
-
-
-def _bound(value: Any) -> float:
-    if isinstance(value, Tensor):
+    if isinstance(high, Tensor):
         raise NodeError("a tensor as its bound")
-    return number(value)
+    return torch.clamp(x, max=number(high))
 
 
 @computes("Softmax")

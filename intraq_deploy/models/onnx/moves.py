@@ -70,6 +70,11 @@ def _expand(a: Attributes, x: Tensor, shape: Any) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, sizes))
 
 
+@computes("Tile")
+def _tile(_: Attributes, x: Tensor, counts: Any) -> Tensor:
+    return x.repeat([int(count) for count in counts])
+
+
 @computes("Concat")
 def _concat(a: Attributes, *parts: Tensor) -> Tensor:
     if not all(isinstance(part, Tensor) and part.shape[0] == parts[0].shape[0] for part in parts):

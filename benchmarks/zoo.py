@@ -136,25 +136,21 @@ def add(row):
 
 def work(families_only, part, of):
     """Makes the missing rows: of each family the smallest that can be read, then all others up to a size."""
-    every = list(families().items())
-    for family, names in every[part::of]:
-        for name in sorted(names, key=parameters):
+    for family, names in list(families().items())[part::of]:
+        sized = sorted((parameters(name), name) for name in names)
+        others = [name for count, name in sized if count <= MOST_PARAMETERS or name == sized[0][1]]
+        done = any(row["family"] == family and row["quantized"] == "yes" for row in read().values())
+        for name in others[:1] if families_only else others:
             row = read().get(name) or inspect(name, family)
-            if not row.get("refused") and not row.get("quantized"):
+            if not done and not row.get("refused") and not row.get("quantized"):
                 try:
                     row = row | quantize(name, int(row["pixels"]))
                 except IntraqError as error:
                     row = row | {"quantized": f"no: {error}"}
+                done = row["quantized"] == "yes"
             if row != read().get(name):
                 add(row)
-            print(name, row.get("refused") or row.get("quantized"), flush=True)
-            if row.get("quantized") == "yes" or families_only:
-                break
-    others = [] if families_only else [(name, family) for family, names in every[part::of] for name in names]
-    for name, family in others:
-        if name not in read() and parameters(name) <= MOST_PARAMETERS:
-            add(inspect(name, family))
-            print(name, flush=True)
+                print(name, row.get("refused") or row.get("quantized") or "inspected", flush=True)
 
 
 def table():

@@ -26,6 +26,7 @@ from intraq_deploy.graph.ops import (
     Slice,
     Transpose,
     Unary,
+    UnitNorm,
 )
 
 
@@ -83,6 +84,8 @@ def apply(op: Op, *inputs: Tensor) -> Tensor:
             return FUNCTIONS[op.function](x, op.alpha)
         case ChannelNorm():
             return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=op.epsilon).permute(0, 3, 1, 2)
+        case UnitNorm():
+            return F.normalize(x, dim=1)
         case GlobalAveragePool():
             return x.mean((2, 3), keepdim=True)
         case AveragePool2d():

@@ -63,6 +63,11 @@ class ChannelNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitNorm:
+    """The norm x / |x|, with |x|^2 the sum of squares over the channels of a position; 0 where |x| is 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalAveragePool:
     """The mean over height and width: [C, H, W] -> [C, 1, 1]."""
 
@@ -148,6 +153,7 @@ Op = (
     | Clamp
     | Unary
     | ChannelNorm
+    | UnitNorm
     | GlobalAveragePool
     | AveragePool2d
     | MaxPool2d

@@ -55,9 +55,9 @@ def _export(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     try:
         with _quiet():
             # Other composite operators stay whole, and in-place operators become functional.
-            whole: torch.export.ExportedProgram = torch.export.export(module, (images,))
+            whole = torch.export.export(module, (images,))
             rules = torch.export.default_decompositions()
-            exported = whole.run_decompositions({call: rules[call] for call in _COMPOSED})
+            exported: torch.export.ExportedProgram = whole.run_decompositions({call: rules[call] for call in _COMPOSED})
     except Exception as error:  # torch.export raises many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(

@@ -14,6 +14,7 @@ from intraq_deploy.graph.ops import (
     Input,
     Multiply,
     Unary,
+    UnitNorm,
 )
 from intraq_deploy.program.arithmetic import accumulator_scale
 from intraq_deploy.program.bounds import accumulator_bound
@@ -106,6 +107,6 @@ def _cause(program: Program, node: Node, causes: dict[str, str]) -> str | None:
         return None
     if isinstance(node.op, AveragePool2d):
         return "windows are averaged in float32"
-    if isinstance(node.op, ChannelNorm):
+    if isinstance(node.op, ChannelNorm | UnitNorm):
         return "channels are normalised in float32"
     return "computed in float32" if isinstance(node.op, (*HAS_WEIGHT, Unary)) else "summed in float32"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from intraq_deploy.graph.graph import Graph, Node
-from intraq_deploy.graph.ops import AveragePool2d, ChannelNorm, Input, Op
+from intraq_deploy.graph.ops import AveragePool2d, ChannelNorm, Input, Op, UnitNorm
 from intraq_deploy.quantization.placement import Placement, is_integer
 
 
@@ -57,7 +57,7 @@ def _reason(graph: Graph, node: Node, placement: Placement) -> str:
 
 def _why_float(op: Op) -> str:
     match op:
-        case ChannelNorm():
+        case ChannelNorm() | UnitNorm():
             return "no runtime normalises integers"
         case AveragePool2d():
             return "its windows have unlike divisors"

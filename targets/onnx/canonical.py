@@ -34,6 +34,7 @@ from intraq_deploy.graph.ops import (
     Slice,
     Transpose,
     Unary,
+    UnitNorm,
 )
 from intraq_deploy.program.arithmetic import accumulator_scale
 from intraq_deploy.program.bounds import unclipped_bounds
@@ -132,6 +133,8 @@ class _Writer:
                 return build.op("Mul", inputs, name)
             case Unary():
                 return self._unary(op, inputs[0], name)
+            case UnitNorm():
+                return build.op("LpNormalization", inputs, name, {"axis": 1, "p": 2})
             case ChannelNorm():
                 return self._channel_norm(node, op, inputs[0])
             case AveragePool2d():

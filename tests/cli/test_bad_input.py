@@ -198,7 +198,8 @@ class Branch(nn.Sequential):
 class Unknown(nn.Sequential):
     def __init__(self):
         super().__init__(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LogSigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(4, 3),
         )
 """
 
@@ -207,14 +208,16 @@ class Unknown(nn.Sequential):
     ("name", "words", "problem"),
     [
         ("NoNorm", ("no batch norm", "vgg11_bn", "--calibration DIR"), "Cannot be synthesized from"),
-        ("Unknown", ("Layer '2'", "softplus"), "Cannot be quantized"),
+        ("Unknown", ("Layer '2'", "log_sigmoid"), "Cannot be quantized"),
         ("Branch", ("cannot be traced",), "Cannot be quantized"),
     ],
 )
 def test_networks_that_cannot_be_quantized(run, tmp_path, name, words, problem):
     code = tmp_path / "networks.py"
     code.write_text(NETWORKS)
-    norm = {"NoNorm": [], "Unknown": [nn.BatchNorm2d(4), nn.Softplus()], "Branch": [nn.BatchNorm2d(4), nn.ReLU()]}[name]
+    norm = {"NoNorm": [], "Unknown": [nn.BatchNorm2d(4), nn.LogSigmoid()], "Branch": [nn.BatchNorm2d(4), nn.ReLU()]}[
+        name
+    ]
     network = nn.Sequential(nn.Conv2d(3, 4, 3), *norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     torch.save(network.state_dict(), tmp_path / "net.pth")
     arch = ["--arch", f"{code}:{name}", *PREPROCESSING]

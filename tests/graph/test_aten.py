@@ -249,6 +249,17 @@ CASES = {
     "a quick GELU": (lambda net, x: x * torch.sigmoid(1.702 * x), ["Conv2d", "Unary", "Multiply"]),
     "a norm in steps": (lambda net, x: normed(x, 1), ["ChannelNorm"]),
     "a norm of last channels in steps": (lambda net, x: first(normed(last(x), -1)), ["ChannelNorm"]),
+    "vectors of length one": (lambda net, x: F.normalize(x, dim=1), ["UnitNorm"]),
+    "vectors of length one, in steps": (
+        lambda net, x: first(last(x + 1) / last(x + 1).pow(2).sum(-1, keepdim=True).sqrt()), ["Conv2d", "UnitNorm"],
+    ),
+    "features of length one": (
+        lambda net, x: x * F.normalize(x.mean((2, 3)))[..., None, None],
+        ["GlobalAveragePool", "Flatten", "Reshape", "UnitNorm", "Flatten", "Reshape", "Reshape", "Multiply"],
+    ),
+    "larger by lines": (lambda net, x: F.interpolate(x, scale_factor=2, mode="bilinear"), None),
+    "larger by lines to one side": (lambda net, x: F.interpolate(x, size=(2, 30), mode="bilinear"), None),
+    "half by lines": (lambda net, x: F.interpolate(x, size=(5, 5), mode="bilinear"), ["AveragePool2d"]),
     "a gain of last channels": (lambda net, x: first(last(x) * net.gain.view(1, 1, 1, 8)), ["Conv2d"]),
     "a gate of last channels": (
         lambda net, x: first(last(x) * torch.sigmoid(last(x).mean((1, 2), keepdim=True))),
@@ -304,6 +315,8 @@ def test_a_product_that_depends_on_the_image_cannot_be_a_divisor():
         (lambda x: torch.einsum("bchw,bd->cdhw", x, torch.ones(2, 8)), "equation bchw,bd->cdhw"),
         (lambda x: torch.bmm(torch.ones(2, 8, 8), x.flatten(2)).view(x.shape), "other matrices than one for each"),
         (lambda x: torch.ones(10, 10) @ x, "a constant from the left"),
+        (lambda x: F.interpolate(x, size=(15, 10), mode="bilinear"), "10 pixels that become 15 .whole factors"),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True), "aligned by their corners"),
         (lambda x: x.pow(-1), "the exponent -1"),
         (lambda x: F.softplus(x, 2), "beta 2"),
         (lambda x: x.pow(x), "an exponent that is no single number|a weight that depends on the image"),

@@ -270,6 +270,9 @@ OPERATORS = {
     ),
     "Resize": ({"mode": "nearest"}, [None, np.array([1, 1, 2, 3], np.float32)]),
     "Resize to": ({"mode": "nearest"}, [None, None, np.array([2, 4, 18, 8])]),
+    "Resize by lines": ({"mode": "linear"}, [None, np.array([1, 1, 2, 3], np.float32)]),
+    "ReduceL2": ({}, [np.array([1])]),
+    "LpNormalization": ({"axis": 1}, []),
     "ReduceSum": ({}, [np.array([1])]),
     "Max": ({}, [np.float32(0.1)]),
     "Min": ({}, [np.float32(0.1)]),
@@ -370,7 +373,7 @@ def test_a_quantized_file(tmp_path):
     ("node", "words"),
     [
         (helper.make_node("Einsum", ["image"], ["x"], "rows", equation="nchw->nc"), "'rows' .* a Einsum, which"),
-        (helper.make_node("Resize", ["image", "", "two"], ["x"], "up", mode="linear"), "'up' .* mode linear"),
+        (helper.make_node("Resize", ["image", "", "two"], ["x"], "up", mode="cubic"), "'up' .* mode cubic"),
         (helper.make_node("FusedGelu", ["image"], ["x"], domain="com.microsoft"), "'x' .* com.microsoft.FusedGelu"),
         (
             helper.make_node("AveragePool", ["image"], ["x"], "pool", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),

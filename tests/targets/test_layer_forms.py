@@ -55,6 +55,19 @@ class Matrix(nn.Module):
         return F.relu(self.conv(x)).mean((2, 3)) @ self.matrix + self.bias
 
 
+class Cosine(nn.Module):
+    """A classifier by the angles between features and weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3)
+        self.matrix = nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x):
+        features = F.relu(self.conv(x)).mean((2, 3))
+        return 16 * F.linear(F.normalize(features), F.normalize(self.matrix))
+
+
 class TwoReaders(nn.Module):
     """A ReLU6 that only one of two readers sees, under a name that torch's containers have."""
 
@@ -142,6 +155,11 @@ CALLS = {
     ),
     "a generalized mean": lambda net, x: F.avg_pool2d(net.other(x).clamp(min=1e-6).pow(3), 15).pow(1 / 3),
     "the sum of positions": lambda net, x: net.other(F.relu(x).sum((2, 3), keepdim=True)),
+    "larger by lines": lambda net, x: (
+        F.relu(x)[:, :, :14, :14]
+        + F.interpolate(net.other(F.max_pool2d(F.relu(x), 2)), scale_factor=2, mode="bilinear")
+    ),
+    "a third by lines": lambda net, x: net.other(F.interpolate(F.relu(x), scale_factor=1 / 3, mode="bilinear")),
     "matrices of groups": lambda net, x: (
         F.relu(x)
         * torch.einsum("bgi,gio->bgo", F.relu(x).mean((2, 3)).view(-1, 2, 4), torch.linspace(-1, 1, 32).view(2, 4, 4))
@@ -327,6 +345,21 @@ def test_every_code_of_a_function_is_its_tables(tmp_path):
         with torch.no_grad():
             real = apply(node.op, arithmetic.dequantize(codes, grid_x))
         assert torch.equal(arithmetic.quantize(real, grid_y), expected), name
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-int8", "tensorrt8-int8"])
+def test_a_classifier_by_angles_is_within_its_tolerance(target, tmp_path):
+    profile = load_profile(target)
+    program = program_of(seeded(Cosine), 8, profile=target)
+    assert "channels are normalised in float32" in {each.reason for each in program.tolerances.values()}
+    result = validate(export(program, profile, tmp_path, {}), program, random_images(64, SHAPE))
+    assert result.passes
+    assert result.parity.mismatched == sum(each.mismatched for each in result.parity.tensors if each.tolerance)
+    if target != "onnxruntime":
+        pytest.importorskip(
+            "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'intraq-deploy[rtx]'"
+        )
+        assert compile_model(serialize(lower(program, profile, {}).model), "8.6").layers
 
 
 def test_windows_with_unlike_divisors_are_averaged_in_float(tmp_path):

@@ -6,6 +6,7 @@ from intraq_deploy.graph.aten import (  # noqa: F401  # they register themselves
     padding,
     pooling,
     products,
+    resizing,
     shapes,
     transposed,
 )

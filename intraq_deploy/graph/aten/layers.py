@@ -11,7 +11,7 @@ from intraq_deploy.graph.aten.calls import CONVOLUTION, arguments, child_name, p
 from intraq_deploy.graph.aten.shapes import channels_first, channels_last, through_transpose
 from intraq_deploy.graph.aten.translator import SPELLED, CallError, Translator, translates
 from intraq_deploy.graph.graph import BatchNorm, Weights
-from intraq_deploy.graph.ops import HAS_WEIGHT, ChannelNorm, Conv2d, Flatten, Reshape, Transpose
+from intraq_deploy.graph.ops import HAS_WEIGHT, ChannelNorm, Conv2d, Flatten, Reshape, Transpose, Unary, UnitNorm
 
 
 @translates("aten.conv2d.default", "aten.conv2d.padding")
@@ -162,15 +162,15 @@ def _layer_norm(t: Translator, call: fx.Node) -> None:
             torch.ones(channels),
             0.0,
         )
-    t.same(call, _channel_norm(t, name, float(epsilon), own, gain))
+    t.same(call, _channel_norm(t, name, ChannelNorm(float(epsilon)), own, gain))
 
 
-def _channel_norm(t: Translator, name: str, epsilon: float, own: str, gain: BatchNorm | None = None) -> str:
+def _channel_norm(t: Translator, name: str, op: ChannelNorm | UnitNorm, own: str, gain: BatchNorm | None = None) -> str:
     """The name of the norm of the tensor `name`, [H, W, C] or [C], over its last dimension, with a gain behind it."""
     shape = t.shape_of(name)
     last = len(shape) == 3
     source = channels_first(t, name) if last else t.add(f"{own}.image", Reshape((*shape, 1, 1)), [name], (*shape, 1, 1))
-    y = t.add(f"{own}.normalize", ChannelNorm(epsilon), [source], t.shape_of(source))
+    y = t.add(f"{own}.normalize", op, [source], t.shape_of(source))
     if gain is not None:
         y = _normalise(t, y, gain, own)
     return channels_last(t, y) if last else t.add(f"{own}.flatten", Flatten(), [y], shape)
@@ -180,8 +180,8 @@ def _channel_norm(t: Translator, name: str, epsilon: float, own: str, gain: Batc
 def _spelled(t: Translator, call: fx.Node) -> None:
     group = t.group(call)
     name = t.value(group.source)
-    if isinstance(group.op, ChannelNorm) and group.dim != 1:
-        t.same(call, _channel_norm(t, name, group.op.epsilon, child_name(call, "norm")))
+    own = child_name(call, group.op.function.lower() if isinstance(group.op, Unary) else "norm")
+    if not isinstance(group.op, Unary) and (group.dim != 1 or len(t.shape_of(name)) == 1):
+        t.same(call, _channel_norm(t, name, group.op, own))
         return
-    own = child_name(call, "norm" if isinstance(group.op, ChannelNorm) else group.op.function.lower())
     t.same(call, through_transpose(t, [name], lambda x: t.add(own, group.op, x, t.shape_of(x[0]))))

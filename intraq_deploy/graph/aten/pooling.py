@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import fx
@@ -13,7 +14,7 @@ from intraq_deploy.graph.aten.translator import CallError, Translator, translate
 from intraq_deploy.graph.ops import Add, AveragePool2d, Flatten, GlobalAveragePool, MaxPool2d, Reshape
 
 _MOST_TERMS = 8
-_MAX_POOL = (
+_MAX_POOL: tuple[tuple[str, Any], ...] = (
     ("self", None), ("kernel_size", None), ("stride", []), ("padding", 0), ("dilation", 1), ("ceil_mode", False),
 )  # fmt: skip
 
@@ -75,13 +76,13 @@ def _avg_pool2d(t: Translator, call: fx.Node) -> None:
     count = bool(count_padding) and not overhang
     if not any((*before, *after)):
         count = True
-    _average(t, call, name, AveragePool2d(kernel, stride, (*before, after[0], after[1]), count))
+    average(t, call, name, AveragePool2d(kernel, stride, (*before, after[0], after[1]), count))
 
 
 @translates("aten.adaptive_avg_pool2d.default")
 def _adaptive_avg_pool2d(t: Translator, call: fx.Node) -> None:
     name, kernel = _regular(t, call, t.shape(call))
-    _average(t, call, name, AveragePool2d(kernel, kernel))
+    average(t, call, name, AveragePool2d(kernel, kernel))
 
 
 @translates("aten.adaptive_max_pool2d.default")
@@ -116,7 +117,8 @@ def _regular(t: Translator, call: fx.Node, output: tuple[int, ...]) -> tuple[str
     return name, (kernel[0], kernel[1])
 
 
-def _average(t: Translator, call: fx.Node, name: str, op: AveragePool2d) -> None:
+def average(t: Translator, call: fx.Node, name: str, op: AveragePool2d) -> None:
+    """Adds a pooling of the tensor `name` that `call` stands for: none over single pixels, a global one over all."""
     if op == AveragePool2d((1, 1), (1, 1)):
         t.same(call, name)
     elif op.kernel == t.shape_of(name)[1:] and not any(op.padding):

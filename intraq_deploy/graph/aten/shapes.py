@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, fx
 
-from intraq_deploy.graph.aten.calls import arguments, call_name, child_name
+from intraq_deploy.graph.aten.calls import arguments, child_name
 from intraq_deploy.graph.aten.translator import TRACE_BATCH, CallError, Translator, translates
 from intraq_deploy.graph.ops import Concat, Flatten, Reshape, Slice, Transpose
 
@@ -269,37 +269,6 @@ def _flip(t: Translator, call: fx.Node) -> None:
             raise CallError("the order of the images")
         name = pick(t, name, axis, range(t.shape_of(name)[axis])[::-1], child_name(call, "flip"))
     t.same(call, name)
-
-
-@translates(
-    "aten.upsample_nearest2d.vec", "aten.upsample_nearest2d.default", "aten._upsample_nearest_exact2d.vec",
-    "aten._upsample_nearest_exact2d.default",
-)  # fmt: skip
-def _nearest(t: Translator, call: fx.Node) -> None:
-    name, own = t.value(call.args[0]), child_name(call, "nearest")
-    before, after = t.shape_of(name), t.shape(call)
-    if not (after[1] % before[1] or after[2] % before[2]):
-        t.same(call, repeated(t, name, (after[1] // before[1], after[2] // before[2]), own))
-        return
-    shift = 1 if "exact" in call_name(call) else 0  # in halves of a pixel
-    for axis in (1, 2):
-        chosen = [(2 * i + shift) * before[axis] // (2 * after[axis]) for i in range(after[axis])]
-        name = pick(t, name, axis, chosen, f"{own}.{'rows' if axis == 1 else 'columns'}")
-    t.same(call, name)
-
-
-def repeated(t: Translator, name: str, factors: tuple[int, int], own: str) -> str:
-    """Repeats rows and columns of the tensor `name`, [C, H, W], and returns the name of [C, a H, b W]."""
-    channels, height, width = t.shape_of(name)
-    rows, columns = factors
-    inner: tuple[int, ...] = (channels, height, 1, width, 1)
-    part = t.add(f"{own}.apart", Reshape(inner), [name], inner)
-    for axis, factor in ((2, rows), (4, columns)):
-        if factor > 1:
-            inner = (*inner[:axis], factor, *inner[axis + 1 :])
-            part = t.add(f"{own}.{'rows' if axis == 2 else 'columns'}", Concat(axis), [part] * factor, inner)
-    after = (channels, height * rows, width * columns)
-    return t.add(own, Reshape(after), [part], after)
 
 
 @translates("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")

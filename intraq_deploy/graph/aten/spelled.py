@@ -1,4 +1,4 @@
-"""Functions that a network spells out in smaller calls: GELU with erf, Mish with softplus, a norm over channels.
+"""Functions that a network spells out in smaller calls: GELU with erf, Mish with softplus, norms over channels.
 
 A group of calls between one tensor and another is told by what it computes on random numbers, so that every way of
 writing a function down is known, and exporters' as well.
@@ -9,21 +9,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from intraq_deploy.graph.aten.calls import call_name
 from intraq_deploy.graph.execute import FUNCTIONS
-from intraq_deploy.graph.ops import ChannelNorm, Unary
+from intraq_deploy.graph.ops import ChannelNorm, Unary, UnitNorm
 
 _BEGINNINGS = (
     "aten.erf.default", "aten.exp.default", "aten.softplus.default", "aten.tanh.default", "aten.log1p.default",
-    "aten.pow.Tensor_Scalar", "aten.var.dim", "aten.var.correction", "aten.mean.dim", "aten.square.default",
+    "aten.pow.Tensor_Scalar", "aten.var.dim", "aten.var.correction", "aten.mean.dim", "aten.linalg_vector_norm.default",
 )  # fmt: skip
 """Calls that are a part of every group, and that mean little alone."""
 _PARTS = (
     *_BEGINNINGS, "aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor", "aten.rsub.Scalar",
     "aten.sqrt.default", "aten.rsqrt.default", "aten.reciprocal.default", "aten.sigmoid.default", "aten.neg.default",
     "aten.log.default", "aten.mul.Scalar", "aten.add.Scalar", "aten.pow.Tensor_Tensor",
+    "aten.clamp_min.default", "aten.clamp.default", "aten.expand.default", "aten.expand_as.default",
+    "aten.sum.dim_IntList",
 )  # fmt: skip
 _LONGEST = 16
 _FARTHEST = 3 * _LONGEST
@@ -42,7 +45,7 @@ class Spelled:
     last: fx.Node
     inner: frozenset[fx.Node]
     """The group's calls but the last."""
-    op: Unary | ChannelNorm
+    op: Unary | ChannelNorm | UnitNorm
     """The function, or the norm over channels."""
     dim: int = 1
     """The dimension that a norm is over, counted with the batch."""
@@ -111,14 +114,16 @@ def _value(call: fx.Node, values: Mapping[fx.Node, Tensor], constants: Mapping[s
 
 def _known(
     x: Tensor, y: Tensor, group: frozenset[fx.Node], constants: Mapping[str, Any]
-) -> tuple[Unary | ChannelNorm, int] | None:
+) -> tuple[Unary | ChannelNorm | UnitNorm, int] | None:
     """The function that makes y of x: its operator, and the dimension of a norm."""
     if x.shape != y.shape:
         return None
     for name in _SPELLED_FUNCTIONS:
         if _are_alike(FUNCTIONS[name](x, 0.0), y):
             return Unary(name), 1
-    for dim in (1, -1) if x.dim() == 4 else ():
+    for dim in {1, x.dim() - 1} if x.dim() in (2, 4) else ():
+        if _are_alike(F.normalize(x, dim=dim), y):
+            return UnitNorm(), dim
         variance, mean = torch.var_mean(x, dim, correction=0, keepdim=True)
         for epsilon in _numbers(group, constants):
             if _are_alike((x - mean) / torch.sqrt(variance + epsilon), y):

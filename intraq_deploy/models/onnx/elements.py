@@ -144,6 +144,11 @@ def _log_softmax(a: Attributes, x: Tensor) -> Tensor:
     return F.log_softmax(x, a.get("axis", -1))
 
 
+@computes("LpNormalization")
+def _unit(a: Attributes, x: Tensor) -> Tensor:
+    return F.normalize(x, p=a.get("p", 2), dim=a.get("axis", -1))
+
+
 @computes("LayerNormalization")
 def _layer_norm(a: Attributes, x: Tensor, gain: Tensor, shift: Tensor | None = None) -> Tensor:
     if a.get("axis", -1) not in (-1, x.dim() - 1):

@@ -169,9 +169,10 @@ def _space_to_depth(a: Attributes, x: Tensor) -> Tensor:
 
 @computes("Resize")
 def _resize(a: Attributes, x: Tensor, _: Any = None, scales: Any = None, sizes: Any = None) -> Tensor:
-    if a.get("mode", "nearest") != "nearest" or a.get("axes") is not None:
-        raise NodeError(f"mode {a.get('mode', 'nearest')} (nearest is supported)")
-    if sizes is not None:
-        return F.interpolate(x, size=[int(size) for size in sizes[2:]])
-    height, width = (round(float(scale) * size) for scale, size in zip(scales[2:], x.shape[2:], strict=True))
-    return F.interpolate(x, size=(height, width))
+    mode, place = a.get("mode", "nearest"), a.get("coordinate_transformation_mode", "half_pixel")
+    linear = mode == "linear" and place in ("half_pixel", "pytorch_half_pixel")
+    if not (mode == "nearest" or linear) or a.get("axes") is not None:
+        raise NodeError(f"mode {mode}, {place} (nearest is supported, and linear between middles of pixels)")
+    if sizes is None:
+        sizes = [int(float(scale) * size) for scale, size in zip(scales, x.shape, strict=True)]
+    return F.interpolate(x, size=[int(size) for size in sizes[2:]], mode="bilinear" if linear else "nearest")

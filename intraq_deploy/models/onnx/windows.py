@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,6 +63,12 @@ def _mean(a: Attributes, x: Tensor, axes: Any = None) -> Tensor:
 @computes("ReduceMax")
 def _maximum(a: Attributes, x: Tensor, axes: Any = None) -> Tensor:
     return x.amax(*_reduced(a, x, axes))
+
+
+@computes("ReduceL2")
+def _length(a: Attributes, x: Tensor, axes: Any = None) -> Tensor:
+    dims, keepdims = _reduced(a, x, axes)
+    return torch.linalg.vector_norm(x, 2, dims, keepdims)
 
 
 @computes("ReduceSum")

@@ -108,8 +108,10 @@ def _places(result: Any) -> dict[Place, Any]:
 
 
 def _only_candidate(places: dict[Place, Any], classes: int | None) -> Place:
-    """The one place with logits' shape, or the one of several that is called "logits"."""
-    candidates = [place for place, value in places.items() if _like_logits(value, classes)]
+    """The one place with logits' shape that is no softmax of another, or the one that is called "logits"."""
+    like = [place for place, value in places.items() if _like_logits(value, classes)]
+    made = {place for place in like for other in like if _is_softmax_of(places[place], places[other])}
+    candidates = [place for place in like if place not in made]
     named = [place for place in candidates if place.key == "logits"]
     if len(named or candidates) == 1:
         return (named or candidates)[0]
@@ -134,6 +136,14 @@ def _like_logits(value: Any, classes: int | None) -> bool:
         and value.is_floating_point()
         and (value.shape[1] == classes if classes is not None else value.shape[1] > 1)
     )
+
+
+def _is_softmax_of(value: Tensor, logits: Tensor) -> bool:
+    """Whether a tensor is the probabilities, or their logarithms, that another of its shape stands for."""
+    if value.shape != logits.shape or torch.allclose(value, logits):
+        return False
+    functions = F.softmax, F.log_softmax
+    return any(bool((value - function(logits, 1)).abs().max() < _CLOSE) for function in functions)
 
 
 def _chosen(places: dict[Place, Any], output: str | int) -> Place:

@@ -84,6 +84,18 @@ def test_of_several_the_one_called_logits(tiny, answer):
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        lambda logits, features: (logits.softmax(1), logits),
+        lambda logits, features: {"z": logits, "p": logits.softmax(1), "log p": logits.log_softmax(1)},
+    ],
+    ids=["tuple", "dict"],
+)
+def test_probabilities_beside_the_logits_are_none(tiny, answer):
+    assert logits_of(tiny, answer, classes=7) == (True, 7)
+
+
+@pytest.mark.parametrize(
     ("answer", "output"),
     [
         (lambda logits, features: (-logits, logits), 1),

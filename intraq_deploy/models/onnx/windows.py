@@ -68,7 +68,8 @@ def _maximum(a: Attributes, x: Tensor, axes: Any = None) -> Tensor:
 @computes("ReduceL2")
 def _length(a: Attributes, x: Tensor, axes: Any = None) -> Tensor:
     dims, keepdims = _reduced(a, x, axes)
-    return torch.linalg.vector_norm(x, 2, dims, keepdims)
+    length: Tensor = torch.linalg.vector_norm(x, 2, dims, keepdims)
+    return length
 
 
 @computes("ReduceSum")

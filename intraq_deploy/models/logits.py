@@ -83,10 +83,24 @@ def _run(module: nn.Module, images: Tensor) -> Any:
             return module(images)
     except Exception as error:  # a network's forward may fail in any way
         _, channels, height, width = images.shape
+        remedy = "give the --input-size that it was trained with"
+        if isinstance(error, TypeError) and "positional argument" in str(error):
+            remedy = "wrap it in a network whose forward takes the images alone"
+        elif _runs(module, images.permute(0, 2, 3, 1)):
+            remedy = "it takes [N, H, W, C]: wrap it in a network that gives it images.permute(0, 2, 3, 1)"
         raise UnsupportedModelError(
             f"the network does not run on images of {channels} channels and {height}x{width} pixels "
-            f"({reason(error, length=240)}); give the --input-size that it was trained with."
+            f"({reason(error, length=240)}); {remedy}."
         ) from error
+
+
+def _runs(module: nn.Module, images: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            module(images.clone())
+    except Exception:  # in any way
+        return False
+    return True
 
 
 def _places(result: Any) -> dict[Place, Any]:
@@ -119,8 +133,8 @@ def _only_candidate(places: dict[Place, Any], classes: int | None) -> Place:
     wanted = f"[N, {classes}]" if classes is not None else "[N, classes]"
     if not candidates:
         raise UnsupportedModelError(
-            f"the network returns no tensor of shape {wanted}, only {_listed(places)}; classifiers are "
-            "supported: wrap it so that it returns its logits."
+            f"the network returns no tensor of shape {wanted}, only {_listed(places)}; wrap it in a network that "
+            "returns the logits of a classifier."
         )
     raise UsageError(
         f"the network returns {len(candidates)} tensors that could be its logits; choose one with --output: "
@@ -175,5 +189,6 @@ def _classes_of(logits: Tensor) -> int:
 
 
 def _listed(places: Mapping[Place, Any]) -> str:
-    shown = [f"{place.key} {list(value.shape)}" for place, value in places.items() if isinstance(value, Tensor)]
-    return ", ".join(shown) or "no tensors"
+    tensors = [f"{place.key} {list(value.shape)}" for place, value in places.items() if isinstance(value, Tensor)]
+    others = [f"{place.key} ({type(value).__name__})" for place, value in places.items()]
+    return ", ".join(tensors or others) or "nothing"

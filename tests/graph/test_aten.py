@@ -224,11 +224,15 @@ CASES = {
         lambda net, x: x * (x.sum((2, 3), keepdim=True) - x.sum((2, 3))[..., None, None] / 2), None,
     ),
     "a context that is added": (
-        lambda net, x: x + x.mean((2, 3), keepdim=True), ["GlobalAveragePool", "Concat", "Concat", "Add"],
+        lambda net, x: x + x.mean((2, 3), keepdim=True), ["GlobalAveragePool", *["Concat"] * 4, "Add"],
     ),
     "a context beside": (
         lambda net, x: torch.cat([x[:, :4], x[:, 4:].mean((2, 3), keepdim=True).expand(-1, -1, 10, 10)], 1), None,
     ),
+    "two values for each channel": (
+        lambda net, x: x.mean((2, 3), keepdim=True).expand_as(x) * x.amax((2, 3), keepdim=True).expand_as(x), None,
+    ),
+    "rows times columns": (lambda net, x: x.mean(3, keepdim=True) * x.mean(2, keepdim=True), None),
     "less the mean": (lambda net, x: x - x.mean((2, 3), keepdim=True), None),
     "gates of rows and columns": (
         lambda net, x: x * x.mean(3, keepdim=True).sigmoid() * x.mean(2, keepdim=True).sigmoid(), None,
@@ -317,6 +321,12 @@ def test_a_product_that_depends_on_the_image_cannot_be_a_divisor():
         (lambda x: torch.ones(10, 10) @ x, "a constant from the left"),
         (lambda x: F.interpolate(x, size=(15, 10), mode="bilinear"), "10 pixels that become 15 .whole factors"),
         (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True), "aligned by their corners"),
+        (
+            lambda x: torch.cat([x, torch.linspace(0, 1, 10).expand(2, 1, 10, 10)], 1)[:, 1:],
+            "constants among its parts",
+        ),
+        (lambda x: F.batch_norm(x, None, None, training=True), "statistics of the images at hand"),
+        (lambda x: F.group_norm(x, 2), "statistics of the images at hand"),
         (lambda x: x.pow(-1), "the exponent -1"),
         (lambda x: F.softplus(x, 2), "beta 2"),
         (lambda x: x.pow(x), "an exponent that is no single number|a weight that depends on the image"),

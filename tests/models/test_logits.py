@@ -139,10 +139,11 @@ def test_a_choice_where_there_is_none(tiny):
             lambda logits, features: (logits[..., None],),
             r"no tensor of shape \[N, classes\], only 0 \[2, 7, 1\]",
         ),
-        (lambda logits, features: {}, "only no tensors"),
-        (lambda logits, features: None, "only no tensors"),
+        (lambda logits, features: {}, "only nothing; wrap it"),
+        (lambda logits, features: None, "only nothing; wrap it"),
+        (lambda logits, features: {"loss": None, "out": {"logits": logits}}, r"only loss \(NoneType\), out \(dict\)"),
     ],
-    ids=["maps", "labels", "sigmoid", "nan", "tuple-of-maps", "empty", "none"],
+    ids=["maps", "labels", "sigmoid", "nan", "tuple-of-maps", "empty", "none", "deeper"],
 )
 def test_no_logits(tiny, answer, words):
     with pytest.raises(UnsupportedModelError, match=words):
@@ -163,6 +164,21 @@ def test_a_network_that_does_not_run_at_this_size():
     assert "does not run on images of 3 channels and 32x16 pixels (RuntimeError: " in message
     assert "give the --input-size that it was trained with" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda tiny: lambda images, mask: tiny(images), "required positional argument: 'mask'.; wrap it in a network"),
+        (lambda tiny: lambda images: tiny(images.permute(0, 3, 1, 2)), "it takes .N, H, W, C.: wrap it in a network"),
+    ],
+    ids=["two inputs", "channels last"],
+)
+def test_what_a_forward_takes_is_said(tiny, make, words):
+    module = nn.Module()
+    module.forward = make(tiny)
+    with pytest.raises(UnsupportedModelError, match=words):
+        return_logits(module, SHAPE)
 
 
 def test_the_traced_network_has_its_own_names(tiny):

@@ -10,7 +10,7 @@ from intraq_deploy.graph.aten.calls import arguments, call_name, child_name
 from intraq_deploy.graph.aten.layers import scale, times
 from intraq_deploy.graph.aten.shapes import broadcast, channels_first, channels_last, selected, through_transpose
 from intraq_deploy.graph.aten.translator import OF_PROBABILITIES, CallError, Translator, translates
-from intraq_deploy.graph.ops import Add, Clamp, Concat, MaxPool2d, Multiply, Op, Reshape, Transpose, Unary
+from intraq_deploy.graph.ops import Add, Clamp, Concat, MaxPool2d, Multiply, Op, Reshape, Unary
 
 
 @translates(
@@ -239,14 +239,13 @@ def _mul(t: Translator, call: fx.Node) -> None:
 
 
 def _product(t: Translator, call: fx.Node, first: str, second: str) -> str:
-    """The name of the product of two tensors of one shape, or of an image and one value per channel or position."""
-    big, small = sorted(map(t.before_broadcast, (first, second)), key=lambda name: -math.prod(t.shape_of(name)))
+    """The name of the product of two tensors, one of which may have one value for several of the other's."""
+    big, small = sorted((first, second), key=lambda name: -math.prod(t.shape_of(t.before_broadcast(name))))
+    small = t.before_broadcast(small)
     shape, gate = t.shape_of(big), t.shape_of(small)
     own = child_name(call, "multiply")
     if len(shape) == 3 and gate == (1, 1, shape[2]) != shape:
         return channels_last(t, _product(t, call, channels_first(t, big), channels_first(t, small)))
-    if len(shape) == 3 and gate == (1, *shape[1:]) != shape:
-        return _by_position(t, big, small, own)
     if len(shape) > 3 and len(gate) == len(shape) and gate == (*shape[:-2], 1, 1):
         flat, column = (math.prod(shape[:-2]), *shape[-2:]), (math.prod(shape[:-2]), 1, 1)
         factors = [
@@ -257,18 +256,3 @@ def _product(t: Translator, call: fx.Node, first: str, second: str) -> str:
     if gate not in (shape, (shape[0], 1, 1)):
         big, small = (broadcast(t, name, t.shape(call), f"{own}.whole") for name in (big, small))
     return through_transpose(t, [big, small], lambda xs: t.add(own, Multiply(), xs, t.shape_of(xs[0])))
-
-
-def _by_position(t: Translator, big: str, small: str, own: str) -> str:
-    """The name of [C, H, W] times [1, H, W]: with positions as channels, that is one value per channel."""
-    channels, height, width = shape = t.shape_of(big)
-    positions = height * width
-    flat, turned, image = (channels, positions), (positions, channels), (positions, channels, 1)
-    x = t.add(f"{own}.flat", Reshape(flat), [big], flat)
-    x = t.add(f"{own}.positions", Transpose((1, 0)), [x], turned)
-    x = t.add(f"{own}.image", Reshape(image), [x], image)
-    gate = t.add(f"{own}.gate", Reshape((positions, 1, 1)), [small], (positions, 1, 1))
-    x = t.add(own, Multiply(), [x, gate], image)
-    x = t.add(f"{own}.product", Reshape(turned), [x], turned)
-    x = t.add(f"{own}.channels", Transpose((1, 0)), [x], flat)
-    return t.add(f"{own}.back", Reshape(shape), [x], shape)

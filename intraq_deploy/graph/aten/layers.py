@@ -66,6 +66,11 @@ def _batch_norm(t: Translator, call: fx.Node) -> None:
     t.same(call, _normalise(t, t.value(x), norm, t.parameter_owner(gamma) or child_name(call, "norm")))
 
 
+@translates("aten._native_batch_norm_legit.no_stats", "aten.instance_norm.default", "aten.group_norm.default")
+def _of_the_batch(t: Translator, call: fx.Node) -> None:
+    raise CallError("statistics of the images at hand (a batch norm with stored ones is supported)")
+
+
 def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> None:
     """Translates `call`, which is x * gain + shift.
 

@@ -11,6 +11,7 @@ from intraq_deploy.graph.aten.translator import TRACE_BATCH, CallError, Translat
 from intraq_deploy.graph.ops import Concat, Flatten, Reshape, Slice, Transpose
 
 _MOST_RUNS = 64
+_MOST_COPIES = 8
 _LAST, _FIRST = (1, 2, 0), (2, 0, 1)
 """Permutations from [C, H, W] to [H, W, C], and back."""
 
@@ -117,9 +118,12 @@ def broadcast(t: Translator, name: str, shape: tuple[int, ...], own: str) -> str
 
 
 def _copies(t: Translator, name: str, axis: int, count: int, own: str) -> str:
-    """Joins copies of the tensor `name` along an axis, and returns the name of the result."""
-    shape = t.shape_of(name)
-    return t.add(own, Concat(axis), [name] * count, (*shape[:axis], count * shape[axis], *shape[axis + 1 :]))
+    """Joins copies of the tensor `name` along an axis, many of them by doubling, and returns the name of the result."""
+    shape, parts = t.shape_of(name), [name] * count
+    if count > _MOST_COPIES:
+        half = _copies(t, name, axis, count // 2, f"{own}.half")
+        parts = [half, half, *parts[: count % 2]]
+    return t.add(own, Concat(axis), parts, (*shape[:axis], count * shape[axis], *shape[axis + 1 :]))
 
 
 @translates("aten.repeat.default")
@@ -181,6 +185,8 @@ def _cat(t: Translator, call: fx.Node) -> None:
     axis = int(dim) % (len(t.shape(call)) + 1) - 1
     if axis < 0:
         raise CallError("a concatenation of images")
+    if not all(map(t.is_value, parts)):
+        raise CallError("constants among its parts")
     t.emit(call, Concat(axis), [t.value(part) for part in parts], child_name(call, "concat"))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, command
 from intraq_deploy.cli.console import show
+from intraq_deploy.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from intraq_deploy.pipeline.inspection import Inspection
@@ -15,14 +16,16 @@ def inspect(*, bits: o.BitsGroup, scheme: o.SchemeName = "integer", model: o.Mod
     """Show what a network is, and what would be quantized.
 
     Shows architecture, classes and batch norms, and, layer by layer, what would run on integers and what in float and
-    why.
+    why. Exits 1 for a network that cannot be quantized.
     """
     from intraq_deploy.pipeline.inspection import inspect_model
     from intraq_deploy.pipeline.report import Bits
 
     asked = Bits(weights=bits.weights, activations=bits.activations, depthwise=bits.depthwise_bits)
     inspection = inspect_model(model.options().load(), scheme, asked)
-    return Outcome(inspection.to_json, lambda: _show(inspection))
+    return Outcome(
+        inspection.to_json, lambda: _show(inspection), 0 if inspection.rows else UnsupportedModelError.exit_code
+    )
 
 
 def _show(inspection: "Inspection") -> None:

@@ -90,39 +90,45 @@ def advice_sentence(advice: Advice, bits: str, weights: str) -> str:
     if advice.a8_lost is None:
         return sentence
     return (
-        f"{sentence} {weights}A8 (--activation-bits 8), in the same kernels and as large, loses {advice.a8_lost:.1f} "
-        f"points before any fine-tuning, {bits} {advice.lost:.1f} after it: fewer activation bits gain nothing on INT8 "
-        "hardware, and are for hardware that computes with them."
+        f"{sentence} {weights}A8 (--activation-bits 8), in the same kernels and as large, {_change(advice.a8_lost)} "
+        f"before any fine-tuning, and {bits} {_change(advice.lost)} after it: fewer activation bits gain nothing on "
+        "INT8 hardware, and are for hardware that computes with them."
     )
 
 
+def _change(lost: float) -> str:
+    """Returns what becomes of an accuracy: "loses 0.3 points"."""
+    points = abs(round(lost, 1))
+    return f"{'loses' if lost > 0 else 'gains'} {points:.1f} points" if points else "loses nothing"
+
+
 def _beside_w8a8(advice: Advice, bits: str) -> str:
-    lost, w8a8_lost = f"{advice.lost:.1f}", f"{advice.w8a8_lost:.1f}"
+    own, other = f"{bits} {_change(advice.lost)}", f"W8A8 {_change(advice.w8a8_lost)}"
     speed, float_speed = advice.speed or 1.0, advice.float_speed or 1.0
     pace = "as fast" if as_fast(speed) else f"{1 / speed:.1f}x as fast"
     match advice.verdict:
         case "only-w8a8":
-            return f"{bits} loses {lost} points against float."
+            return f"{own} against float."
         case "timed-apart":
             return (
-                f"{bits} loses {lost} points, W8A8 {w8a8_lost}; {advice.target} was timed on the GPU, W8A8 on the CPU: "
-                "their times do not compare, and both would run in the same INT8 kernels."
+                f"{own}, {other}; {advice.target} was timed on the GPU, W8A8 on the CPU: their times do not compare, "
+                "and both would run in the same INT8 kernels."
             )
         case "not-timed":
-            return f"{bits} loses {lost} points, W8A8 {w8a8_lost}; how fast they are is measured on the device."
+            return f"{own}, {other}; how fast they are is measured on the device."
         case "float-is-fastest":
             return (
                 f"float32 is {float_speed:.1f}x as fast as either here: quantize this network for size, not for speed "
-                f"({bits} loses {lost} points, W8A8 {w8a8_lost})."
+                f"({own}, {other})."
             )
         case "low-bits-are-faster":
-            return f"{bits} is {speed:.1f}x as fast as W8A8 and loses {lost} points (W8A8: {w8a8_lost})."
+            return f"{bits} is {speed:.1f}x as fast as W8A8 and {_change(advice.lost)} ({other})."
         case "w8a8":
             return (
-                f"W8A8 is {pace} here and loses {w8a8_lost} points where {bits} loses {lost}: ship W8A8 unless size "
-                f"counts ({bits}'s file is {advice.size:.2f} of its; both run in INT8 kernels)."
+                f"W8A8 is {pace} here and {_change(advice.w8a8_lost)} where {own}: ship W8A8 unless size counts "
+                f"({bits}'s file is {advice.size:.2f} of its; both run in INT8 kernels)."
             )
         case "equal":
-            return f"{bits} is no less accurate than W8A8 here and as fast: it loses {lost} points against float."
+            return f"{bits} is no less accurate than W8A8 here and as fast: it {_change(advice.lost)} against float."
         case "w8a8-is-faster":
-            return f"W8A8 is {pace} here, and {bits} no less accurate: it loses {lost} points against float."
+            return f"W8A8 is {pace} here, and {bits} no less accurate: it {_change(advice.lost)} against float."

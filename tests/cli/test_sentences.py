@@ -115,32 +115,38 @@ def advice(verdict, **figures):
     ("sentence", "expected"),
     [
         (advice("only-w8a8"), "W4A4 loses 1.3 points against float."),
+        (advice("only-w8a8", lost=-0.3), "W4A4 gains 0.3 points against float."),
+        (advice("only-w8a8", lost=-0.04), "W4A4 loses nothing against float."),
+        (
+            advice("equal", lost=0.04),
+            "W4A4 is no less accurate than W8A8 here and as fast: it loses nothing against float.",
+        ),
         (
             advice("timed-apart", speed=None, float_speed=None),
-            "W4A4 loses 1.3 points, W8A8 0.1; it was timed on the GPU, W8A8 on the CPU: their times do not compare, "
-            "and both would run in the same INT8 kernels.",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points; it was timed on the GPU, W8A8 on the CPU: their "
+            "times do not compare, and both would run in the same INT8 kernels.",
         ),
         (
             advice("not-timed", speed=None, float_speed=None),
-            "W4A4 loses 1.3 points, W8A8 0.1; how fast they are is measured on the device.",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points; how fast they are is measured on the device.",
         ),
         (
             advice("float-is-fastest", float_speed=2.0),
             "float32 is 2.0x as fast as either here: quantize this network for size, not for speed (W4A4 loses 1.3 "
-            "points, W8A8 0.1).",
+            "points, W8A8 loses 0.1 points).",
         ),
         (
             advice("low-bits-are-faster", speed=2.0),
-            "W4A4 is 2.0x as fast as W8A8 and loses 1.3 points (W8A8: 0.1).",
+            "W4A4 is 2.0x as fast as W8A8 and loses 1.3 points (W8A8 loses 0.1 points).",
         ),
         (
             advice("w8a8"),
-            "W8A8 is as fast here and loses 0.1 points where W4A4 loses 1.3: ship W8A8 unless size counts (W4A4's "
-            "file is 0.55 of its; both run in INT8 kernels).",
+            "W8A8 is as fast here and loses 0.1 points where W4A4 loses 1.3 points: ship W8A8 unless size counts "
+            "(W4A4's file is 0.55 of its; both run in INT8 kernels).",
         ),
         (
             advice("w8a8", speed=0.5),
-            "W8A8 is 2.0x as fast here and loses 0.1 points where W4A4 loses 1.3: ship W8A8 unless size counts "
+            "W8A8 is 2.0x as fast here and loses 0.1 points where W4A4 loses 1.3 points: ship W8A8 unless size counts "
             "(W4A4's file is 0.55 of its; both run in INT8 kernels).",
         ),
         (
@@ -154,9 +160,9 @@ def advice(verdict, **figures):
         (
             advice("equal", a8_lost=0.6),
             "W4A4 is no less accurate than W8A8 here and as fast: it loses 1.3 points against float. W4A8 "
-            "(--activation-bits 8), in the same kernels and as large, loses 0.6 points before any fine-tuning, W4A4 "
-            "1.3 after it: fewer activation bits gain nothing on INT8 hardware, and are for hardware that computes "
-            "with them.",
+            "(--activation-bits 8), in the same kernels and as large, loses 0.6 points before any fine-tuning, and "
+            "W4A4 loses 1.3 points after it: fewer activation bits gain nothing on INT8 hardware, and are for "
+            "hardware that computes with them.",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Profiles of targets, as TOML files: adding a target is adding a file."""
 
+import platform
 from collections.abc import Iterable
 from importlib import resources
 from typing import Literal
@@ -19,6 +20,8 @@ class TargetProfile(BaseModel):
     name: Name
     runtime: Literal["onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"] = "onnxruntime"
     """The runtime. onnxruntime is its CPU provider, onnxruntime-tensorrt its TensorRT provider."""
+    machine: Literal["x86_64", "aarch64"] | None = None
+    """The kind of machine that the target is for; None: any. On another one its models are checked, and not timed."""
     opset: int
     """The opset of the models that are written for the target."""
     largest_opset: int | None = None
@@ -38,6 +41,11 @@ class TargetProfile(BaseModel):
     """The version in the first line of a calibration cache, for runtimes that also quantize a float network by one."""
     unsigned_activations: bool = False
     """Whether 8-bit activations behind ReLU-like functions are trained with codes from 0 to 255 instead of 127."""
+
+    @property
+    def is_for_this_machine(self) -> bool:
+        """Whether times on this machine are those of the target's users."""
+        return self.machine in (None, platform.machine())
 
 
 NO_TARGETS = {

@@ -77,7 +77,7 @@ class BenchReport(BaseModel):
     onnxruntime: str
     rows: list[BenchRow]
     elsewhere: list[str]
-    """Targets whose runtime is on the device only."""
+    """Targets that are timed on the device only."""
 
     def to_json(self) -> str:
         """Returns the report as JSON."""
@@ -93,7 +93,11 @@ def bench_run(opening: Opening, targets: tuple[str, ...], options: BenchOptions,
     finished = finished_run(opening, progress)
     run, report, threads = finished.run, finished.report, options.threads
     artifacts = finished.artifacts(targets)
-    here = {name: artifact for name, artifact in artifacts.items() if not is_rehearsed(artifact)}
+    here = {
+        name: artifact
+        for name, artifact in artifacts.items()
+        if run.profile(name).is_for_this_machine and not is_rehearsed(artifact)
+    }
     inputs = program_input(finished.program, finished.images.images)
     with run.directory.opened():
         plain = baselines(run, finished.images, report.mixed)[FLOAT32]

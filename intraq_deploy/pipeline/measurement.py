@@ -128,7 +128,13 @@ def measure_accuracy(
         accuracy[name] = evaluate(predict, batches)
         run.progress.advance(len(accuracy) * len(labelled), name)
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if takes_pixels else torch.float32)
-    return Measurement(labelled.name, accuracy, _rows(accuracy, deployed, on_cuda, engines, sample))
+    here = dict(compared) | {
+        name: artifact
+        for name, artifact in candidate.artifacts.items()
+        if run.profile(name).is_for_this_machine and not is_rehearsed(artifact)
+    }
+    milliseconds = _times(here, on_cuda, engines, sample)
+    return Measurement(labelled.name, accuracy, _rows(accuracy, deployed, on_cuda, engines, milliseconds))
 
 
 def _on_cuda(run: Run, plain: Artifact) -> dict[str, CudaSession]:
@@ -145,26 +151,33 @@ def _on_cuda(run: Run, plain: Artifact) -> dict[str, CudaSession]:
         return {}
 
 
+def _times(
+    here: Mapping[str, Artifact],
+    on_cuda: Mapping[str, CudaSession],
+    engines: Mapping[str, EngineSessions],
+    sample: Tensor,
+) -> dict[str, float]:
+    """Returns milliseconds at batch 1 by name, all timed in turn on one thread. here: what ONNX Runtime runs here.
+
+    sample: one image as the networks take it, uint8 or float32 [1, C, H, W].
+    """
+    sessions: dict[str, Session] = {
+        name: open_shipped(artifact, 1) for name, artifact in here.items() if name not in engines
+    }
+    sessions |= on_cuda
+    runs = {name: partial(session.run, sample) for name, session in sessions.items()}
+    times = medians(interleaved(runs, _ROUNDS, _SECONDS * len(runs), threads=1))
+    return times | {name: engine.shipped.milliseconds(sample) for name, engine in engines.items()}
+
+
 def _rows(
     accuracy: Mapping[str, Accuracy],
     artifacts: Mapping[str, Artifact],
     on_cuda: Mapping[str, CudaSession],
     engines: Mapping[str, EngineSessions],
-    sample: Tensor,
+    milliseconds: Mapping[str, float],
 ) -> list[ComparisonRow]:
-    """Returns a row for each deployed network; those that run here are timed in turn on one thread.
-
-    sample: one image as the networks take it, uint8 or float32 [1, C, H, W].
-    """
-    sessions: dict[str, Session] = {
-        name: open_shipped(artifact, 1)
-        for name, artifact in artifacts.items()
-        if name not in engines and not is_rehearsed(artifact)
-    }
-    sessions |= on_cuda
-    runs = {name: partial(session.run, sample) for name, session in sessions.items()}
-    times = medians(interleaved(runs, _ROUNDS, _SECONDS * len(runs), threads=1))
-    times |= {name: engine.shipped.milliseconds(sample) for name, engine in engines.items()}
+    """Returns a row for each deployed network. milliseconds: of those that were timed, by name."""
     notes = dict.fromkeys(on_cuda, NO_INTEGER_CONVOLUTION)
     notes |= {name: f"{name} on {engine.engine.gpu}, transfers apart" for name, engine in engines.items()}
     sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
@@ -175,7 +188,7 @@ def _rows(
             top1=accuracy[name].top1,
             top5=accuracy[name].top5,
             bytes=sizes[name],
-            milliseconds=times.get(name),
+            milliseconds=milliseconds.get(name),
             note=notes.get(name),
         )
         for name in (FLOAT32, *on_cuda, *(name for name in artifacts if name != FLOAT32))

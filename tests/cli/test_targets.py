@@ -1,6 +1,7 @@
 """`targets`, and what else --target takes: devices, and a person's own files."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,16 @@ def test_a_device_stands_for_its_targets(home):
     report = json.loads((home / "run" / "run.json").read_text())
     assert list(report["artifacts"]) == ["mine", "tensorrt-int8", "onnxruntime-arm64"]
     assert report["parity"].keys() == report["artifacts"].keys()
+
+
+def test_a_file_for_other_machines_is_not_timed_here(run, made, labelled):
+    report = json.loads(run("validate", made, "--eval", labelled, "--json").stdout)
+    timed = {row["name"] for row in report["comparison"] if row["milliseconds"] is not None}
+    assert ("onnxruntime-arm64" in timed) == (platform.machine() == "aarch64")
+    assert {"float32", "mine"} <= timed
+    assert ("onnxruntime-arm64" in json.loads(run("bench", made, "--json").stdout)["elsewhere"]) == (
+        platform.machine() != "aarch64"
+    )
 
 
 def test_export_and_validate_take_devices(run, made):

@@ -80,8 +80,8 @@ def parity_sentence(target: str, parity: "ParityRecord") -> str:
         return (
             f"{target}: rehearsed in ONNX Runtime, operator by operator in float32, {parity.integers_mismatched:,} of "
             f"{parity.integers_compared:,} integers differ from the reference ({parity.tensors} tensors, "
-            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. What its engine computes is "
-            "checked on the device."
+            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %.{_why_allowed(parity)} What its "
+            "engine computes is checked on the device."
         )
     if parity.ran_by is not None:
         return (
@@ -94,12 +94,27 @@ def parity_sentence(target: str, parity: "ParityRecord") -> str:
     floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"
     sentence = (
         f"{target}: {parity.integers_mismatched:,} of {parity.integers_compared:,} integers differ from the reference "
-        f"({parity.tensors} tensors, {parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %. "
-        f"Integer kernels: {kernels}; float: {floats}."
+        f"({parity.tensors} tensors, {parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %."
+        f"{_why_allowed(parity)} Integer kernels: {kernels}; float: {floats}."
     )
     if parity.toleranced:
         sentence += f" {len(parity.toleranced)} tensors are computed in float and may differ (run.json says why)."
     return sentence
+
+
+def _why_allowed(parity: "ParityRecord") -> str:
+    """Returns why integers differ that may, after a space; empty where none do."""
+    within = sum(tensor.mismatched for tensor in parity.toleranced)
+    ties = parity.integers_mismatched - parity.exact_mismatched - within
+    reasons = [
+        f"{count:,} {reason}"
+        for count, reason in (
+            (ties, "near ties, which another order of float32 arithmetic rounds otherwise"),
+            (within, "in tensors that are computed in float"),
+        )
+        if count
+    ]
+    return f" Allowed: {', and '.join(reasons)}." if reasons else ""
 
 
 def _accounting_sentence(report: "RunReport", accounting: "AccountingRecord") -> str:

@@ -191,7 +191,7 @@ def write():
         sum(int(row[name] or 0) for row in quantized) for name in ("mismatched", "within_tolerance", "compared")
     )
     count = (
-        f"{len(every)} of {sum(map(len, families().values())):,} architectures, in {len(rows)} families, were "
+        f"{len(every):,} of {sum(map(len, families().values())):,} architectures, in {len(rows)} families, were "
         f"inspected, {len(normed)} of them with batch norm: {sum(not row['refused'] for row in every)} can be "
         f"quantized, {sum(not row['refused'] for row in normed)} of those with batch norm. Networks of more than "
         f"{MOST_PARAMETERS / 1e6:.0f} million parameters were left out. One of each family that can be quantized was: "

@@ -53,7 +53,7 @@ FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "Abs": lambda x, _: torch.abs(x),
     "Pow": lambda x, exponent: x.pow(exponent) if exponent >= 1 else _root(x, exponent),
 }
-"""Functions of a tensor, of any float type and shape, and alpha, by their names in `ops.FUNCTIONS`."""
+"""Functions of a tensor, float32 or float64 of any shape, and alpha, by their names in `ops.FUNCTIONS`."""
 
 
 def apply_layer(op: Conv2d | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

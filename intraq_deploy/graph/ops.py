@@ -52,7 +52,8 @@ class Unary:
 
     function: str
     alpha: float = 0.0
-    """The slope of LeakyRelu, Elu and Celu, and the exponent of Pow; others have none."""
+    """The slope of LeakyRelu below zero, the limit of Elu and Celu there with its sign turned, and the exponent of Pow;
+    others have none."""
 
 
 @dataclass(frozen=True, slots=True)

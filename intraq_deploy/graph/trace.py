@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.graph.aten import Translator
 from intraq_deploy.graph.aten.translator import TRACE_BATCH
-from intraq_deploy.graph.execute import run_float
-from intraq_deploy.graph.graph import Graph
+from intraq_deploy.graph.execute import evaluate_float, walk
+from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.simplify import simplify
+from intraq_deploy.wording import reason
 
 _TOLERANCE = 1e-3
 _SPREAD = 4.0
@@ -32,7 +33,7 @@ _ATEN = torch.ops.aten
 _COMPOSED = {
     _ATEN.roll.default, _ATEN.rot90.default, _ATEN.glu.default, _ATEN.addcmul.default, _ATEN.tile.default,
     _ATEN.repeat_interleave.self_int, _ATEN.avg_pool1d.default, _ATEN.adaptive_avg_pool1d.default,
-    _ATEN.square.default,
+    _ATEN.square.default, _ATEN.concat.default, _ATEN.fliplr.default, _ATEN.flipud.default,
 }  # fmt: skip
 """Operators that torch says in simpler ones, which are translated."""
 
@@ -57,7 +58,9 @@ def _export(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
             # Other composite operators stay whole, and in-place operators become functional.
             whole = torch.export.export(module, (images,))
             rules = torch.export.default_decompositions()
-            exported: torch.export.ExportedProgram = whole.run_decompositions({call: rules[call] for call in _COMPOSED})
+            exported: torch.export.ExportedProgram = whole.run_decompositions(
+                {call: rules[call] for call in _COMPOSED if call in rules}
+            )
     except Exception as error:  # torch.export raises many unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(
@@ -89,11 +92,10 @@ def _check_equal(module: nn.Module, graph: Graph, images: Tensor, *, shifted: bo
                 f"The network gives a {type(expected).__name__}: its output must be the logits, [N, classes]."
             )
         try:
-            found = run_float(graph, images)
-        except RuntimeError as error:
+            found = walk(graph, images, lambda node, inputs: _of_its_shape(node, evaluate_float(graph, node, inputs)))
+        except (RuntimeError, ValueError, LookupError) as error:
             raise UnsupportedModelError(
-                f"The network's forward was read wrongly ({str(error).splitlines()[0]}): please report it with the "
-                "network's code."
+                f"The network's forward was read wrongly ({reason(error)}): please report it with the network's code."
             ) from error
     if expected.shape != found.shape:
         raise UnsupportedModelError(
@@ -109,6 +111,13 @@ def _check_equal(module: nn.Module, graph: Graph, images: Tensor, *, shifted: bo
             f"The traced network's logits differ from the network's by {difference:.1e} of their size (allowed: "
             f"{_TOLERANCE:.0e}): its forward is random or depends on its input's values."
         )
+
+
+def _of_its_shape(node: Node, y: Tensor) -> Tensor:
+    """Returns y, float32 [N, ...], if it has the shape that the node has. Raises ValueError for another."""
+    if y.shape != (TRACE_BATCH, *node.shape):
+        raise ValueError(f"{node.name} has the shape {list(y.shape)}, not {[TRACE_BATCH, *node.shape]}")
+    return y
 
 
 def _rounding(module: nn.Module, images: Tensor) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def return_logits(
     given = images.clone()
     result = _run(module, given)
     if not torch.equal(given, images):
-        module.register_forward_pre_hook(lambda _, arguments: (arguments[0].clone(), *arguments[1:]))
+        module.register_forward_pre_hook(_copied)
     if isinstance(result, Tensor):
         if output is not None:
             raise UsageError(f"--output is {output}, but the network returns a single tensor; leave --output out.")
@@ -64,13 +65,26 @@ def return_logits(
     else:
         places = _places(result)
         place = _only_candidate(places, classes) if output is None else _chosen(places, output)
-        module.register_forward_hook(lambda _, arguments, answer: place.take(answer))
+        module.register_forward_hook(partial(_taken, place))
         logits = places[place]
     count = _classes_of(logits)
     if _are_probabilities(logits):
         logger.warning("The network ends in a softmax, which is left out: its logits are quantized.")
-        module.register_forward_hook(lambda _, arguments, answer: F.threshold(answer, _SMALLEST, _SMALLEST).log())
+        module.register_forward_hook(_logarithm)
     return count
+
+
+def _copied(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    images, *others = arguments
+    return (images.clone(), *others)
+
+
+def _taken(place: Place, _: nn.Module, __: tuple[Any, ...], answer: Any) -> Any:
+    return place.take(answer)
+
+
+def _logarithm(_: nn.Module, __: tuple[Any, ...], answer: Tensor) -> Tensor:
+    return F.threshold(answer, _SMALLEST, _SMALLEST).log()
 
 
 def _are_probabilities(logits: Tensor) -> bool:
@@ -81,10 +95,12 @@ def _run(module: nn.Module, images: Tensor) -> Any:
     try:
         with torch.no_grad():
             return module(images)
+    except UnsupportedModelError:  # of a node of an ONNX file, which says what to do
+        raise
     except Exception as error:  # a network's forward may fail in any way
         _, channels, height, width = images.shape
         remedy = "give the --input-size that it was trained with"
-        if isinstance(error, TypeError) and "positional argument" in str(error):
+        if isinstance(error, TypeError) and str(error).startswith(f"{type(module).__name__}.forward()"):
             remedy = "wrap it in a network whose forward takes the images alone"
         elif _runs(module, images.permute(0, 2, 3, 1)):
             remedy = "it takes [N, H, W, C]: wrap it in a network that gives it images.permute(0, 2, 3, 1)"

@@ -47,7 +47,10 @@ class Intervals:
             case op if op in _AVERAGES:
                 return _hull(x, (0, 0))  # zeros pad
             case op if op in _RISING:
-                return _evaluate(node, x[0]), _evaluate(node, x[1])
+                ends = _evaluate(node, x[0]), _evaluate(node, x[1])
+                # Below zero the slope is `alpha`, which may be negative: then zero is the lowest, between the two.
+                falls = node.attributes.get_float("alpha", 1.0) < 0 and x[0] < 0
+                return (min(*ends, 0.0), max(*ends, 0.0)) if falls else ends
             case "HardSwish":  # x g(x) with a rising g between 0 and 1, like the next
                 return min(x[0], 0), max(_evaluate(node, x[1]), 0)
             case "Sqrt":
@@ -101,8 +104,9 @@ class Intervals:
         power = float(exponent.reshape(()))
         if power <= 0 or (x[0] < 0 and not power.is_integer()):
             return _ANYWHERE
-        points = [x[0] ** power, x[1] ** power, *([0.0] if x[0] < 0 < x[1] else [])]
-        return min(points), max(points)
+        with np.errstate(over="ignore"):
+            points = np.power([x[0], x[1], *([0.0] if x[0] < 0 < x[1] else [])], power)
+        return float(points.min()), float(points.max())
 
     def _layer(self, node: ir.Node, x: Interval) -> Interval:
         weight = constant(node.inputs[1])

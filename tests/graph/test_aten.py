@@ -135,7 +135,7 @@ CASES = {
         lambda net, x: torch.index_select(x, 1, torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])), ["Slice", "Slice", "Concat"],
     ),
     "a stack": (lambda net, x: torch.stack([x[:, :4], x[:, 4:]], 2).flatten(1, 2), None),
-    "global maximum": (lambda net, x: F.adaptive_max_pool2d(x, 1), ["MaxPool2d"]),
+    "global maximum": (lambda net, x: x * F.adaptive_max_pool2d(x, 1), ["MaxPool2d", "Multiply"]),
     "another float type": (lambda net, x: net.conv(x.double().float().type_as(x)[:, :4]), ["Slice", "Conv2d"]),
     "more rows than there are": (
         lambda net, x: F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(x, (2, 1)), (6, 7)), None,
@@ -196,6 +196,33 @@ CASES = {
     ),
     "a linear layer of positions": (
         lambda net, x: net.inner(x.flatten(2).transpose(1, 2)).transpose(1, 2).view(-1, 8, 10, 10), None,
+    ),
+    "matrices of groups and their biases": (
+        lambda net, x: grouped(x, lambda y: torch.einsum("bgi,gio->bgo", y, MATRICES) + MATRICES[:, 0]), None,
+    ),
+    "one number for each image": (
+        lambda net, x: x * F.linear(x.mean((2, 3)), net.inner.weight[:1]).squeeze(1).sigmoid()[:, None, None, None],
+        None,
+    ),
+    "the share of one of two": (
+        lambda net, x: x * x.mean((2, 3))[:, :2].softmax(1)[:, :1, None, None], None,
+    ),
+    "maxima of rows": (lambda net, x: x * x.amax(3, keepdim=True) * x.amax(2, keepdim=True), None),
+    "maxima of a line": (lambda net, x: x * x.flatten(2).max(-1)[0][..., None, None], None),
+    "the greater of two, by another name": (lambda net, x: torch.max(x, net.conv(x[:, :4])), None),
+    "at least a number": (lambda net, x: torch.maximum(x, torch.zeros(1) + 0.2), ["Clamp"]),
+    "a share of a number": (lambda net, x: torch.add(torch.rsub(x, 1.0, alpha=2), 1.0, alpha=0.5), ["Conv2d"]),
+    "pieces side by side": (lambda net, x: torch.concat([x[:, 6:], x[:, :6]], dim=-3), None),
+    "from right to left": (lambda net, x: torch.fliplr(x), None),
+    "a line that is reflected": (
+        lambda net, x: F.pad(x.flatten(2), (2, 1), mode="reflect")[:, :, 2:-1].view(-1, 8, 10, 10), None,
+    ),
+    "one pixel by lines": (
+        lambda net, x: x + F.interpolate(x.mean((2, 3), keepdim=True), size=(10, 10), mode="bilinear"), None,
+    ),
+    "the first power": (lambda net, x: x ** 1 * 1, []),
+    "vectors of length one, of products": (
+        lambda net, x: x * ((x + 1) / ((x + 1) * (x + 1)).sum(1, True).sqrt()), None,
     ),
     "negative": (lambda net, x: -x, ["Conv2d"]),
     "no more than": (lambda net, x: x.clamp_max(0.5), ["Clamp"]),
@@ -327,9 +354,25 @@ def test_a_product_that_depends_on_the_image_cannot_be_a_divisor():
         ),
         (lambda x: F.batch_norm(x, None, None, training=True), "statistics of the images at hand"),
         (lambda x: F.group_norm(x, 2), "statistics of the images at hand"),
+        (
+            lambda x: x * (x.mean((2, 3)).view(-1, 2, 1, 4) @ torch.ones(1, 4, 4)).view(-1, 8, 1, 1),
+            "label of two sizes",
+        ),
+        (lambda x: x * F.max_pool2d(x.mean(1), 10)[:, None], "aten.max_pool2d.default with a tensor of 3 dimensions"),
+        (lambda x: torch.channel_shuffle(x.flatten(2), 4).view(x.shape), "a tensor of 3 dimensions"),
+        (
+            lambda x: x * F.max_pool1d(x.mean((2, 3)), 8)[:, :, None, None],
+            "in a form that is not supported: tensors of .2, 8.",
+        ),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[1].float(), "its output 1"),
+        (lambda x: x[:, :, :8, :8] * torch.linspace(0, 1, 8)[:, None], "a constant of shape .8, 1."),
+        (lambda x: F.interpolate(x, scale_factor=0.35), "the factors .0.35, 0.35. of 10x10 pixels"),
+        (lambda x: F.pad(x, (-1, 1, 1, 1), mode="circular"), "in the mode circular"),
+        (lambda x: x * torch.softmax(x[:, :2], 1).log()[:, :1], "an input that is not the network's probabilities"),
+        (lambda x: torch.maximum(x, torch.linspace(0, 1, 10)), "a constant that is no single number"),
         (lambda x: x.pow(-1), "the exponent -1"),
         (lambda x: F.softplus(x, 2), "beta 2"),
-        (lambda x: x.pow(x), "an exponent that is no single number|a weight that depends on the image"),
+        (lambda x: x.pow(x), "an exponent that is no single number"),
         (lambda x: x.transpose(0, 1).relu().transpose(0, 1), "a transposition of the batch"),
     ],
 )

@@ -236,7 +236,7 @@ class _InnerSoftmax(nn.Module):
         (_MixesImages(), "aten.flip"),
         (_Integers(), "becomes torch.int32"),
         (_ManyWindows(), "output 7x7 of an input 32x8"),
-        (_InnerSoftmax(), "somewhere else than behind the logits"),
+        (_InnerSoftmax(), "a place that is not behind the logits"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )

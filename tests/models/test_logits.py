@@ -1,5 +1,6 @@
 """Which of a network's outputs are its logits."""
 
+import pickle
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -166,19 +167,39 @@ def test_a_network_that_does_not_run_at_this_size():
     assert "\n" not in message
 
 
+class Masked(Returning):
+    def forward(self, images, mask):
+        return super().forward(images * mask)
+
+
+class ChannelsLast(Returning):
+    def forward(self, images):
+        return super().forward(images.permute(0, 3, 1, 2))
+
+
+class Deep(Returning):
+    def forward(self, images):
+        return self.network(images, 1)
+
+
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("kind", "words"),
     [
-        (lambda tiny: lambda images, mask: tiny(images), "required positional argument: 'mask'.; wrap it in a network"),
-        (lambda tiny: lambda images: tiny(images.permute(0, 3, 1, 2)), "it takes .N, H, W, C.: wrap it in a network"),
+        (Masked, "required positional argument: 'mask'.; wrap it in a network whose forward takes the images alone"),
+        (ChannelsLast, "it takes .N, H, W, C.: wrap it in a network"),
+        (Deep, "give the --input-size"),
     ],
-    ids=["two inputs", "channels last"],
 )
-def test_what_a_forward_takes_is_said(tiny, make, words):
-    module = nn.Module()
-    module.forward = make(tiny)
+def test_what_a_forward_takes_is_said(tiny, kind, words):
     with pytest.raises(UnsupportedModelError, match=words):
-        return_logits(module, SHAPE)
+        return_logits(kind(tiny, lambda logits, features: logits).eval(), SHAPE)
+
+
+def test_the_network_can_be_pickled(tiny):
+    module = nn.Sequential(tiny, nn.Softmax(1)).eval()
+    return_logits(module, SHAPE)
+    images = torch.randn(2, *SHAPE)
+    assert torch.equal(pickle.loads(pickle.dumps(module))(images), module(images))
 
 
 def test_the_traced_network_has_its_own_names(tiny):

@@ -270,11 +270,18 @@ OPERATORS = {
     ),
     "Resize": ({"mode": "nearest"}, [None, np.array([1, 1, 2, 3], np.float32)]),
     "Resize to": ({"mode": "nearest"}, [None, None, np.array([2, 4, 18, 8])]),
-    "Resize by lines": ({"mode": "linear"}, [None, np.array([1, 1, 2, 3], np.float32)]),
+    "Resize by parts": (
+        {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+        [None, np.array([1, 1, 2 / 3, 0.75], np.float32)],
+    ),
+    "Resize by lines": (
+        {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}, [None, np.array([1, 1, 2, 3], np.float32)],
+    ),
     "ReduceL2": ({}, [np.array([1])]),
     "LpNormalization": ({"axis": 1}, []),
     "ReduceSum": ({}, [np.array([1])]),
     "Max": ({}, [np.float32(0.1)]),
+    "Max of three": ({}, [np.float32(0.1), np.float32(0.3)]),
     "Min": ({}, [np.float32(0.1)]),
     "Exp": ({}, []),
     "Conv grouped": (
@@ -374,6 +381,9 @@ def test_a_quantized_file(tmp_path):
     [
         (helper.make_node("Einsum", ["image"], ["x"], "rows", equation="nchw->nc"), "'rows' .* a Einsum, which"),
         (helper.make_node("Resize", ["image", "", "two"], ["x"], "up", mode="cubic"), "'up' .* mode cubic"),
+        (helper.make_node("Resize", ["image", "", "two"], ["x"], "up", mode="linear"), "'up' .* placed by none"),
+        (helper.make_node("Selu", ["image"], ["x"], "own", alpha=1.0), "'own' .* alpha or gamma of its own"),
+        (helper.make_node("Min", ["image", "image"], ["x"], "least"), "'least' .* 2 tensors"),
         (helper.make_node("FusedGelu", ["image"], ["x"], domain="com.microsoft"), "'x' .* com.microsoft.FusedGelu"),
         (
             helper.make_node("AveragePool", ["image"], ["x"], "pool", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
@@ -382,7 +392,7 @@ def test_a_quantized_file(tmp_path):
         (helper.make_node("Conv", ["image", "image"], ["x"], "hyper"), "'hyper' .* weights that depend on the image"),
         (helper.make_node("Cast", ["image"], ["x"], "floor", to=TensorProto.INT32), "Node 'floor' .* no float"),
     ],
-    ids=["unknown", "mode", "other-domain", "attribute", "weights", "integers"],
+    ids=["unknown", "mode", "place", "gamma", "two-tensors", "other-domain", "attribute", "weights", "integers"],
 )  # fmt: skip
 def test_an_operator_that_is_not_supported_is_named(tmp_path, node, words):
     nodes, constants = head("x", 3)

@@ -104,6 +104,8 @@ FUNCTIONS = {
     "hard swish": (["d = HardSwish(c)"], 0.5, 127),
     "gelu": (["d = Gelu(c)"], 0.5, 127),
     "convolution": (["v_r = DequantizeLinear(v, third)", "d = Conv(c, v_r)"], 0.5, 127),
+    "falling below zero": (["e = Add(c, low)", "d = LeakyRelu<alpha = -1.0>(e)"], 0.5, 127),
+    "power without end": (["e = Mul(c, huge)", "d = Pow(e, thirty)"], 1.0, 255),
     "root": (["d = Sqrt(c)"], 0.5, 16),
     "absolute value": (["e = Add(c, minus)", "d = Abs(e)"], 0.5, 73),
     "square": (["e = Add(c, minus)", "d = Pow(e, two)"], 32.0, 42),
@@ -116,8 +118,9 @@ FUNCTIONS = {
 def test_what_an_operator_leaves_of_its_inputs(lines, scale, largest):
     """No Clip says it: means, sums, functions cannot exceed what their inputs allow."""
     constants = {
-        "c127": np.uint8(127), "t": np.float32(scale), "third": np.float32(1 / 3), "minus": np.float32(-27),
-        "two": np.float32(2), "three": np.float32(3), "v": np.ones((3, 3, 1, 1), np.int8),
+        "c127": np.uint8(127), "t": np.float32(scale), "v": np.ones((3, 3, 1, 1), np.int8),
+        "third": np.float32(1 / 3), "minus": np.float32(-27), "low": np.float32(-63.5), "huge": np.float32(1e36),
+        "two": np.float32(2), "three": np.float32(3), "thirty": np.float32(30),
     }  # fmt: skip
     end = ["x_q = QuantizeLinear(d, t, z)", "x_r = DequantizeLinear(x_q, t, z)", WEIGHT, CONV]
     built = model([*BEHIND, *lines, *end], zero_point=0, **constants)

@@ -8,7 +8,7 @@ from torch import fx
 
 from intraq_deploy.graph.aten.calls import arguments, call_name, child_name
 from intraq_deploy.graph.aten.layers import scale, times
-from intraq_deploy.graph.aten.shapes import broadcast, channels_first, channels_last, selected, through_transpose
+from intraq_deploy.graph.aten.shapes import broadcast, channels_first, channels_last, pick, through_transpose
 from intraq_deploy.graph.aten.translator import OF_PROBABILITIES, CallError, Translator, translates
 from intraq_deploy.graph.ops import Add, Clamp, Concat, MaxPool2d, Multiply, Op, Reshape, Unary
 
@@ -74,30 +74,28 @@ def _softmax(t: Translator, call: fx.Node) -> None:
     name, shape = t.value(call.args[0]), t.shape(call)
     axis = int(call.args[1]) % (len(shape) + 1) - 1  # type: ignore[arg-type]
     if call_name(call) != "aten.softmax.int" or axis < 0 or shape[axis] != 2:
-        raise CallError("somewhere else than behind the logits (of two values it is a sigmoid, which is supported)")
+        raise CallError("a place that is not behind the logits (of two values it is a sigmoid, which is supported)")
     t.same(call, _softmax_of_two(t, name, axis, child_name(call, "softmax")))
 
 
 def _softmax_of_two(t: Translator, name: str, axis: int, own: str) -> str:
     """The name of the softmax of the tensor `name` along an axis of two entries a and b, which are sigmoid(a - b) and
     sigmoid(b - a)."""
-    shape = t.shape_of(name)
-    first, second = (selected(t, name, axis, index, f"{own}.entry{index}") for index in (0, 1))
-    single = (*shape[:axis], 1, *shape[axis + 1 :])
+    first, second = (pick(t, name, axis, [index], f"{own}.entry{index}") for index in (0, 1))
     parts = []
     for index, (a, b) in enumerate(((first, second), (second, first))):
         minus = times(t, b, torch.tensor(-1.0), f"{own}.minus{index}")
         difference = t.add(f"{own}.difference{index}", Add(), [a, minus], t.shape_of(a))
-        gate = t.add(f"{own}.gate{index}", Unary("Sigmoid"), [difference], t.shape_of(a))
-        parts.append(t.add(f"{own}.part{index}", Reshape(single), [gate], single))
-    return t.add(own, Concat(axis), parts, shape)
+        parts.append(t.add(f"{own}.gate{index}", Unary("Sigmoid"), [difference], t.shape_of(a)))
+    return t.add(own, Concat(axis), parts, t.shape_of(name))
 
 
 @translates(*OF_PROBABILITIES)
 def _of_probabilities(t: Translator, call: fx.Node) -> None:
     source = call.args[0]
-    if not (isinstance(source, fx.Node) and call_name(source) in ("aten.softmax.int", *OF_PROBABILITIES)):
-        raise CallError("of something else than the network's probabilities")
+    made = isinstance(source, fx.Node) and call_name(source) in ("aten.softmax.int", *OF_PROBABILITIES)
+    if not (made and t.leave_out_softmax(call)):
+        raise CallError("an input that is not the network's probabilities")
     t.same(call, t.value(source))
 
 
@@ -146,12 +144,18 @@ def _softplus(t: Translator, call: fx.Node) -> None:
 @translates("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.sqrt.default")
 def _pow(t: Translator, call: fx.Node) -> None:
     root = call_name(call) == "aten.sqrt.default"
-    exponent = torch.tensor(0.5) if root else t.constant(call.args[1])
-    if exponent is None or exponent.numel() != 1 or not t.is_value(call.args[0]):
-        raise CallError("an exponent that is no single number")
+    exponent = torch.tensor(0.5)
+    if not root:
+        given = None if t.is_value(call.args[1]) else t.constant(call.args[1])
+        if given is None or given.numel() != 1:
+            raise CallError("an exponent that is no single number")
+        exponent = given
     power = float(exponent)
     if power <= 0:
         raise CallError(f"the exponent {power:g}")
+    if power == 1:
+        t.same(call, t.value(call.args[0]))
+        return
     own = child_name(call, "pow")
 
     def make(x: Sequence[str]) -> str:
@@ -186,10 +190,18 @@ def _elementwise(t: Translator, call: fx.Node, op: Op, kind: str) -> None:
     t.same(call, through_transpose(t, [t.value(call.args[0])], make))
 
 
-@translates("aten.maximum.default")
+@translates("aten.maximum.default", "aten.max.other")
 def _maximum(t: Translator, call: fx.Node) -> None:
     """Translates the greater of two tensors as a max pooling over both, which makes no new values."""
     own, shape = child_name(call, "maximum"), t.shape(call)
+    constants = [argument for argument in call.args if not t.is_value(argument)]
+    if constants:
+        (bound,) = map(t.constant, constants)
+        (value,) = (argument for argument in call.args if t.is_value(argument))
+        if bound is None or bound.numel() != 1 or t.shape_of(t.value(value)) != shape:
+            raise CallError("a constant that is no single number")
+        t.emit(call, Clamp(float(bound), math.inf), [t.value(value)], own)
+        return
     flat, both = (1, 1, math.prod(shape)), (1, 2, math.prod(shape))
     parts = []
     for argument in call.args:
@@ -200,21 +212,20 @@ def _maximum(t: Translator, call: fx.Node) -> None:
     t.emit(call, Reshape(shape), [greatest], own)
 
 
-@translates("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar")
+@translates("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar", "aten.rsub.Tensor")
 def _add(t: Translator, call: fx.Node) -> None:
-    a, b = call.args[1::-1] if "rsub" in call_name(call) else call.args
-    sign = 1.0 if "add" in call_name(call) else -1.0
-    factor = sign * float(call.kwargs.get("alpha", 1))  # type: ignore[arg-type]
-    if factor != sign and not (t.is_value(a) and t.is_value(b)):
-        raise CallError(f"alpha {call.kwargs['alpha']} of a constant")
+    a, b, alpha = arguments(call, ("self", None), ("other", None), ("alpha", 1))
+    if "rsub" in call_name(call):
+        a, b = b, a
+    factor = float(alpha) if "add" in call_name(call) else -float(alpha)
     if not t.is_value(a):
         shift = t.constant(a)
         assert shift is not None
-        scale(t, call, b, torch.tensor(sign), shift)
+        scale(t, call, b, torch.tensor(factor), shift)
     elif not t.is_value(b):
         shift = t.constant(b)
         assert shift is not None
-        scale(t, call, a, torch.tensor(1.0), sign * shift)
+        scale(t, call, a, torch.tensor(1.0), factor * shift)
     else:
         first, second, own = t.value(a), t.value(b), child_name(call, "add")
         if factor != 1:

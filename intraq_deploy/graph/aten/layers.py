@@ -82,6 +82,10 @@ def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> 
         t.same(call, name)
         return
     gain, shift = _trimmed(gain), _trimmed(shift)
+    before = t.shape_of(name)
+    if len(before) == 2 and before in (tuple(gain.shape), tuple(shift.shape)):  # one per entry of a matrix
+        name = t.add(child_name(call, "entries"), Flatten(), [name], (math.prod(before),))
+        gain, shift = (torch.broadcast_to(values, before).flatten() for values in (gain, shift))
     flat = len(t.shape_of(name)) == 3 and gain.dim() <= 1 and shift.dim() <= 1
     last = flat and (isinstance(t.raw(name).node.op, Transpose) or gain.numel() + shift.numel() > 2)
     if last:  # one per entry of the last dimension
@@ -95,7 +99,11 @@ def scale(t: Translator, call: fx.Node, x: Any, gain: Tensor, shift: Tensor) -> 
         0.0,
     )
     scaled = _normalise(t, name, norm, child_name(call, "scale"))
-    t.same(call, channels_last(t, scaled) if last else scaled)
+    if last:
+        scaled = channels_last(t, scaled)
+    t.same(
+        call, scaled if t.shape_of(scaled) == before else t.add(f"{scaled}.matrix", Reshape(before), [scaled], before)
+    )
 
 
 def _trimmed(values: Tensor) -> Tensor:
@@ -119,7 +127,7 @@ def _per_channel(values: Tensor, channels: int, dims: int, *, last: bool) -> Ten
         return values.reshape(1).expand(channels).clone()
     spread = [1] * values.dim()
     spread[-1 if last or dims == 1 else max(0, values.dim() - dims)] = channels
-    if list(values.shape) != spread:
+    if list(values.shape) != spread or (values.dim() < dims and not last):
         raise CallError(f"a constant of shape {tuple(values.shape)} (a number or one per channel is supported)")
     return values.reshape(channels)
 

@@ -64,7 +64,10 @@ def _only_maximum(call: fx.Node, values: Sequence[int]) -> bool:
     return all(map(reaches, call.users))
 
 
-@translates("aten.reflection_pad2d.default", "aten.replication_pad2d.default")
+@translates(
+    "aten.reflection_pad2d.default", "aten.replication_pad2d.default", "aten.reflection_pad1d.default",
+    "aten.replication_pad1d.default",
+)  # fmt: skip
 def _pad_of_a_kind(t: Translator, call: fx.Node) -> None:
     _continued(t, call, "reflect" if "reflection" in call_name(call) else "replicate", call.args[1])
 
@@ -72,7 +75,10 @@ def _pad_of_a_kind(t: Translator, call: fx.Node) -> None:
 def _continued(t: Translator, call: fx.Node, mode: str, values: Any) -> None:
     """Continues rows and columns with their own: slices that are joined."""
     name, own = t.value(call.args[0]), child_name(call, "pad")
-    for axis, (before, after) in zip((2, 1), zip(values[::2], values[1::2], strict=True), strict=False):
+    if min(values) < 0:
+        raise CallError(f"padding {list(values)} in the mode {mode}")
+    rank = len(t.shape_of(name))
+    for axis, (before, after) in zip((rank - 1, rank - 2), zip(values[::2], values[1::2], strict=True), strict=False):
         size = t.shape_of(name)[axis]
         match mode:
             case "reflect":
@@ -83,5 +89,5 @@ def _continued(t: Translator, call: fx.Node, mode: str, values: Any) -> None:
                 indices = [*range(size - before, size), *range(size), *range(after)]
             case _:
                 raise CallError(f"the mode {mode}")
-        name = pick(t, name, axis, indices, f"{own}.{'width' if axis == 2 else 'height'}")
+        name = pick(t, name, axis, indices, f"{own}.{'width' if axis == rank - 1 else 'height'}")
     t.same(call, name)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from intraq_deploy.graph.aten.calls import arguments, child_name, pair
+from intraq_deploy.graph.aten.calls import arguments, call_name, child_name, pair
 from intraq_deploy.graph.aten.layers import times
 from intraq_deploy.graph.aten.shapes import channels_first, channels_last, pick, selected
 from intraq_deploy.graph.aten.translator import CallError, Translator, translates
@@ -19,19 +19,17 @@ _MAX_POOL: tuple[tuple[str, Any], ...] = (
 )  # fmt: skip
 
 
-@translates("aten.max_pool2d.default")
+@translates("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")
 def _max_pool2d(t: Translator, call: fx.Node) -> None:
     x, kernel, stride, padding, dilation, ceil_mode = arguments(call, *_MAX_POOL)
     op = MaxPool2d(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), bool(ceil_mode))
-    t.emit(call, op, [t.value(x)], child_name(call, "max_pool"))
-
-
-@translates("aten.max_pool2d_with_indices.default")
-def _max_pool2d_with_indices(t: Translator, call: fx.Node) -> None:
-    x, kernel, stride, padding, dilation, ceil_mode = arguments(call, *_MAX_POOL)
+    name, own = t.image(x), child_name(call, "max_pool")
+    if "indices" not in call_name(call):
+        t.emit(call, op, [name], own)
+        return
     shape = tuple(int(size) for size in call.meta["val"][0].shape[1:])
-    op = MaxPool2d(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), bool(ceil_mode))
-    t.several(call, [partial(t.add, child_name(call, "max_pool"), op, [t.value(x)], shape)])
+    # Its second output, where the maxima are, is none that a network's integers could be made of.
+    t.several(call, [partial(t.add, own, op, [name], shape)])
 
 
 @translates("aten.max_pool1d.default")
@@ -61,7 +59,7 @@ def _avg_pool2d(t: Translator, call: fx.Node) -> None:
     )
     if divisor is not None:
         raise CallError("a divisor of its own")
-    name = t.value(x)
+    name = t.image(x)
     kernel, stride, before = pair(kernel), pair(stride or kernel), pair(padding)
     after, overhang = [], False
     for size, out, window, step, pad in zip(
@@ -90,7 +88,6 @@ def _adaptive_max_pool2d(t: Translator, call: fx.Node) -> None:
     shape = tuple(int(size) for size in call.meta["val"][0].shape[1:])
     name, kernel = _regular(t, call, shape)
     op = MaxPool2d(kernel, kernel, (0, 0), (1, 1), False)
-    # Its second output, where the maxima are, is none that a network's integers could be made of.
     t.several(call, [partial(t.add, child_name(call, "max_pool"), op, [name], shape)])
 
 
@@ -100,7 +97,7 @@ def _regular(t: Translator, call: fx.Node, output: tuple[int, ...]) -> tuple[str
     Rows and columns are repeated so that its windows become alike and lie side by side: neither a mean nor a maximum
     changes where each element of a window counts equally often. Raises CallError where that takes too many.
     """
-    name, own = t.value(call.args[0]), child_name(call, "pool")
+    name, own = t.image(call.args[0]), child_name(call, "pool")
     shape, kernel = t.shape_of(name)[1:], list[int]()
     for axis, out in ((1, output[1]), (2, output[2])):
         size = t.shape_of(name)[axis]
@@ -147,7 +144,10 @@ def _mean(t: Translator, call: fx.Node) -> None:
         raise CallError(f"dimensions {list(dims)} (the mean over positions is supported)")
     own = child_name(call, "avg_pool")
     if len(over) == len(spatial):
-        pooled = t.add(own, GlobalAveragePool(), [_positions(t, name)], (channels, 1, 1))
+        source = _positions(t, name)
+        pooled = source
+        if t.shape_of(source) != (channels, 1, 1):
+            pooled = t.add(own, GlobalAveragePool(), [source], (channels, 1, 1))
         t.same(call, pooled if keepdim else t.add(f"{pooled}.flatten", Flatten(), [pooled], (channels,)))
         return
     if spatial[1 - over[0]] == 1:  # the other dimension is a mean already
@@ -187,22 +187,30 @@ def _amax(t: Translator, call: fx.Node) -> None:
 def _max(t: Translator, call: fx.Node) -> None:
     x, dim, keepdim = arguments(call, ("self", None), ("dim", None), ("keepdim", False))
     # Its second output, where the maxima are, is none that a network's integers could be made of.
-    t.several(call, [partial(_maximum, t, t.value(x), [dim], keepdim, child_name(call, "max"))])
+    found = _maximum(t, t.value(x), [dim], keepdim, child_name(call, "max"))
+    t.several(call, [lambda: found])
 
 
 def _maximum(t: Translator, name: str, dims: list[int], keepdim: bool, own: str) -> str:
-    """The name of the maximum of the tensor `name`, [C, H, W], over its channels or its positions."""
+    """The name of the maximum of the tensor `name`, [C, H, W] or [C, L], over its channels or its positions."""
+    whole, after = t.shape_of(name), tuple[int, ...]()
+    over = [dim % (len(whole) + 1) for dim in dims]
+    if len(whole) == 2 and over == [2]:  # a line is an image of one row
+        image = (whole[0], 1, whole[1])
+        name, over = t.add(f"{own}.line", Reshape(image), [name], image), [2, 3]
+        after = (whole[0], 1) if keepdim else whole[:1]
+    elif len(whole) == 3 and (over == [1] or set(over) in ({2}, {3}, {2, 3})):
+        after = tuple(1 if axis in over else size for axis, size in enumerate(whole, 1) if keepdim or axis not in over)
+    else:
+        raise CallError(f"dimensions {dims} of {len(whole) + 1} (channels, rows and columns are supported)")
     shape = t.shape_of(name)
-    over = sorted(dim % 4 for dim in dims)
-    if len(shape) != 3 or over not in ([1], [2, 3]):
-        raise CallError(f"dimensions {dims} (channels, or height and width, are supported)")
     if over == [1]:
-        op = MaxPool2d((shape[0], 1), (shape[0], 1), (0, 0), (1, 1), False)
-        found = _over_channels(t, name, op, own)
-        return found if keepdim else selected(t, found, 0, 0, f"{found}.first")
-    op = MaxPool2d((shape[1], shape[2]), (shape[1], shape[2]), (0, 0), (1, 1), False)
-    found = t.add(own, op, [name], (shape[0], 1, 1))
-    return found if keepdim else t.add(f"{found}.flatten", Flatten(), [found], shape[:1])
+        found = _over_channels(t, name, MaxPool2d((shape[0], 1), (shape[0], 1), (0, 0), (1, 1), False), own)
+    else:
+        kernel = (shape[1] if 2 in over else 1, shape[2] if 3 in over else 1)
+        pooled = (shape[0], shape[1] // kernel[0], shape[2] // kernel[1])
+        found = t.add(own, MaxPool2d(kernel, kernel, (0, 0), (1, 1), False), [name], pooled)
+    return found if t.shape_of(found) == after else t.add(f"{found}.reshape", Reshape(after), [found], after)
 
 
 def _over_channels(t: Translator, name: str, op: AveragePool2d | MaxPool2d, own: str) -> str:

@@ -26,6 +26,9 @@ def _matmul(t: Translator, call: fx.Node) -> None:
     x, weight = _sorted(t, *call.args)  # type: ignore[arg-type]
     if x is not call.args[0]:
         raise CallError("a constant from the left")
+    if t.turned(x) is not None:
+        _bmm(t, call)
+        return
     dims = len(weight.meta["val"].shape)
     left = string.ascii_lowercase[: len(x.meta["val"].shape) - 1]
     stack = left[-dims + 1 : -1] if dims > 2 else ""
@@ -93,7 +96,10 @@ def _product(
     twice = any(len(set(labels)) < len(labels) for labels in (x, w, out))
     if twice or "." in w or x[0] in w or x[:1] != out[:1] or not once <= set(out) <= once | shared:
         raise CallError(f"the equation {x},{w}->{out}")
-    sizes = dict(zip(x[1:], t.shape_of(name), strict=True)) | dict(zip(w, weight.shape, strict=True))
+    sizes = dict(zip(w, weight.shape, strict=True))
+    if any(sizes.get(label, size) != size for label, size in zip(x[1:], t.shape_of(name), strict=True)):
+        raise CallError(f"the equation {x},{w}->{out}, with a label of two sizes")
+    sizes |= dict(zip(x[1:], t.shape_of(name), strict=True))
     groups = [label for label in x[1:] if label in shared and label in out]
     inner = [label for label in x[1:] if label in shared and label not in out]
     positions = [label for label in x[1:] if label not in shared]

@@ -4,9 +4,11 @@ from torch import fx
 
 from intraq_deploy.graph.aten.calls import call_name, child_name
 from intraq_deploy.graph.aten.pooling import average
-from intraq_deploy.graph.aten.shapes import pick
+from intraq_deploy.graph.aten.shapes import broadcast, pick
 from intraq_deploy.graph.aten.translator import CallError, Translator, translates
-from intraq_deploy.graph.ops import AveragePool2d, Concat, Reshape
+from intraq_deploy.graph.ops import AveragePool2d, Reshape
+
+_ROUND = 1e-3
 
 
 @translates(
@@ -14,8 +16,9 @@ from intraq_deploy.graph.ops import AveragePool2d, Concat, Reshape
     "aten._upsample_nearest_exact2d.default",
 )  # fmt: skip
 def _nearest(t: Translator, call: fx.Node) -> None:
-    name, own = t.value(call.args[0]), child_name(call, "nearest")
+    name, own = t.image(call.args[0]), child_name(call, "nearest")
     before, after = t.shape_of(name), t.shape(call)
+    _check_factors(call, before, after)
     if not (after[1] % before[1] or after[2] % before[2]):
         t.same(call, _repeated(t, name, (after[1] // before[1], after[2] // before[2]), own))
         return
@@ -26,17 +29,21 @@ def _nearest(t: Translator, call: fx.Node) -> None:
     t.same(call, name)
 
 
+def _check_factors(call: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+    """Raises CallError where torch places pixels by a factor that sizes do not show."""
+    factors = call.args[-1]
+    given = factors if isinstance(factors, (list, tuple)) and isinstance(factors[0], float) else []
+    if any(abs(factor * size - out) > _ROUND for factor, size, out in zip(given, before[1:], after[1:], strict=False)):
+        raise CallError(f"the factors {list(given)} of {before[1]}x{before[2]} pixels (give sizes)")
+
+
 def _repeated(t: Translator, name: str, factors: tuple[int, int], own: str) -> str:
     """Repeats rows and columns of the tensor `name`, [C, H, W], and returns the name of [C, a H, b W]."""
     channels, height, width = t.shape_of(name)
     rows, columns = factors
-    inner: tuple[int, ...] = (channels, height, 1, width, 1)
-    part = t.add(f"{own}.apart", Reshape(inner), [name], inner)
-    for axis, factor in ((2, rows), (4, columns)):
-        if factor > 1:
-            inner = (*inner[:axis], factor, *inner[axis + 1 :])
-            part = t.add(f"{own}.{'rows' if axis == 2 else 'columns'}", Concat(axis), [part] * factor, inner)
-    after = (channels, height * rows, width * columns)
+    apart, after = (channels, height, 1, width, 1), (channels, height * rows, width * columns)
+    part = t.add(f"{own}.apart", Reshape(apart), [name], apart)
+    part = broadcast(t, part, (channels, height, rows, width, columns), f"{own}.copies")
     return t.add(own, Reshape(after), [part], after)
 
 
@@ -48,10 +55,16 @@ def _bilinear(t: Translator, call: fx.Node) -> None:
     1 / f takes the two pixels around the middle of f.
     """
     x, _, corners, *_ = call.args
-    name, own, after = t.value(x), child_name(call, "bilinear"), t.shape(call)
+    name, own, after = t.image(x), child_name(call, "bilinear"), t.shape(call)
+    _check_factors(call, t.shape_of(name), after)
     kernel, stride = [1, 1], [1, 1]
     for axis in (1, 2):
         before, out = t.shape_of(name)[axis], after[axis]
+        if before == out:
+            continue
+        if before == 1:  # lines from one pixel are that pixel
+            name = _repeated(t, name, (out, 1) if axis == 1 else (1, out), f"{own}.{axis}")
+            continue
         if corners or (out % before and before % out):
             raise CallError(
                 f"{before} pixels that become {out}{', aligned by their corners' if corners else ''} (whole factors "
@@ -63,10 +76,8 @@ def _bilinear(t: Translator, call: fx.Node) -> None:
             last = 2 * out - 1
             indices = [0] * (factor - 1) + [*range(last + 1)] + [last] * (factor - 1)
             kernel[axis - 1], stride[axis - 1] = 2 * factor, 2
-        elif share > 1:
+        else:
             indices = [share * i + middle for i in range(out) for middle in ((share - 1) // 2, share // 2)]
             kernel[axis - 1], stride[axis - 1] = 2, 2
-        else:
-            continue
         name = pick(t, name, axis, indices, f"{own}.{axis}.edges")
     average(t, call, name, AveragePool2d((kernel[0], kernel[1]), (stride[0], stride[1])))

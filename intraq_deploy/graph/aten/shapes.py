@@ -1,6 +1,5 @@
 """Calls that only move data, and those that do nothing."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -85,7 +84,7 @@ def _reshape(t: Translator, call: fx.Node) -> None:
         raise CallError(f"a shape that mixes images ({tuple(call.meta['val'].shape)})")
     if before == after:
         t.same(call, name)
-    elif len(after) == 1 and math.prod(before) == after[0]:
+    elif len(after) == 1 and before:
         t.emit(call, Flatten(), [name], child_name(call, "flatten"))
     else:
         t.emit(call, Reshape(after), [name], child_name(call, "reshape"))
@@ -149,7 +148,7 @@ def _unbind(t: Translator, call: fx.Node) -> None:
 
 @translates("aten.pixel_shuffle.default")
 def _pixel_shuffle(t: Translator, call: fx.Node) -> None:
-    name, factor = t.value(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
+    name, factor = t.image(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
     channels, height, width = t.shape_of(name)
     inner = (channels // factor**2, factor, factor, height, width)
     _moved(t, call, inner, (0, 3, 1, 4, 2), "pixel_shuffle")
@@ -157,7 +156,7 @@ def _pixel_shuffle(t: Translator, call: fx.Node) -> None:
 
 @translates("aten.pixel_unshuffle.default")
 def _pixel_unshuffle(t: Translator, call: fx.Node) -> None:
-    name, factor = t.value(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
+    name, factor = t.image(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
     channels, height, width = t.shape_of(name)
     inner = (channels, height // factor, factor, width // factor, factor)
     _moved(t, call, inner, (0, 2, 4, 1, 3), "pixel_unshuffle")
@@ -165,7 +164,7 @@ def _pixel_unshuffle(t: Translator, call: fx.Node) -> None:
 
 @translates("aten.channel_shuffle.default")
 def _channel_shuffle(t: Translator, call: fx.Node) -> None:
-    name, groups = t.value(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
+    name, groups = t.image(call.args[0]), int(call.args[1])  # type: ignore[arg-type]
     channels, height, width = t.shape_of(name)
     _moved(t, call, (groups, channels // groups, height, width), (1, 0, 2, 3), "channel_shuffle")
 

@@ -19,14 +19,14 @@ from intraq_deploy.graph.ops import ChannelNorm, Unary, UnitNorm
 _BEGINNINGS = (
     "aten.erf.default", "aten.exp.default", "aten.softplus.default", "aten.tanh.default", "aten.log1p.default",
     "aten.pow.Tensor_Scalar", "aten.var.dim", "aten.var.correction", "aten.mean.dim", "aten.linalg_vector_norm.default",
+    "aten.sum.dim_IntList",
 )  # fmt: skip
-"""Calls that are a part of every group, and that mean little alone."""
+"""Calls of which every group has one, and that mean little alone."""
 _PARTS = (
     *_BEGINNINGS, "aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor", "aten.rsub.Scalar",
     "aten.sqrt.default", "aten.rsqrt.default", "aten.reciprocal.default", "aten.sigmoid.default", "aten.neg.default",
     "aten.log.default", "aten.mul.Scalar", "aten.add.Scalar", "aten.pow.Tensor_Tensor",
     "aten.clamp_min.default", "aten.clamp.default", "aten.expand.default", "aten.expand_as.default",
-    "aten.sum.dim_IntList",
 )  # fmt: skip
 _LONGEST = 16
 _FARTHEST = 3 * _LONGEST

@@ -172,6 +172,13 @@ class Translator:
         """The node that makes the tensor `name`."""
         return self._raw[name]
 
+    def image(self, argument: Any) -> str:
+        """The name of the tensor that an argument stands for. Raises CallError for one that is not [C, H, W]."""
+        name = self.value(argument)
+        if len(self.shape_of(name)) != 3:
+            raise CallError(f"a tensor of {len(self.shape_of(name)) + 1} dimensions (4 are supported)")
+        return name
+
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of the tensor `name`, without the batch."""
         return self._raw[name].node.shape
@@ -231,6 +238,8 @@ class Translator:
     def part(self, call: fx.Node, index: int) -> str | None:
         """The name of one of several tensors, or None where `call` stands for a single one."""
         parts = self._parts.get(call.name)
+        if parts is not None and index >= len(parts):
+            raise CallError(f"its output {index}")
         return None if parts is None else parts[index]()
 
 
@@ -256,6 +265,12 @@ def _where(call: fx.Node) -> str:
     return f"Layer {path!r}" if path else "The network's forward"
 
 
+def _shapes(call: fx.Node) -> str:
+    """The shapes of a call's tensors, as text."""
+    values = [node.meta.get("val") for node in call.all_input_nodes]
+    return ", ".join(str(list(value.shape)) for value in values if isinstance(value, Tensor)) or "no shape"
+
+
 _Translation = Callable[[Translator, fx.Node], None]
 _TRANSLATIONS: dict[str, _Translation] = {}
 
@@ -271,6 +286,12 @@ def translates(*targets: str) -> Callable[[_Translation], _Translation]:
                 raise UnsupportedModelError(
                     f"{_where(call)} uses {call_name(call)} with {refusal}, which is not supported."
                 ) from refusal
+            except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+                # A call of other dimensions or arguments than the translation is made for.
+                raise UnsupportedModelError(
+                    f"{_where(call)} uses {call_name(call)} in a form that is not supported: tensors of "
+                    f"{_shapes(call)}."
+                ) from error
 
         for target in targets:
             if target in _TRANSLATIONS:

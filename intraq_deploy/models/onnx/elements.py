@@ -29,7 +29,6 @@ for _kind, _function in dict[str, Call](
         "Mish": F.mish,
         "HardSwish": F.hardswish,
         "Softplus": F.softplus,
-        "Selu": F.selu,
         "Abs": torch.abs,
         "Erf": torch.erf,
         "Exp": torch.exp,
@@ -90,6 +89,13 @@ def _elu(a: Attributes, x: Tensor) -> Tensor:
     return F.elu(x, a.get("alpha", 1.0))
 
 
+@computes("Selu")
+def _selu(a: Attributes, x: Tensor) -> Tensor:
+    if a.keys() & {"alpha", "gamma"}:
+        raise NodeError("alpha or gamma of its own")
+    return F.selu(x)
+
+
 @computes("Celu")
 def _celu(a: Attributes, x: Tensor) -> Tensor:
     return F.celu(x, a.get("alpha", 1.0))
@@ -121,17 +127,26 @@ def _clip(_: Attributes, x: Tensor, low: Any = None, high: Any = None) -> Tensor
 
 
 @computes("Max")
-def _max(_: Attributes, x: Tensor, low: Any) -> Tensor:
-    if isinstance(low, Tensor):
-        return torch.maximum(x, low)
-    return torch.clamp(x, min=number(low))
+def _max(_: Attributes, *values: Any) -> Tensor:
+    greatest: Tensor = reduce(_greater, values)
+    return greatest
+
+
+def _greater(a: Any, b: Any) -> Any:
+    tensors = [each for each in (a, b) if isinstance(each, Tensor)]
+    if len(tensors) == 2:
+        return torch.maximum(a, b)
+    return torch.clamp(tensors[0], min=number(b if a is tensors[0] else a))
 
 
 @computes("Min")
-def _min(_: Attributes, x: Tensor, high: Any) -> Tensor:
-    if isinstance(high, Tensor):
-        raise NodeError("a tensor as its bound")
-    return torch.clamp(x, max=number(high))
+def _min(_: Attributes, *values: Any) -> Tensor:
+    tensors = [each for each in values if isinstance(each, Tensor)]
+    if len(tensors) != 1:
+        raise NodeError(f"{len(tensors)} tensors (one, and numbers, are supported)")
+    return reduce(
+        lambda x, high: torch.clamp(x, max=number(high)), [v for v in values if v is not tensors[0]], tensors[0]
+    )
 
 
 @computes("Softmax")

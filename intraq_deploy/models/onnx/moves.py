@@ -169,10 +169,13 @@ def _space_to_depth(a: Attributes, x: Tensor) -> Tensor:
 
 @computes("Resize")
 def _resize(a: Attributes, x: Tensor, _: Any = None, scales: Any = None, sizes: Any = None) -> Tensor:
-    mode, place = a.get("mode", "nearest"), a.get("coordinate_transformation_mode", "half_pixel")
+    # Files before opset 11 do not say the place, and mean another than later ones that do not.
+    mode, place = a.get("mode", "nearest"), a.get("coordinate_transformation_mode", "none")
     linear = mode == "linear" and place in ("half_pixel", "pytorch_half_pixel")
-    if not (mode == "nearest" or linear) or a.get("axes") is not None:
-        raise NodeError(f"mode {mode}, {place} (nearest is supported, and linear between middles of pixels)")
+    if not (mode == "nearest" or linear):
+        raise NodeError(f"mode {mode}, placed by {place} (nearest is supported, and linear placed by half_pixel)")
+    if a.get("axes") is not None or x.dim() != 4:
+        raise NodeError(f"axes, or {x.dim()} dimensions (an image of 4 is supported)")
     if sizes is None:
-        sizes = [int(float(scale) * size) for scale, size in zip(scales, x.shape, strict=True)]
+        sizes = [int(np.float32(scale) * np.float32(size)) for scale, size in zip(scales, x.shape, strict=True)]
     return F.interpolate(x, size=[int(size) for size in sizes[2:]], mode="bilinear" if linear else "nearest")

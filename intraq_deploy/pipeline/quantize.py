@@ -12,7 +12,7 @@ from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.dry_run import dry_run
 from intraq_deploy.pipeline.estimate import estimate, faster
-from intraq_deploy.pipeline.export import export_artifact
+from intraq_deploy.pipeline.export import export_artifact, remove_others
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.measurement import baselines
 from intraq_deploy.pipeline.mixed import check_budget, choose_bits
@@ -84,6 +84,7 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     program = stages.freeze_student(run, student, stages.student_key(run, scheme, images.key))
     bits = run.bits.label(mixed)
     artifacts = {target: export_artifact(run, target, program, bits) for target in run.options.targets}
+    remove_others(run, program, bits)
     compared = {} if labelled is None else baselines(run, made, mixed)
     report = records.run_report(
         run,

@@ -113,6 +113,18 @@ def test_export_mends_what_validate_misses(run, directory):
     assert run("validate", directory).exit_code == 0
 
 
+def test_files_of_another_program_do_not_stay_beside_the_runs(run, again, directory):
+    """What `export` added goes with the program that it was made from, and stays with the one that it is of."""
+    assert run("export", directory, "--target", "onnxruntime-arm64").exit_code == 0
+    result = again()
+    assert result.exit_code == 0, result.output
+    assert {each.name for each in (directory / "targets").iterdir()} == {"onnxruntime", "onnxruntime-arm64"}
+    result = again("--target", "tensorrt8-int8", "--bits", "8")
+    assert result.exit_code == 0, result.output
+    assert "targets/onnxruntime is of another program, and is removed" in result.stderr
+    assert {each.name for each in (directory / "targets").iterdir()} == {"tensorrt8-int8"}
+
+
 def test_the_run_of_another_network_is_not_erased(run, directory, tmp_path):
     torch.save(small_network("resnet", seed=1).state_dict(), tmp_path / "other.pth")
     before = report_of(directory)

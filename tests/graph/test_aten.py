@@ -194,6 +194,9 @@ CASES = {
     "a bias and a matrix": (
         lambda net, x: x * torch.addmm(net.inner.bias, x.mean((2, 3)), net.inner.weight)[:, :, None, None], None,
     ),
+    "a bias of one number and a matrix": (
+        lambda net, x: x * torch.addmm(torch.ones(1), x.mean((2, 3)), net.inner.weight)[:, :, None, None], None,
+    ),
     "a linear layer of positions": (
         lambda net, x: net.inner(x.flatten(2).transpose(1, 2)).transpose(1, 2).view(-1, 8, 10, 10), None,
     ),

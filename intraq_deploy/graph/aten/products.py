@@ -105,8 +105,6 @@ def _product(
     positions = [label for label in x[1:] if label not in shared]
     outer = [label for label in out[1:] if label in w and label not in x]
     own = t.parameter_owner(argument) or child_name(call, "linear")
-    if bias is not None:
-        bias = bias.flatten()
 
     def shape(*labels: list[str]) -> tuple[int, ...]:
         return tuple(sizes[label] for part in labels for label in part)
@@ -114,6 +112,8 @@ def _product(
     matrix = weight.permute([w.index(label) for label in (*groups, *outer, *inner)]).reshape(
         -1, math.prod(shape(inner))
     )
+    if bias is not None:
+        bias = bias.flatten().expand(matrix.shape[0])
     if not groups and not positions:
         flat = t.shape_of(name)
         if len(flat) > 1:

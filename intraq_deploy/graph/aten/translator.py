@@ -286,7 +286,7 @@ def translates(*targets: str) -> Callable[[_Translation], _Translation]:
                 raise UnsupportedModelError(
                     f"{_where(call)} uses {call_name(call)} with {refusal}, which is not supported."
                 ) from refusal
-            except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 # A call of other dimensions or arguments than the translation is made for.
                 raise UnsupportedModelError(
                     f"{_where(call)} uses {call_name(call)} in a form that is not supported: tensors of "

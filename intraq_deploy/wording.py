@@ -5,29 +5,31 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_LENGTH = 60
+_LENGTH, _MOST_NAMES = 60, 12
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:
-    """The end of a sentence about an unknown name: "the nearest: a, b", or "known are a, b, c, ..."."""
+    """The end of a sentence about an unknown name: "the nearest: a, b", "known are a, b", or "none of its 900 is like
+    it"."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
     if close:
         return f"the nearest: {', '.join(close)}"
-    shown = names[:8]
-    return f"known are {', '.join(shown)}{', ...' if len(names) > len(shown) else ''}"
+    return f"known are {', '.join(names)}" if len(names) <= _MOST_NAMES else f"none of its {len(names):,} is like it"
 
 
 def did_you_mean(name: str, known: Sequence[str], *, prefix: str = "", otherwise: str = "known are") -> str:
-    """The end of a sentence about an unknown name, with its stop: "did you mean a?", or "known are a, b."."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"{otherwise} {', '.join(known)}."
+    """The end of a sentence about an unknown name, with its stop: "did you mean a or b?" for names that have all its
+    words, "did you mean a?" for a name like it, or "known are a, b."."""
+    words = set(name.split("-"))
+    near = [each for each in known if words <= set(each.split("-"))] or difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {prefix}{listing(near, 'or')}?" if near else f"{otherwise} {', '.join(known)}."
 
 
-def listing(words: Sequence[str]) -> str:
+def listing(words: Sequence[str], joint: str = "and") -> str:
     """The words as one phrase: "a", "a and b", "a, b and c"."""
     *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {joint} {last}" if first else last
 
 
 def shown(value: Any) -> str:

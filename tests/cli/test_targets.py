@@ -281,6 +281,8 @@ def test_what_is_no_target(run, tmp_path, checkpoint, change, words):
     ("name", "words"),
     [
         ("jetson-orin-nan", "did you mean jetson-orin-nano?"),
+        ("jetson-orin", "did you mean jetson-agx-orin, jetson-orin-nano or jetson-orin-nx?"),
+        ("int8", "did you mean tensorrt-int8 or tensorrt8-int8?"),
         ("tensorrt-int", "did you mean tensorrt-int8?"),
         ("absent.toml", "absent.toml cannot be read (No such file or directory): give a TOML file."),
         ("zzz", "is unknown: known are onnxruntime, "),

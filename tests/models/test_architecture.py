@@ -195,6 +195,7 @@ def test_no_convolution(tmp_path):
         ("torchvision:", "is none of"),
         ("torchvision:resnet81", "torchvision has no classifier 'resnet81'; the nearest: resnet18"),
         ("torchvision:resnet18.V9", "torchvision:resnet18 has no weights 'V9'; it has IMAGENET1K_V1."),
+        ("timm:qqq", "timm has no network 'qqq'; none of its 1,"),
         ("timm:resnet18x", "timm has no network 'resnet18x'; the nearest: resnet18"),
         ("timm:resnet18.a9_in1k", "timm:resnet18 has no weights 'a9_in1k'; the nearest: resnet18.a"),
         ("builtin:resnet20", "there is no built-in network 'resnet20'; the nearest: resnet20-cifar10"),

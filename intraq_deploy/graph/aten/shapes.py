@@ -95,8 +95,8 @@ def _expand(t: Translator, call: fx.Node) -> None:
     if int(call.meta["val"].shape[0]) != TRACE_BATCH:
         raise CallError("more images than there are")
     name, shape, own = t.value(call.args[0]), t.shape(call), child_name(call, "expand")
-    if before := (1,) * (len(shape) - len(t.shape_of(name))):
-        raise CallError(f"{len(before)} further dimensions")
+    if len(shape) != len(t.shape_of(name)):
+        raise CallError(f"{len(shape) - len(t.shape_of(name))} further dimensions")
     t.same(call, broadcast(t, name, shape, own))
 
 

@@ -129,7 +129,8 @@ def test_what_an_operator_leaves_of_its_inputs(lines, scale, largest):
     assert Intervals(built)[graph["x_q"]][1] == largest
     assert bool(findings([*BEHIND, *lines, *end], zero_point=0, weight=127, **constants)) == (largest > 128)
     runs = ReferenceEvaluator(ir.to_proto(model([*BEHIND, *lines, *end], zero_point=0, **constants)))
-    stored = runs.run(None, {"x": random_images(1, (3, 4, 4)).numpy() * 100}, intermediate=True)["x_q"]
+    with np.errstate(invalid="ignore", over="ignore"):  # a power without end
+        stored = runs.run(None, {"x": random_images(1, (3, 4, 4)).numpy() * 100}, intermediate=True)["x_q"]
     assert stored.max() <= largest
 
 

@@ -53,7 +53,7 @@ def families():
 
 
 def build(spec):
-    """The network with random weights, and its size in pixels where it takes no other."""
+    """The network with random weights."""
     library, _, name = spec.partition(":")
     if library == "torchvision":
         options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}

@@ -29,13 +29,14 @@ from intraq_deploy.graph.ops import (
     UnitNorm,
 )
 
+_LEAST = 1e-30
+
 
 def _root(x: Tensor, exponent: float) -> Tensor:
     """The power of an exponent below 1, whose slope at 0 is infinite: its gradient there is 0 instead."""
     return torch.where(x > 0, x.clamp(min=_LEAST).pow(exponent), x * 0.0)
 
 
-_LEAST = 1e-30
 FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "Sigmoid": lambda x, _: torch.sigmoid(x),
     "HardSigmoid": lambda x, _: F.hardsigmoid(x),

@@ -14,14 +14,14 @@ from intraq_deploy.evaluation.latency import interleaved, medians, speed
 from intraq_deploy.pipeline.comparison import FLOAT32
 from intraq_deploy.pipeline.finished import Opening, finished_run
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
-from intraq_deploy.pipeline.measurement import baselines
+from intraq_deploy.pipeline.measurement import baselines, timed_here
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.run import Run, machine
 from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
-from intraq_deploy.targets.onnxruntime.opening import is_rehearsed, open_shipped
+from intraq_deploy.targets.onnxruntime.opening import open_shipped
 from intraq_deploy.targets.onnxruntime.session import Session
 from intraq_deploy.targets.onnxruntime.static import quantize_static
 
@@ -93,11 +93,7 @@ def bench_run(opening: Opening, targets: tuple[str, ...], options: BenchOptions,
     finished = finished_run(opening, progress)
     run, report, threads = finished.run, finished.report, options.threads
     artifacts = finished.artifacts(targets)
-    here = {
-        name: artifact
-        for name, artifact in artifacts.items()
-        if run.profile(name).is_for_this_machine and not is_rehearsed(artifact)
-    }
+    here = timed_here(run, artifacts)
     inputs = program_input(finished.program, finished.images.images)
     with run.directory.opened():
         plain = baselines(run, finished.images, report.mixed)[FLOAT32]

@@ -128,13 +128,17 @@ def measure_accuracy(
         accuracy[name] = evaluate(predict, batches)
         run.progress.advance(len(accuracy) * len(labelled), name)
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if takes_pixels else torch.float32)
-    here = dict(compared) | {
+    milliseconds = _times({**compared, **timed_here(run, candidate.artifacts)}, on_cuda, engines, sample)
+    return Measurement(labelled.name, accuracy, _rows(accuracy, deployed, on_cuda, engines, milliseconds))
+
+
+def timed_here(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Returns the artifacts, by target, whose times in ONNX Runtime here are those of their targets' users."""
+    return {
         name: artifact
-        for name, artifact in candidate.artifacts.items()
+        for name, artifact in artifacts.items()
         if run.profile(name).is_for_this_machine and not is_rehearsed(artifact)
     }
-    milliseconds = _times(here, on_cuda, engines, sample)
-    return Measurement(labelled.name, accuracy, _rows(accuracy, deployed, on_cuda, engines, milliseconds))
 
 
 def _on_cuda(run: Run, plain: Artifact) -> dict[str, CudaSession]:

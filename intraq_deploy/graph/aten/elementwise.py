@@ -144,13 +144,12 @@ def _softplus(t: Translator, call: fx.Node) -> None:
 @translates("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.sqrt.default")
 def _pow(t: Translator, call: fx.Node) -> None:
     root = call_name(call) == "aten.sqrt.default"
-    exponent = torch.tensor(0.5)
+    power = 0.5
     if not root:
-        given = None if t.is_value(call.args[1]) else t.constant(call.args[1])
-        if given is None or given.numel() != 1:
+        exponent = None if t.is_value(call.args[1]) else t.constant(call.args[1])
+        if exponent is None or exponent.numel() != 1:
             raise CallError("an exponent that is no single number")
-        exponent = given
-    power = float(exponent)
+        power = float(exponent)
     if power <= 0:
         raise CallError(f"the exponent {power:g}")
     if power == 1:

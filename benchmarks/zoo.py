@@ -198,12 +198,27 @@ def write():
         f"{len(exact)} are exact, {len(quantized) - len(exact)} have toleranced tensors. Of {compared:,} integers "
         f"{differing} differ where they must not, and {within} in toleranced tensors."
     )
+    by_family = collections.Counter(row["family"] for row in normed if row["refused"])
+    refused = ", ".join(f"{family} {number}" for family, number in sorted(by_family.items()))
+    refused = f"With batch norm and refused are {by_family.total()}: {refused}."
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
     onnxruntime = importlib.import_module("onnxruntime").__version__
     text = PAGE.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     made = "\n".join(
-        [BEGIN, "", count, "", *lines, "", f"{machine()}; {versions}, onnxruntime {onnxruntime}; W8A8.", "", END]
+        [
+            BEGIN,
+            "",
+            count,
+            "",
+            refused,
+            "",
+            *lines,
+            "",
+            f"{machine()}; {versions}, onnxruntime {onnxruntime}; W8A8.",
+            "",
+            END,
+        ]
     )
     PAGE.write_text(before + made + after)
 

@@ -7,6 +7,7 @@ import typer
 from intraq_deploy.cli.bench import bench
 from intraq_deploy.cli.build import build
 from intraq_deploy.cli.bundle import bundle
+from intraq_deploy.cli.clean import clean
 from intraq_deploy.cli.doctor import doctor
 from intraq_deploy.cli.export import export
 from intraq_deploy.cli.inspect import inspect
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for command in (
     quantize, synthesize, sensitivity, export, validate, build, bundle, bench, ship, doctor, lint, inspect, targets,
+    clean,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(recipes, name="recipes")

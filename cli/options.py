@@ -19,13 +19,6 @@ TrustPickle = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="The run directory. Default: runs/MODEL-wXaY. The same command continues an interrupted run.",
-    ),
-]
 Eval = Annotated[
     str | None,
     typer.Option(
@@ -170,6 +163,28 @@ class SessionGroup:
 
     device: Device = "auto"
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceGroup:
+    """Where a run is kept."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The run directory. Default: one of its own, as runs/MODEL-wXaY. The same command continues an "
+            "interrupted run.",
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the run that the directory holds, also one with other options, when the new one is whole. "
+            "Default: refused.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

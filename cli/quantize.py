@@ -56,7 +56,7 @@ def quantize(
     target: o.Target = None,
     evaluate: o.Eval = None,
     input_type: InputType = "float",
-    out: o.Out = None,
+    place: o.PlaceGroup,
     model: o.ModelGroup,
     session: o.SessionGroup,
     progress: Progress,
@@ -70,7 +70,6 @@ def quantize(
     # Torch is imported when there is work to do, so that --help answers at once.
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import quantize_run
-    from intraq_deploy.pipeline.rundir import default_directory
     from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS
     from intraq_deploy.pipeline.targets import choose
 
@@ -95,13 +94,7 @@ def quantize(
         input=input_type,
         **asdict(session),
     )
-    # As in runs/resnet20-cifar10-average-bits5a4.
-    weights = f"w{options.weight_bits}" if budget is None else "{}{:g}".format(*budget.budget).removeprefix("--")
-    if options.depthwise_bits is not None:
-        weights += f"-depthwise{options.depthwise_bits}"
-    bits_of_both = (weights, options.activation_bits)
-    directory = out or default_directory(model.source, bits_of_both, options.scheme, options.seed)
-    report = quantize_run(options, directory, progress)
+    report, directory = quantize_run(options, place.out, progress, overwrite=place.overwrite)
     say_warnings(report, progress)
     failed = report.status == "failed"
     return Outcome(report.to_json, lambda: _show(report, str(directory)), GateError.exit_code if failed else 0)

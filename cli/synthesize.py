@@ -13,21 +13,18 @@ def synthesize(
     *,
     recipe: o.RecipeGroup,
     images: o.ImagesGroup,
-    out: o.Out = None,
+    place: o.PlaceGroup,
     model: o.ModelGroup,
     session: o.SessionGroup,
     progress: Progress,
 ) -> Outcome:
     """Only the images that MODEL is quantized with.
 
-    `quantize` with the same --out, budget and seed goes on with them.
+    `quantize` with the same recipe, budget and seed takes them, from the cache of stages or with the same --out.
     """
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import synthesize_run
-    from intraq_deploy.pipeline.rundir import default_directory
 
     options = make_options(model.options(), **recipe.options(), **asdict(images), **asdict(session))
-    bits_of_both = (options.weight_bits, options.activation_bits)
-    directory = out or default_directory(model.source, bits_of_both, options.scheme, options.seed)
-    report = synthesize_run(options, directory, progress)
+    report, directory = synthesize_run(options, place.out, progress, overwrite=place.overwrite)
     return Outcome(report.to_json, lambda: show_images(report, str(directory)))

@@ -14,6 +14,9 @@ from intraq_deploy.program import Program, freeze, settle
 from intraq_deploy.quantization import FakeQuantNetwork, make_scheme
 from intraq_deploy.quantization.build import build_network
 
+# A test that wants a cache of stages has its own; commands in other processes inherit this.
+os.environ["INTRAQ_DEPLOY_CACHE"] = "off"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:

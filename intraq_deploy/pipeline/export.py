@@ -1,11 +1,10 @@
 """Artifacts of a run: its program, written for a target."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from intraq_deploy.errors import TargetError, UsageError
+from intraq_deploy.errors import TargetError
 from intraq_deploy.models import Model
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.finished import Opening, opened_run
@@ -56,7 +55,9 @@ def export_artifact(run: Run, target: str, program: Program, bits: str) -> Artif
     along: training fits weights to the program's own grids, and implicit quantization chooses its own for them.
     Raises UsageError for an unknown target, TargetError for one that refuses the program.
     """
-    profile, metadata, cached = run.profile(target), _metadata(run, bits), _is_cached(run, target)
+    profile = run.profile(target)
+    metadata = model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
+    cached = profile.calibration_cache is not None and run.ranges_only
 
     def prepare() -> Callable[[OpenStage], Artifact]:
         made = lowered(program, profile, metadata)  # a program that is refused leaves the file that is there
@@ -67,38 +68,8 @@ def export_artifact(run: Run, target: str, program: Program, bits: str) -> Artif
 
         return make
 
-    work = StageWork(f"{TARGETS}/{target}", _key(run, target, program, bits))
-    return kept_or_prepared(run, work, whole_artifact, prepare)
-
-
-def remove_others(run: Run, program: Program, bits: str) -> None:
-    """Removes what lies among the run's targets and was made from another program. bits: as in `export_artifact`."""
-    folder = run.directory.path / TARGETS
-    for each in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not _is_of(run, each.name, program, bits):
-            run.progress.warn(f"{TARGETS}/{each.name} is of another program, and is removed.")
-            shutil.rmtree(each)
-
-
-def _is_of(run: Run, target: str, program: Program, bits: str) -> bool:
-    try:
-        return run.directory.finished(f"{TARGETS}/{target}", _key(run, target, program, bits))
-    except UsageError:  # a target of a person's own, whose file is not given any more
-        return False
-
-
-def _key(run: Run, target: str, program: Program, bits: str) -> str:
-    """Returns the key of the artifact of one target."""
-    profile, cached = run.profile(target), _is_cached(run, target)
-    return key_of(program=program.sha256, profile=profile.model_dump(), metadata=_metadata(run, bits), cached=cached)
-
-
-def _is_cached(run: Run, target: str) -> bool:
-    return run.profile(target).calibration_cache is not None and run.ranges_only
-
-
-def _metadata(run: Run, bits: str) -> dict[str, str]:
-    return model_metadata(run.model) | {"scheme": run.options.scheme, "bits": bits}
+    key = key_of(program=program.sha256, profile=profile.model_dump(), metadata=metadata, cached=cached)
+    return kept_or_prepared(run, StageWork(f"{TARGETS}/{target}", key), whole_artifact, prepare)
 
 
 def whole_artifact(folder: Path) -> Artifact:

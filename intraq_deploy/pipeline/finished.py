@@ -8,11 +8,11 @@ from pathlib import Path
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.pipeline import stages
-from intraq_deploy.pipeline.options import QuantizeOptions, make_options, read_config
+from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, make_options, read_config
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
-from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory
+from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, recover
 from intraq_deploy.program import Program, load_program
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.scheme import Scheme
@@ -105,9 +105,15 @@ def opened_run(opening: Opening, progress: Progress) -> Iterator[KeptRun]:
 
     Raises RunError for what is none, where nothing is made then, and for one that is in use.
     """
-    read_config(opening.path / CONFIG)
+    kept_config(opening.path)
     with RunDirectory(opening.path).opened():
         yield finished_run(opening, progress)
+
+
+def kept_config(path: Path) -> RunConfig:
+    """Returns the configuration of the run in a directory. Raises RunError for what is none."""
+    recover(path)
+    return read_config(path / CONFIG)
 
 
 def finished_run(opening: Opening, progress: Progress) -> KeptRun:
@@ -124,8 +130,8 @@ def kept_run(opening: Opening, progress: Progress) -> KeptRun:
     Raises RunError for what is none, and for a network that has changed; UsageError for options that cannot be.
     """
     path = opening.path
-    config, report = read_config(path / CONFIG), read_report(path / REPORT)
-    run = prepared(_options(config.options, Path(config.folder), opening), RunDirectory(path), progress)
+    config, report = kept_config(path), read_report(path / REPORT)
+    run = prepared(_options(config.options, Path(config.folder), opening), lambda _: RunDirectory(path), progress)
     if run.weights_sha256 != config.weights_sha256:
         raise RunError(
             f"{run.options.model.source} is not the network that {path} was made from: put that one back, or run "

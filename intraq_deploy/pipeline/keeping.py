@@ -25,6 +25,8 @@ class StageWork:
     total: int = 1
     """Units of work, for the progress display."""
     unit: str = ""
+    shared: bool = False
+    """Whether it takes so long that other runs get it too, from the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def kept_or_prepared(
             value = load(stage.folder)
         except (RunError, DataError) as damage:
             progress.warn(f"{work.name} is made again, because {damage}")
+            directory.forget(work.name, work.key)
             damaged = True
         else:
             progress.start(work.name, 0, "")
@@ -74,6 +77,8 @@ def kept_or_prepared(
     progress.start(work.name, work.total, work.unit)
     with directory.running(stage) as saved:
         value = make(OpenStage(stage.folder, saved))
+    if work.shared:
+        directory.share(work.name, work.key)
     directory.seconds[work.name] = stage.seconds
     progress.finish(work.name, stage.seconds)
     return value

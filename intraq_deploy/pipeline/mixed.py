@@ -56,8 +56,9 @@ def earlier_choice(run: Run) -> MixedRecord | None:
     """Returns what an earlier session has chosen for these options; None if it has not."""
     assert run.options.mixed is not None
     try:
-        if run.directory.finished(MIXED, _key(run, run.options.mixed, images_key(run))):
-            return _kept_choice(run.directory.path / MIXED)
+        key = _key(run, run.options.mixed, images_key(run))
+        if run.directory.finished(MIXED, key):
+            return _kept_choice(run.directory.stage(MIXED, key).folder)
     except RunError:  # the stage itself says so, and chooses again
         pass
     return None
@@ -78,7 +79,8 @@ def choose_bits(run: Run, images: RunImages) -> MixedRecord:
 
         return make
 
-    return kept_or_prepared(run, StageWork(MIXED, _key(run, mixed, images.key)), _kept_choice, prepare)
+    work = StageWork(MIXED, _key(run, mixed, images.key), shared=True)
+    return kept_or_prepared(run, work, _kept_choice, prepare)
 
 
 def _key(run: Run, mixed: MixedOptions, images_key: str) -> str:

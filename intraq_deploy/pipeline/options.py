@@ -219,6 +219,10 @@ class RunConfig(BaseModel):
     folder: str
     """The folder in which the command was given: relative paths start there."""
     options: QuantizeOptions
+    images: str
+    """The hash of everything that decides the images."""
+    configuration: str | None
+    """The hash of everything that decides the program and its files; None where nothing but images was asked for."""
 
     def to_json(self) -> str:
         """Returns the text of `config.json`, without the consent to run a pickle's code, which is given per command."""
@@ -234,6 +238,6 @@ def read_config(path: Path) -> RunConfig:
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise RunError(
-            f"{path} is damaged or of another version ({reason}): remove {path.parent} and run quantize again, or "
-            "choose another directory with --out."
+            f"{path} is damaged or of another version ({reason}): choose another directory with --out, or replace "
+            "what it holds with --overwrite."
         ) from error

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from intraq_deploy.data import LabelledImages, load_labelled
@@ -10,9 +12,10 @@ from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
 from intraq_deploy.pipeline.candidate import GateCandidate
+from intraq_deploy.pipeline.directories import choose_directory, config_of, goes_on, kept_before
 from intraq_deploy.pipeline.dry_run import dry_run
 from intraq_deploy.pipeline.estimate import estimate, faster
-from intraq_deploy.pipeline.export import export_artifact, remove_others
+from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.measurement import baselines
 from intraq_deploy.pipeline.mixed import check_budget, choose_bits
@@ -20,7 +23,7 @@ from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_conf
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
-from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, key_of
+from intraq_deploy.pipeline.rundir import CONFIG, REPORT, key_of
 from intraq_deploy.pipeline.schemes import check_depthwise
 from intraq_deploy.program import Program
 from intraq_deploy.quantization.layers_report import layer_rows
@@ -36,29 +39,39 @@ VALIDATION = "validation"
 PLACEMENT = "placement.json"
 
 
-def synthesize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
-    """Makes only the images. Leaves a run directory that `quantize_run` continues.
+def synthesize_run(
+    options: QuantizeOptions, out: Path | None, progress: Progress, *, overwrite: bool = False
+) -> tuple[RunReport, Path]:
+    """Makes only the images, and returns the report and the run directory, which `quantize_run` continues.
 
-    Raises the package's errors for what cannot be read, traced or synthesized from.
+    out and overwrite: as in `quantize_run`. Raises the package's errors for what cannot be read, traced or synthesized
+    from.
     """
-    run = prepared(options, RunDirectory(out), progress)
+    where = partial(choose_directory, out=out, overwrite=overwrite, images_only=True)
+    run = prepared(options, where, progress)
     with run.directory.opened():
-        _begin(run, images_only=True)
+        _begin(run, config_of(run, images_only=True))
         _, record = _synthesized(run)
         return _keep(run, records.run_report(run, record))
 
 
-def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> RunReport:
-    """Takes every stage; the report's status is "failed" if the gate is not passed.
+def quantize_run(
+    options: QuantizeOptions, out: Path | None, progress: Progress, *, overwrite: bool = False
+) -> tuple[RunReport, Path]:
+    """Takes every stage, and returns the report, whose status is "failed" if the gate is not passed, and the run
+    directory.
 
-    What can be wrong with the input is found before the directory is made. Raises the package's errors.
+    out: the run directory; None: one of the run's own, in runs/. overwrite: whether a run with other options may be
+    replaced. Until this run is whole, the one before stays as it is. What can be wrong with the input is found before
+    the directory is made. Raises the package's errors.
     """
     for target in options.targets:
         load_profile(target, options.own_targets)
     onnxruntime()
-    run = prepared(options, RunDirectory(out), progress)
+    run = prepared(options, partial(choose_directory, out=out, overwrite=overwrite), progress)
     _ = run.calibration
-    labelled = None if options.eval is None else load_labelled(options.eval, run.model)
+    config = _as_before(run, config_of(run))
+    labelled = None if config.options.eval is None else load_labelled(config.options.eval, run.model)
     scheme = run.scheme(None)
     place(run.graph, scheme)
     check_depthwise(run.graph, options.depthwise_bits, options.weight_bits)
@@ -68,8 +81,25 @@ def quantize_run(options: QuantizeOptions, out: Path, progress: Progress) -> Run
         check_budget(run, options.mixed)
     dry_run(run, scheme)
     with run.directory.opened():
-        _begin(run)
+        _begin(run, config)
         return _keep(run, _stages(run, labelled))
+
+
+def _as_before(run: Run, config: RunConfig) -> RunConfig:
+    """Returns the configuration with what the finished run of the same options has beyond it: the labelled images,
+    where none are given now, and a person's own targets that were exported for since."""
+    before = kept_before(run, config)
+    if before is None:
+        return config
+    options, kept = config.options, before.options
+    known = {profile.name for profile in options.own_targets}
+    own = (*options.own_targets, *(each for each in kept.own_targets if each.name not in known))
+    changes: dict[str, object] = {"own_targets": own}
+    if options.eval is None and kept.eval is not None:
+        where = Path(before.folder) / kept.eval
+        changes["eval"] = str(where) if where.exists() else kept.eval
+        run.progress.say(f"Accuracy is measured on {changes['eval']}, as before.")
+    return config.model_copy(update={"options": options.model_copy(update=changes)})
 
 
 def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
@@ -84,7 +114,6 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     program = stages.freeze_student(run, student, stages.student_key(run, scheme, images.key))
     bits = run.bits.label(mixed)
     artifacts = {target: export_artifact(run, target, program, bits) for target in run.options.targets}
-    remove_others(run, program, bits)
     compared = {} if labelled is None else baselines(run, made, mixed)
     report = records.run_report(
         run,
@@ -120,22 +149,13 @@ def _calibrated(run: Run) -> tuple[SyntheticSet, CalibrationRecord]:
     return images, records.calibration_record(images, own)
 
 
-def _begin(run: Run, *, images_only: bool = False) -> None:
-    """Keeps what was asked for, and says how long it will take. The directory is open. images_only: nothing but images
-    is asked for.
-
-    Raises RunError for a directory that holds another network's run.
-    """
-    path = run.directory.path / CONFIG
-    if path.exists() and read_config(path).weights_sha256 != run.weights_sha256:
-        raise RunError(
-            f"{run.directory.path} holds the run of another network ({read_config(path).options.model.source}): choose "
-            "another directory with --out, or remove it."
-        )
-    # A report vouches for the files beside it, which may change from here on.
-    (run.directory.path / REPORT).unlink(missing_ok=True)
-    config = RunConfig(weights_sha256=run.weights_sha256, folder=str(Path.cwd()), options=run.options)
-    run.directory.write(CONFIG, config.to_json())
+def _begin(run: Run, config: RunConfig) -> None:
+    """Keeps what was asked for, and says how long it will take. The directory is open."""
+    directory, images_only = run.directory, config.configuration is None
+    kept = directory.path / CONFIG
+    if kept.exists() and not goes_on(config, read_config(kept)):
+        directory.clear()
+    directory.write(CONFIG, config.to_json())
     few = too_few_images(run.recipe.synthesis, run.model.classes)
     # Rounding in closed form reads no label, and misses no class.
     if few is not None and run.calibration is None and (images_only or run.recipe.student.images):
@@ -155,11 +175,34 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _keep(run: Run, report: RunReport) -> RunReport:
-    """Writes the report with the time of its stages into the run directory, and returns it."""
-    whole = report.changed(seconds=run.directory.seconds)
-    run.directory.write(REPORT, whole.to_json())
-    return whole
+def _keep(run: Run, report: RunReport) -> tuple[RunReport, Path]:
+    """Puts the whole run, with its report, in the place of the one before. Returns the report and the run directory."""
+    directory = run.directory
+    assert directory.home is not None
+    whole = report.changed(seconds=directory.seconds)
+    if directory.is_as_before(stages.FREEZING):
+        with suppress(RunError):  # a report that is damaged has nothing to keep
+            whole = _with_others(whole, read_report(directory.home.path / REPORT))
+        directory.inherit()
+    directory.write(REPORT, whole.to_json())
+    directory.publish()
+    return whole, directory.home.path
+
+
+def _with_others(report: RunReport, before: RunReport) -> RunReport:
+    """Returns the report with what is known of the same program's other files, and of engines made from its files."""
+    made, kept = report.artifacts, before.artifacts
+    built = {name for name in before.engines if name not in made or made[name].sha256 == kept[name].sha256}
+    others = (kept.keys() - made.keys()) | built
+    failures = [each for each in report.failures if each.target not in others]
+    failures += [each for each in before.failures if each.target in others]
+    return report.changed(
+        artifacts={**{name: each for name, each in kept.items() if name in others}, **made},
+        engines={name: each for name, each in before.engines.items() if name in built},
+        parity={**report.parity, **{name: each for name, each in before.parity.items() if name in others}},
+        failures=failures,
+        status="failed" if failures else report.status,
+    )
 
 
 def _validation_key(report: RunReport, program: Program, labelled: LabelledImages | None) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,9 +38,15 @@ class Run:
     """Everything that a run is given, and what follows from it, worked out on first use. Nothing in it is replaced."""
 
     options: QuantizeOptions
-    directory: RunDirectory
+    place: "Callable[[Run], RunDirectory]"
+    """Returns the directory of a run whose network is known."""
     model: Model
     progress: Progress
+
+    @cached_property
+    def directory(self) -> RunDirectory:
+        """The directory in which the run is made or kept. Raises RunError where another run is in the way."""
+        return self.place(self)
 
     @cached_property
     def device(self) -> torch.device:
@@ -146,13 +153,13 @@ class Run:
         return digest.hexdigest()
 
 
-def prepared(options: QuantizeOptions, directory: RunDirectory, progress: Progress) -> Run:
+def prepared(options: QuantizeOptions, place: Callable[[Run], RunDirectory], progress: Progress) -> Run:
     """Returns the run, its network loaded, traced and read, so that what cannot work fails before anything is made.
 
-    Raises what loading, tracing and the recipe raise.
+    place: as Run's. Raises what loading, tracing and the recipe raise.
     """
     options.check()
-    run = Run(options, directory, options.model.load(), progress)
+    run = Run(options, place, options.model.load(), progress)
     # First the graph: a person's own images would not help a network that cannot be traced.
     _ = run.device, run.recipe, run.graph
     if options.calibration is None:

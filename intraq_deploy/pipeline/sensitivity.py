@@ -118,7 +118,8 @@ def measure_sensitivity(run: Run, images: RunImages, widths: tuple[int, ...]) ->
         _write(stage.folder, table)
         return table
 
-    work = StageWork(SENSITIVITY, sensitivity_key(run, widths, images.key), len(narrow) * len(measured), "images")
+    key, total = sensitivity_key(run, widths, images.key), len(narrow) * len(measured)
+    work = StageWork(SENSITIVITY, key, total, "images", shared=True)
     return kept_or_made(run, work, kept_sensitivity, make)
 
 

@@ -16,10 +16,9 @@ from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.errors import IntraqError, TargetError, UsageError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.bundle import bundle_run
-from intraq_deploy.pipeline.finished import Opening, finished_run
-from intraq_deploy.pipeline.options import check_apart, read_config
+from intraq_deploy.pipeline.finished import Opening, finished_run, kept_config
+from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.rundir import CONFIG
 from intraq_deploy.targets.device.probe import HostFacts, check_fits, device_of, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, load_device
 from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send, values_of
@@ -97,7 +96,7 @@ class Shipment:
             raise UsageError("A host is given twice: give each once.")
         if self.folder is not None and (self.folder.startswith("-") or self.folder.strip("/. ") in ("", "~")):
             raise UsageError(f"--dir is {self.folder!r}: give a folder of its own for the bundle.")
-        read_config(run / CONFIG)
+        kept_config(run)
 
     def folder_on(self, run: Path, device: str) -> str:
         """Returns the folder of the bundle on a host."""

@@ -107,7 +107,7 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
         write_atomically(stage.folder / "quality.json", json.dumps({**asdict(quality), "batches": len(sizes)}))
         return images, quality
 
-    work = StageWork(SYNTHESIS, synthesis_key(run), sum(sizes) * recipe.iterations, "image-iterations")
+    work = StageWork(SYNTHESIS, synthesis_key(run), sum(sizes) * recipe.iterations, "image-iterations", shared=True)
     return kept_or_made(run, work, kept_synthesis, make)
 
 
@@ -168,7 +168,8 @@ def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> tuple[FakeQuantNet
         session.clear()
         return student, settled
 
-    work = StageWork(FINE_TUNING, student_key(run, scheme, images.key), run.recipe.student.images, "images")
+    key = student_key(run, scheme, images.key)
+    work = StageWork(FINE_TUNING, key, run.recipe.student.images, "images", shared=True)
     return kept_or_made(run, work, lambda folder: kept_student(run, scheme, folder), make)
 
 

@@ -87,11 +87,10 @@ def find_for(run: Path, text: str) -> TargetProfile | DeviceProfile:
 
 
 def _kept(run: Path) -> tuple[TargetProfile, ...]:
-    from intraq_deploy.pipeline.options import read_config  # noqa: PLC0415  it comes with torch
-    from intraq_deploy.pipeline.rundir import CONFIG  # noqa: PLC0415
+    from intraq_deploy.pipeline.finished import kept_config  # noqa: PLC0415  it comes with torch
 
     try:
-        return read_config(run / CONFIG).options.own_targets
+        return kept_config(run).options.own_targets
     except RunError:  # which whoever works on the run will say
         return ()
 

@@ -78,7 +78,7 @@ def home(calibrated, tmp_path):
 def again(run, plain, home):
     """The command that made the run, with further options."""
     command = ["quantize", plain, *PLAIN, *BUDGET, "--calibration", home / "photos", "--out", home / "run"]
-    return lambda *options: run(*command, *options)
+    return lambda *options: run(*command, "--overwrite", *options)
 
 
 def report_of(home):
@@ -192,7 +192,7 @@ def test_arrays_and_fewer_images_than_asked_for(run, plain, tmp_path):
     assert "5 of 5 images" in result.stdout
     assert "--images is 8, and" in result.stderr
     assert "photos.npz has 5: all of them are taken" in result.stderr
-    other = run(*command, "--out", tmp_path / "run", "--seed", "1")
+    other = run(*command, "--out", tmp_path / "run", "--seed", "1", "--overwrite")
     assert "calibration: kept from before" in other.stderr, "all images were taken, whatever draws"
     assert "fine-tuning: done" in other.stderr, "but the steps draw from them"
 

@@ -32,7 +32,7 @@ def test_an_interrupted_run_does_not_fit_again(run, checkpoint, tmp_path, monkey
         raise AssertionError
 
     (tmp_path / "mine.toml").write_text(MINE)
-    command = ["quantize", checkpoint, *NETWORK, "--recipe", tmp_path / "mine.toml", "--out"]
+    command = ["quantize", checkpoint, *NETWORK, "--recipe", tmp_path / "mine.toml", "--overwrite", "--out"]
     monkeypatch.setattr(student, "_CHECKPOINT_STEPS", 1)
     save = student.save_checkpoint
     assert run(*command, tmp_path / "whole").exit_code == 0

@@ -84,7 +84,7 @@ def directory(images, tmp_path):
 
 @pytest.fixture
 def quantize(run, checkpoint, directory):
-    return lambda *options: run("quantize", checkpoint, *NETWORK, *BUDGET, "--out", directory, *options)
+    return lambda *options: run("quantize", checkpoint, *NETWORK, *BUDGET, "--out", directory, "--overwrite", *options)
 
 
 def test_average_bits(quantize, directory):

@@ -62,7 +62,7 @@ def test_the_same_command_again_does_nothing_again(run, checkpoint, finished, tm
 def test_other_bits_keep_the_images(run, checkpoint, finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
-    result = run("quantize", checkpoint, *NETWORK, *TINY, "--weight-bits", "3", "--out", directory)
+    result = run("quantize", checkpoint, *NETWORK, *TINY, "--weight-bits", "3", "--out", directory, "--overwrite")
     assert result.exit_code == 0
     assert "synthesis: kept from before" in result.stderr
     assert "fine-tuning: done" in result.stderr
@@ -209,7 +209,7 @@ def test_an_interrupted_run_continues_to_the_same_integers(run, checkpoint, tmp_
 
     assert run(*command("whole")).exit_code == 0
     for part in ("synthesis/batch-0000.safetensors", "fine-tuning/checkpoint.safetensors"):
-        thread = interrupt_when(tmp_path / "cut" / part)
+        thread = interrupt_when(tmp_path / "cut" / "unfinished" / part)
         result = run(*command("cut"))
         thread.join()
         assert result.exit_code == 130, result.output

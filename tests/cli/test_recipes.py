@@ -138,7 +138,7 @@ def test_images_made_first_are_continued(run, checkpoint, tmp_path):
     assert "synthesis: kept from before" in result.stderr
     assert report_of(tmp_path / "run")["steps"] == 1
     (tmp_path / "mine.toml").write_text(MINE.replace("iterations = 2", "iterations = 1"))
-    result = run("synthesize", *rest)
+    result = run("synthesize", *rest, "--overwrite")
     assert "synthesis: done" in result.stderr
 
 
@@ -183,7 +183,7 @@ def test_ranges_only(run, checkpoint, tmp_path):
     assert result.exit_code == 0, result.output
     assert "fine-tuning: kept from before" in result.stderr
     assert run("validate", tmp_path / "run").exit_code == 0
-    result = run(*command, "--steps", "2")
+    result = run(*command, "--steps", "2", "--overwrite")
     assert "fine-tuning: done" in result.stderr
     assert report_of(tmp_path / "run")["steps"] == 2
 
@@ -198,7 +198,7 @@ def test_ranges_only_with_a_recipe(run, checkpoint, tmp_path):
 
 def test_what_prepares_the_network_is_part_of_what_follows(run, checkpoint, tmp_path):
     """The images stay; a table of layers or a student of differently prepared weights does not."""
-    rest = ["--recipe", tmp_path / "mine.toml", "--average-bits", "5", "--out", tmp_path / "run"]
+    rest = ["--recipe", tmp_path / "mine.toml", "--average-bits", "5", "--out", tmp_path / "run", "--overwrite"]
     for equalize in ("false", "true"):
         (tmp_path / "mine.toml").write_text(f"{MINE}\n[quantization]\nequalize = {equalize}\n")
         result = run("quantize", checkpoint, *NETWORK, *rest)

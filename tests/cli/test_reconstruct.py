@@ -32,7 +32,7 @@ def report_of(directory):
 def command(checkpoint, tmp_path):
     """A run with a small recipe, up to its name."""
     (tmp_path / "mine.toml").write_text(MINE)
-    return ["quantize", checkpoint, *NETWORK, "--recipe", tmp_path / "mine.toml", "--out"]
+    return ["quantize", checkpoint, *NETWORK, "--recipe", tmp_path / "mine.toml", "--overwrite", "--out"]
 
 
 def test_a_reconstructed_run(run, command, tmp_path):
@@ -84,7 +84,7 @@ def test_an_interrupted_run_does_not_reconstruct_again(run, command, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(student, "Trainer", interrupt)
         assert run(*command, tmp_path / "cut", "--reconstruct").exit_code == 130
-    assert (tmp_path / "cut" / "fine-tuning" / "reconstructed.safetensors").exists()
+    assert (tmp_path / "cut" / "unfinished" / "fine-tuning" / "reconstructed.safetensors").exists()
     monkeypatch.setattr(student, "reconstruct", forbidden)
     result = run(*command, tmp_path / "cut", "--reconstruct")
     assert result.exit_code == 0, result.output

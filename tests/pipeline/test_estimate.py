@@ -22,7 +22,9 @@ def run_of(tmp_path):
         values = {name: SMALL[name] | (more or {}) for name, more in (("synthesis", synthesis), ("training", training))}
         recipe = OwnRecipe(name="mine", values={"extends": "quick"} | values)
         chosen = make_options(ModelOptions(source="test"), recipe=recipe, **options)
-        return Run(chosen, RunDirectory(tmp_path), model_of(small_network("resnet"), SMALL_SHAPE, 10), Silent())
+        return Run(
+            chosen, lambda _: RunDirectory(tmp_path), model_of(small_network("resnet"), SMALL_SHAPE, 10), Silent()
+        )
 
     return make
 

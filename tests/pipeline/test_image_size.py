@@ -127,7 +127,9 @@ def test_a_run_reads_the_network_at_the_small_size(tmp_path):
         options = make_options(
             ModelOptions(source="test"), recipe=OwnRecipe(name="mine", values=values), calibration=calibration
         )
-        return Run(options, RunDirectory(tmp_path), model_of(small_network("resnet"), (3, 64, 72), 10), Silent())
+        return Run(
+            options, lambda _: RunDirectory(tmp_path), model_of(small_network("resnet"), (3, 64, 72), 10), Silent()
+        )
 
     run = run_of(None, 0.5)
     assert (run.model.input_shape, run.image_shape) == ((3, 64, 72), (3, 32, 32))

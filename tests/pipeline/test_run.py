@@ -26,7 +26,9 @@ def run_of(tmp_path):
     def make(**options):
         recipe = OwnRecipe(name="mine", values={"extends": "quick", "synthesis": {"images": 8, "iterations": 2}})
         chosen = make_options(ModelOptions(source="test"), recipe=recipe, **options)
-        return Run(chosen, RunDirectory(tmp_path), model_of(small_network("resnet"), SMALL_SHAPE, 10), Silent())
+        return Run(
+            chosen, lambda _: RunDirectory(tmp_path), model_of(small_network("resnet"), SMALL_SHAPE, 10), Silent()
+        )
 
     return make
 

@@ -7,7 +7,9 @@ import pytest
 
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.pipeline.rundir import CONFIG, RunDirectory, default_directory, key_of
+from intraq_deploy.pipeline.directories import default_name
+from intraq_deploy.pipeline.options import MixedOptions, ModelOptions, OwnRecipe, make_options
+from intraq_deploy.pipeline.rundir import CONFIG, RunDirectory, key_of
 
 
 @pytest.fixture
@@ -106,15 +108,18 @@ def test_nothing_is_made_before_opening(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "scheme", "seed", "name"),
+    ("source", "options", "name"),
     [
-        ("builtin:resnet20-cifar10", "integer", 0, "resnet20-cifar10-w4a8"),
-        ("models/net.v2.pth", "integer", 0, "net.v2-w4a8"),
-        ("net.safetensors", "paper", 2, "net-w4a8-paper-seed2"),
+        ("builtin:resnet20-cifar10", {}, "resnet20-cifar10-w4a8"),
+        ("models/net.v2.pth", {"method": "ptq"}, "net.v2-w4a8-ptq"),
+        ("net.onnx", {"targets": ("tensorrt-int8",), "preset": "best"}, "net-w4a8-best-tensorrt-int8"),
+        ("net.safetensors", {"scheme": "paper", "seed": 2}, "net-w4a8-paper-seed2"),
+        ("n.pt", {"mixed": MixedOptions(average_bits=5), "depthwise_bits": 8}, "n-average-bits5-depthwise8a8"),
+        ("n.pt", {"recipe": OwnRecipe(name="a/mine.toml", values={})}, "n-w4a8-mine"),
     ],
 )
-def test_default_names(source, scheme, seed, name):
-    assert default_directory(source, (4, 8), scheme, seed).as_posix() == f"runs/{name}"
+def test_default_names(source, options, name):
+    assert default_name(make_options(ModelOptions(source=source), activation_bits=8, **options)) == name
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

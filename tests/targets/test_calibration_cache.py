@@ -350,5 +350,5 @@ def test_a_trained_run_writes_neither(command, tmp_path):
     directory = tmp_path / "run"
     invoke(*command, "--out", directory, "--method", "ptq")
     assert companions(directory)
-    invoke(*command, "--out", directory, "--steps", "2")
+    invoke(*command, "--out", directory, "--steps", "2", "--overwrite")
     assert companions(directory) == set()

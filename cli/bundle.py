@@ -30,14 +30,15 @@ def bundle(
     """Pack a finished run for a device that has no intraq-deploy.
 
     The bundle holds the network for each of the device's runtimes, and run.py, which builds, checks, times and runs it
-    there with Python 3.8 and numpy: the integers that must come out travel with it.
+    there with Python 3.8 and numpy: the integers that must come out travel with it. Exits 3 where the file is missing
+    that would be the device's best.
     """
     from intraq_deploy.pipeline.bundle import bundle_run
     from intraq_deploy.pipeline.finished import Opening
     from intraq_deploy.pipeline.targets import find_for
 
     report = bundle_run(Opening(run, trust_pickle), find_for(run, target), out, progress)
-    return Outcome(report.to_json, lambda: _show(report))
+    return Outcome(report.to_json, lambda: _show(report), report.exit_code)
 
 
 def _show(report: "BundleReport") -> None:
@@ -48,4 +49,6 @@ def _show(report: "BundleReport") -> None:
     )
     for target, reason in report.left_out.items():
         show(f"{target} is left out: {reason}")
+    if report.shortfall is not None:
+        show(report.shortfall, "red", wrap=False)
     show("On the device, in the unpacked folder: python3 run.py doctor, then check.")

@@ -33,7 +33,7 @@ Target = Annotated[
     typer.Option(
         metavar="NAME",
         help="What to ship for: a target, a device for all of its targets, or the path of your own; repeatable. "
-        "`intraq-deploy targets` lists them. Default: onnxruntime.",
+        "`intraq-deploy targets` lists them. Default: all that the run has; export: onnxruntime.",
     ),
 ]
 SchemeName = Annotated[

@@ -32,6 +32,16 @@ Calibration = Annotated[
         "batch norm. No label is read. Default: images are made from MODEL.",
     ),
 ]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="What to ship for: a target, a device for all of its targets, or the path of your own; repeatable. "
+        "`intraq-deploy targets` lists them. Default: a file for onnxruntime, with integers that TensorRT takes too; "
+        "`--target onnxruntime` is for CPUs alone, and uses more of 8-bit activations.",
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Fine-tuning steps; 0: none. Default: the recipe's.")]
 InputType = Annotated[
     str,
@@ -53,7 +63,7 @@ def quantize(
     calibration: Calibration = None,
     images: o.ImagesGroup,
     steps: Steps = None,
-    target: o.Target = None,
+    target: Targets = None,
     evaluate: o.Eval = None,
     input_type: InputType = "float",
     place: o.PlaceGroup,
@@ -70,7 +80,7 @@ def quantize(
     # Torch is imported when there is work to do, so that --help answers at once.
     from intraq_deploy.pipeline.options import make_options
     from intraq_deploy.pipeline.quantize import quantize_run
-    from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS
+    from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, MADE_FOR
     from intraq_deploy.pipeline.targets import choose
 
     chosen = choose(target or DEFAULT_TARGETS)
@@ -89,6 +99,7 @@ def quantize(
         **asdict(images),
         steps=steps,
         targets=chosen.targets,
+        made_for=chosen.targets if target else MADE_FOR,
         own_targets=chosen.own,
         eval=evaluate,
         input=input_type,

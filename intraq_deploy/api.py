@@ -21,7 +21,7 @@ from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.probing import differentiable_probe
-from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, SchemeChoice, check_depthwise
+from intraq_deploy.pipeline.schemes import MADE_FOR, SchemeChoice, check_depthwise
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
@@ -112,7 +112,7 @@ def quantize(
     recipe: str | Path = "quick",
     steps: int | None = None,
     reconstruct: bool = False,
-    targets: str | Path | tuple[str | Path, ...] = DEFAULT_TARGETS,
+    targets: str | Path | tuple[str | Path, ...] = MADE_FOR,
     seed: int = 0,
     device: str = "auto",
 ) -> FakeQuantNetwork:
@@ -121,7 +121,8 @@ def quantize(
     depthwise_bits: of depthwise layers' weights; None: weight_bits. steps: overrides the recipe; 0: no training.
     reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
     says; a recipe that does so by itself does not with steps=0. targets: the targets that it will be exported for:
-    names of targets or devices, or paths of your own; some allow more than others; one may stand alone.
+    names of targets or devices, or paths of your own; some allow more than others; one may stand alone. Default: one
+    network for ONNX Runtime and TensorRT.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
     DataError for images that are not finite, UsageError for the reconstruction of min-max ranges, and for

@@ -147,9 +147,8 @@ def make(bench: Bench, key: Key) -> None:
 
 def calibrated(bench: Bench, key: Key, recipe: Recipe, images: SyntheticSet) -> tuple[FakeQuantNetwork, Teacher]:
     """The student with its ranges only, and the float network that it learns from."""
-    choice = SchemeChoice(
-        rows.PROTOCOLS[key.protocol], ranges=recipe.quantization.ranges, depthwise_bits=key.depthwise_bits
-    )
+    ranges, depthwise = recipe.quantization.ranges, key.depthwise_bits
+    choice = SchemeChoice(rows.PROTOCOLS[key.protocol], ("onnxruntime",), ranges=ranges, depthwise_bits=depthwise)
     scheme = choice.at(key.weight_bits, key.activation_bits)
     traced = trace(bench.model.module, bench.model.input_shape)
     graph = prepare(traced, recipe.quantization, scheme, images.images, key.seed)

@@ -13,17 +13,20 @@ import PIL
 import torch
 from torch import Tensor
 
-from intraq_deploy.errors import RunError, TargetError
+from intraq_deploy.errors import GateError, RunError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.finished import KeptRun, Opening, opened_run
+from intraq_deploy.pipeline.invocation import quantize_command
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.run import Run
+from intraq_deploy.pipeline.schemes import MADE_FOR, constraints_of
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.device.bundle import BundleDescription, archive, why_left_out, write_bundle
 from intraq_deploy.targets.device.expected import integers_per_image, pick_images
-from intraq_deploy.targets.device.profile import DeviceProfile
+from intraq_deploy.targets.device.profile import DeviceProfile, device_names
 from intraq_deploy.targets.device.runner.manifest import FORMAT, MANIFEST
 from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names
 
@@ -48,6 +51,25 @@ class BundleReport:
     images: int
     integers: int
     """Integers that `check` compares on the device."""
+    missing: str | None = None
+    """The target that is the best for the device, if its file is not there."""
+    remedy: str | None = None
+    """The command that makes a run with that file, if one does."""
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code: 3 where the device's best file is missing, else 0."""
+        return 0 if self.missing is None else GateError.exit_code
+
+    @property
+    def shortfall(self) -> str | None:
+        """A sentence about the best file, where it is missing."""
+        if self.missing is None:
+            return None
+        what = f"{self.missing}, the device's best file, is missing: {self.left_out[self.missing].rstrip('.')}."
+        if self.remedy is None:
+            return f"{what} To do without it, name one target: --target {self.targets[0]}."
+        return f"{what} The command that makes it: {self.remedy}"
 
     def to_json(self) -> str:
         """Returns the report as JSON."""
@@ -86,6 +108,8 @@ def bundle_run(
         images = pick_images(program, _images(finished), own_rounding=own_rounding)
         with _replaced(folder) as scratch:
             manifest = write_bundle(scratch, program, packable, images, description)
+        best = next((profile.name for profile in profiles if why_left_out(profile) is None), None)
+        missing = best if best in left_out else None
         data = archive(folder, description.name)
         write_atomically(packed, data)
     return BundleReport(
@@ -97,6 +121,21 @@ def bundle_run(
         left_out=left_out,
         images=len(images),
         integers=manifest["check"]["images_with_codes"] * integers_per_image(program),
+        missing=missing,
+        remedy=None if missing is None else _remedy(finished.run, target, missing),
+    )
+
+
+def _remedy(run: Run, target: TargetProfile | DeviceProfile, missing: str) -> str | None:
+    """Returns the command of a run for the device; None where the program is made for the missing target already, so
+    that another one would be refused too, and for a person's own device, whose file has a path of its own."""
+    options = run.options
+    own = options.own_targets
+    now, then = (constraints_of(targets, own) for targets in (options.made_for, (*options.made_for, missing)))
+    if now == then or target.name not in {*profile_names(), *device_names()}:
+        return None
+    return quantize_command(
+        options.model_copy(update={"made_for": MADE_FOR, "device": "auto"}), "--target", target.name
     )
 
 

@@ -11,7 +11,7 @@ from intraq_deploy.errors import RunError
 from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import CONFIG, UNFINISHED, RunDirectory, unfinished
-from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS
+from intraq_deploy.pipeline.schemes import MADE_FOR
 
 _SUFFIXES = (".pth", ".pt", ".pt2", ".safetensors", ".onnx")
 
@@ -62,7 +62,7 @@ def default_name(options: QuantizeOptions, *, images_only: bool = False) -> str:
     parts += [recipe] * (recipe != "quick")
     if not images_only:
         parts += ["ptq"] * (options.method == "ptq")
-        parts += [options.targets[0]] * (len(options.targets) == 1 and options.targets != DEFAULT_TARGETS)
+        parts += [options.targets[0]] * (len(options.targets) == 1 and options.made_for != MADE_FOR)
     return "-".join(parts) + f"-seed{options.seed}" * (options.seed != 0)
 
 
@@ -146,7 +146,9 @@ def _configuration(run: Run) -> dict[str, Any]:
     """Returns everything that decides the program and the files, but for versions."""
     options = run.options
     own = [profile.model_dump() for profile in options.own_targets if profile.name in options.targets]
-    asked = options.model_dump(include={"weight_bits", "depthwise_bits", "activation_bits", "scheme", "input", "mixed"})
+    asked = options.model_dump(
+        include={"weight_bits", "depthwise_bits", "activation_bits", "scheme", "input", "mixed", "made_for"}
+    )
     return _images(run) | asked | {"recipe": asdict(run.recipe), "targets": sorted(options.targets), "own": own}
 
 

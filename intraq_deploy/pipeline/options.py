@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.models import Model, load_model
-from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS
+from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, MADE_FOR
 from intraq_deploy.quantization.scheme import SCHEMES
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.recipes import read
@@ -150,6 +150,9 @@ class QuantizeOptions(BaseModel):
     iterations: int | None = None
     steps: int | None = None
     targets: tuple[str, ...] = DEFAULT_TARGETS
+    """The targets that files are written for."""
+    made_for: tuple[str, ...] = MADE_FOR
+    """The targets that all take the program: those above, unless none were named."""
     own_targets: tuple[TargetProfile, ...] = ()
     """A person's own, as their files were read: those of `targets`, and those that were exported for since."""
     eval: str | None = None

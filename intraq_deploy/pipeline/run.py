@@ -68,7 +68,7 @@ class Run:
         """The run's scheme at any bits."""
         o = self.options
         return SchemeChoice(
-            o.scheme, o.targets, o.own_targets, self.recipe.quantization.ranges, depthwise_bits=o.depthwise_bits
+            o.scheme, o.made_for, o.own_targets, self.recipe.quantization.ranges, depthwise_bits=o.depthwise_bits
         )
 
     @property

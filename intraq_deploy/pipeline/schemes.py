@@ -15,7 +15,9 @@ from intraq_deploy.quantization.spec import MAX_BITS, weight_spec
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 DEFAULT_TARGETS = ("onnxruntime",)
-"""The targets that a network is quantized for where nothing else is said."""
+"""The targets that files are written for where nothing else is said."""
+MADE_FOR = ("onnxruntime", "tensorrt-int8")
+"""The targets that a network is quantized for where nothing else is said: one program for CPUs and for Jetsons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class SchemeChoice:
 
     name: str
     """One of `quantization.scheme.SCHEMES`."""
-    targets: tuple[str, ...] = DEFAULT_TARGETS
+    targets: tuple[str, ...] = MADE_FOR
     own_targets: tuple[TargetProfile, ...] = ()
     """A person's own among the targets."""
     ranges: Literal["scheme", "learned", "min-max"] = "scheme"

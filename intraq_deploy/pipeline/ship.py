@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from intraq_deploy.data import LabelledImages, load_labelled
 from intraq_deploy.errors import IntraqError, TargetError, UsageError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.pipeline.bundle import bundle_run
+from intraq_deploy.pipeline.bundle import BundleReport, bundle_run
 from intraq_deploy.pipeline.finished import Opening, finished_run, kept_config
 from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
@@ -121,7 +121,7 @@ def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progres
     for host, other in _twice({host: facts for host, (_, facts) in found.items()}).items():
         del found[host]
         reports[host].failure, reports[host].exit_code = f"{host}: it is the machine of {other}: give it once.", 2
-    bundles: dict[str, Path | IntraqError] = {}
+    bundles: dict[str, BundleReport | IntraqError] = {}
     for host, (target, facts) in found.items():
         reports[host].device, reports[host].machine = target.name, facts.model or facts.machine
         progress.say(
@@ -129,7 +129,7 @@ def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progres
         )
         if target.name not in bundles:
             try:
-                bundles[target.name] = Path(bundle_run(opening, target, None, progress).folder)
+                bundles[target.name] = bundle_run(opening, target, None, progress)
             except TargetError as error:  # other devices may take the program
                 bundles[target.name] = error
 
@@ -217,16 +217,17 @@ class _Labelled:
 def _ship(
     remote: Remote,
     shipment: Shipment,
-    bundle: Path | IntraqError,
+    packed: BundleReport | IntraqError,
     labelled: _Labelled | None,
     report: HostReport,
     progress: Progress,
 ) -> None:
     """Copies, and runs run.py's commands in turn. Raises TargetError where one of them fails; a check that finds a
     difference is a failure of the report, and ends it too."""
-    if isinstance(bundle, IntraqError):
-        raise bundle
+    if isinstance(packed, IntraqError):
+        raise packed
     assert report.folder is not None
+    bundle = Path(packed.folder)
     start, host, folder, files = time.perf_counter(), remote.host, report.folder, hashes(bundle)
     total = sum((bundle / name).stat().st_size for name in files)
     progress.start(host, total // _KIB, "KiB")
@@ -251,6 +252,8 @@ def _ship(
         progress.advance(total // _KIB, "labelled images", stage=host)
         answer = remote.stream(command_of(shipment, folder, "predict"), labelled.chunks())
         report.accuracy = labelled.accuracy(values_of(host, "predict", answer.output, "classes")["classes"])
+    if packed.shortfall is not None and report.failure is None:
+        report.failure, report.exit_code = f"{host}: {packed.shortfall}", packed.exit_code
     report.seconds = round(time.perf_counter() - start, 1)
     progress.finish(host, report.seconds)
 

@@ -37,6 +37,16 @@ def finished(checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def for_cpus(checkpoint, tmp_path_factory):
+    """A finished run for ONNX Runtime alone: its means behind ReLU are unsigned bytes."""
+    directory = tmp_path_factory.mktemp("for-cpus") / "run"
+    command = ["quantize", str(checkpoint), *NETWORK, *TINY, "--target", "onnxruntime", "--out", str(directory)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return directory
+
+
+@pytest.fixture(scope="session")
 def labelled(tmp_path_factory):
     """Forty labelled images without any meaning: what is measured is whether the stages agree."""
     file = tmp_path_factory.mktemp("labelled") / "images.npz"

@@ -106,10 +106,10 @@ def test_cuda_is_no_target_and_says_why(run, shared):
     assert result.stderr.count("\n") == 1
 
 
-def test_a_program_for_cpus_alone_is_refused_with_the_remedy(run, checkpoint, finished, tmp_path):
+def test_a_program_for_cpus_alone_is_refused_with_the_remedy(run, checkpoint, for_cpus, tmp_path):
     """At 4 bits only means behind ReLU are unsigned bytes."""
     directory = tmp_path / "run"
-    shutil.copytree(finished, directory)
+    shutil.copytree(for_cpus, directory)
     result = run("export", directory, "--target", "tensorrt-int8")
     assert result.exit_code == 1
     assert "avgpool.codes stores UINT8" in result.stderr

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,11 +126,31 @@ def test_the_same_run_gives_the_same_archive(made, run, tmp_path):
     assert "`check` compares" in " ".join(over.stdout.split())
 
 
-def test_targets_that_refuse_the_program_are_left_out_with_the_reason(run, finished, tmp_path):
-    """A program for CPUs alone has unsigned bytes."""
-    directory = tmp_path / "run"
-    shutil.copytree(finished, directory)
+def test_the_default_run_reaches_the_jetsons_gpu(run, finished, tmp_path):
+    directory = shutil.copytree(finished, tmp_path / "run")
     result = run("bundle", directory, "--target", JETSON, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["targets"] == ["tensorrt-int8", "tensorrt8-int8", "onnxruntime-arm64"]
+    assert report["left_out"] == {}
+    assert run("validate", directory, "--target", "tensorrt-int8").exit_code == 0
+
+
+def test_targets_that_refuse_the_program_are_left_out_with_the_reason(run, for_cpus, tmp_path):
+    """A program for CPUs alone has unsigned bytes. The device's best file is missing then."""
+    directory = tmp_path / "run"
+    shutil.copytree(for_cpus, directory)
+    said = run("bundle", directory, "--target", JETSON)
+    assert said.exit_code == 3
+    assert "tensorrt-int8, the device's best file, is missing: " in said.stdout
+    assert "avgpool.codes stores UINT8" in said.stdout
+    remedy = said.stdout.partition("The command that makes it: ")[2].splitlines()[0]
+    assert remedy.endswith(f"--target {JETSON}")
+    again = run(*shlex.split(remedy)[1:], "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.stderr
+    assert run("bundle", tmp_path / "again", "--target", JETSON).exit_code == 0
+    result = run("bundle", directory, "--target", JETSON, "--json")
+    assert result.exit_code == 3
     report = json.loads(result.stdout)
     assert "avgpool.codes stores UINT8" in report["left_out"]["tensorrt-int8"]
     assert all(target.startswith("onnxruntime") for target in report["targets"])

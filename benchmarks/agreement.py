@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from intraq_deploy.data import load_labelled
-from intraq_deploy.pipeline.finished import Opening, finished_run
+from intraq_deploy.data.loading import load_labelled
+from intraq_deploy.pipeline.finished import finished_run
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.progress import Silent
-from intraq_deploy.program import Reference, arithmetic
+from intraq_deploy.program import arithmetic
+from intraq_deploy.program.reference import Reference
 
 BATCH = 25
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from intraq_deploy.cli.wording import failure_sentence
 from intraq_deploy.errors import GateError, IntraqError
 from intraq_deploy.pipeline.build import build_run
-from intraq_deploy.pipeline.finished import Opening
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.progress import Silent
 from intraq_deploy.pipeline.report import RunReport
 

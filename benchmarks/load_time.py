@@ -19,11 +19,12 @@ import torchvision
 
 from intraq_deploy import load_model
 from intraq_deploy.evaluation.latency import interleaved, medians
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.run import machine
-from intraq_deploy.program import float_program, freeze, settle
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.program.freeze import float_program, freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile
 

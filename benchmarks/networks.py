@@ -23,14 +23,15 @@ from published import EfficientNetLite0, MobileNetV1, MobileNetV2Same, ResNet20W
 from resnet20_option_a import ResNet20
 from torch import nn
 
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.pipeline.run import machine
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import float_program, freeze, settle
 from intraq_deploy.program.bounds import largest_accumulator
+from intraq_deploy.program.freeze import float_program, freeze
 from intraq_deploy.program.program import IntegerWeights
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.static import quantize_static

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import freeze, settle
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile

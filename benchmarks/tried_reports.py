@@ -24,7 +24,7 @@ from parity import quantized_from_noise
 from torch import nn
 
 from intraq_deploy.errors import IntraqError
-from intraq_deploy.models import load_model
+from intraq_deploy.models.loading import load_model
 
 PIXELS = 32
 VALUES = {"mean": [0.5], "std": [0.25], "input_size": PIXELS}

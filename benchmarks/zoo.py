@@ -22,7 +22,7 @@ from parity import quantized_from_noise
 from torch import nn
 
 from intraq_deploy.errors import IntraqError
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.run import machine
 
 sys.path.append(str(Path(__file__).parent / "latency"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.pipeline.progress import Progress
 
@@ -28,12 +28,16 @@ def bench(
 
     All run in turn in one process, so that what slows the machine slows all of them; ratios are of the same rounds.
     """
-    from intraq_deploy.pipeline.bench import BenchOptions, bench_run
-    from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline.opening import Opening
     from intraq_deploy.pipeline.targets import choose_for
 
     targets = choose_for(run, target or ()).targets
-    report = bench_run(Opening(run, trust_pickle), targets, BenchOptions(batch, threads, seconds), progress)
+    opening = Opening(run, trust_pickle)
+    opening.check()
+    begin(progress)
+    from intraq_deploy.pipeline.bench import BenchOptions, bench_run
+
+    report = bench_run(opening, targets, BenchOptions(batch, threads, seconds), progress)
     return Outcome(report.to_json, lambda: _show(report))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.cli.report import SHOWN_FAILURES, parity_sentence
 from intraq_deploy.errors import GateError
@@ -37,13 +37,17 @@ def build(
     builds for the GPU that is here, by itself or as ONNX Runtime's provider; its engine's integers are compared with
     the reference, and it is timed beside the float network in float16. Exits 3 if they differ.
     """
-    from intraq_deploy.pipeline.build import build_run, built_here
-    from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline.opening import Opening
     from intraq_deploy.pipeline.targets import choose_for
 
     chosen = choose_for(run, target or ("tensorrt-rtx",))
+    opening = Opening(run, trust_pickle, own_targets=chosen.own)
+    opening.check()
+    begin(progress)
+    from intraq_deploy.pipeline.build import build_run, built_here
+
     targets = built_here(chosen, progress)
-    report = build_run(Opening(run, trust_pickle, own_targets=chosen.own), targets, progress)
+    report = build_run(opening, targets, progress)
     failed = any(report.engines[name].failures for name in targets)
     return Outcome(report.to_json, lambda: _show(report, targets, str(run)), GateError.exit_code if failed else 0)
 

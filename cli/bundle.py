@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.pipeline.progress import Progress
 
@@ -33,11 +33,15 @@ def bundle(
     there with Python 3.8 and numpy: the integers that must come out travel with it. Exits 3 where the file is missing
     that would be the device's best.
     """
-    from intraq_deploy.pipeline.bundle import bundle_run
-    from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline.opening import Opening
     from intraq_deploy.pipeline.targets import find_for
 
-    report = bundle_run(Opening(run, trust_pickle), find_for(run, target), out, progress)
+    device, opening = find_for(run, target), Opening(run, trust_pickle)
+    opening.check()
+    begin(progress)
+    from intraq_deploy.pipeline.bundle import bundle_run
+
+    report = bundle_run(opening, device, out, progress)
     return Outcome(report.to_json, lambda: _show(report), report.exit_code)
 
 

@@ -9,7 +9,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter
 from typing import Annotated, Any
@@ -38,6 +38,12 @@ class Outcome:
     """The exit code after the report is printed."""
 
 
+def begin(progress: Progress) -> None:
+    """Gives a sign of life, for what comes next takes seconds: commands import torch after it, when what can be checked
+    without is checked."""
+    progress.say("Loading PyTorch and the network.")
+
+
 def command(function: Callable[..., Outcome]) -> Callable[..., None]:
     """Returns the function that Typer runs for a command. Raises ValueError for two options of one name."""
     own = inspect.signature(function).parameters
@@ -51,9 +57,9 @@ def command(function: Callable[..., Outcome]) -> Callable[..., None]:
         }
         with errors_explained():
             # Standard output is for results: what libraries and a person's own code print goes to standard error.
-            with redirect_stdout(sys.stderr), _display(_PROGRESS in own) as progress:
-                if progress is not None:
-                    values[_PROGRESS] = progress
+            with redirect_stdout(sys.stderr), ExitStack() as stack:
+                if _PROGRESS in own:
+                    values[_PROGRESS] = _Display(stack)
                 outcome = function(**given, **values)
             if json:
                 print(outcome.to_json())
@@ -82,9 +88,15 @@ def _option(name: str, annotation: Any, default: Any) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _display(wanted: bool) -> AbstractContextManager[Progress | None]:
-    if not wanted:
-        return nullcontext()
-    from intraq_deploy.cli.progress import progress_display
+class _Display:
+    """A progress display that is made when it is first used: an error in the options needs none."""
 
-    return progress_display()
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def __getattr__(self, name: str) -> Any:
+        from intraq_deploy.cli.progress import progress_display
+
+        made = self._stack.enter_context(progress_display())
+        self.__dict__ |= {each: getattr(made, each) for each in dir(Progress) if not each.startswith("_")}
+        return self.__dict__[name]

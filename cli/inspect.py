@@ -3,26 +3,30 @@
 from typing import TYPE_CHECKING
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.console import show
 from intraq_deploy.errors import UnsupportedModelError
+from intraq_deploy.pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from intraq_deploy.pipeline.inspection import Inspection
 
 
 @command
-def inspect(*, bits: o.BitsGroup, scheme: o.SchemeName = "integer", model: o.ModelGroup) -> Outcome:
+def inspect(*, bits: o.BitsGroup, scheme: o.SchemeName = "integer", model: o.ModelGroup, progress: Progress) -> Outcome:
     """Show what a network is, and what would be quantized.
 
     Shows architecture, classes and batch norms, and, layer by layer, what would run on integers and what in float and
     why. Exits 1 for a network that cannot be quantized.
     """
+    options = model.options()
+    options.check()
+    begin(progress)
     from intraq_deploy.pipeline.inspection import inspect_model
     from intraq_deploy.pipeline.report import Bits
 
     asked = Bits(weights=bits.weights, activations=bits.activations, depthwise=bits.depthwise_bits)
-    inspection = inspect_model(model.options().load(), scheme, asked)
+    inspection = inspect_model(options.load(), scheme, asked)
     return Outcome(
         inspection.to_json, lambda: _show(inspection), 0 if inspection.rows else UnsupportedModelError.exit_code
     )

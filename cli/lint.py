@@ -27,10 +27,13 @@ def lint(*, file: File, target: Target) -> Outcome:
     Names each layer that the target would refuse, compute wrongly or leave in float, the rule, and where the rule
     comes from. Exits 3 if a layer would be refused or wrong; for a device, if none of its targets takes the file.
     """
-    from intraq_deploy.pipeline.linting import lint_file, list_json
+    from intraq_deploy.data.forms import check_there
     from intraq_deploy.pipeline.targets import choose
 
     chosen = choose((target,))
+    check_there(file, "an ONNX file")
+    from intraq_deploy.pipeline.linting import lint_file, list_json
+
     reports = [lint_file(file, name, chosen.own) for name in chosen.targets]
     refused = all(report.refused for report in reports)
     return Outcome(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.report import say_warnings, show_images, show_report
 from intraq_deploy.errors import GateError
 from intraq_deploy.pipeline.progress import Progress
@@ -77,11 +77,9 @@ def quantize(
     into integers, exports it for the targets, and compares what they compute with what was trained. Exits 3 if that
     gate fails.
     """
-    # Torch is imported when there is work to do, so that --help answers at once.
     from intraq_deploy.pipeline.options import make_options
-    from intraq_deploy.pipeline.quantize import quantize_run
-    from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, MADE_FOR
     from intraq_deploy.pipeline.targets import choose
+    from intraq_deploy.targets.profile import DEFAULT_TARGETS, MADE_FOR
 
     chosen = choose(target or DEFAULT_TARGETS)
     budget = mixed.options(bits.weight_bits)
@@ -105,6 +103,10 @@ def quantize(
         input=input_type,
         **asdict(session),
     )
+    options.check()
+    begin(progress)
+    from intraq_deploy.pipeline.quantize import quantize_run
+
     report, directory = quantize_run(options, place.out, progress, overwrite=place.overwrite)
     say_warnings(report, progress)
     failed = report.status == "failed"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.console import show
 from intraq_deploy.pipeline.progress import Progress
 
@@ -32,10 +32,14 @@ def sensitivity(
     Quantizes one layer's weights at a time, everything else staying at 8 bits, and compares with the float network. RUN
     needs its images only.
     """
-    from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline.opening import Opening
+
+    widths, opening = o.parse_bits("--bits", bits), Opening(run, trust_pickle, device)
+    opening.check()
+    begin(progress)
     from intraq_deploy.pipeline.sensitivity import sensitivity_run
 
-    report = sensitivity_run(Opening(run, trust_pickle, device), o.parse_bits("--bits", bits), progress)
+    report = sensitivity_run(opening, widths, progress)
     return Outcome(report.to_json, lambda: _show(report, str(run)))
 
 

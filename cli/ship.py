@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline.progress import Progress
@@ -46,8 +46,7 @@ def ship(
     Through the system's ssh, with its configuration, agents and host-key checks; nothing is asked, and no password or
     key is read. What a device has already is not sent again, and a broken copy goes on. Exits 3 if a check fails.
     """
-    from intraq_deploy.pipeline import ship as shipping
-    from intraq_deploy.pipeline.finished import Opening
+    from intraq_deploy.pipeline import shipment as shipping
     from intraq_deploy.pipeline.targets import find_for
 
     if bool(to) == (fleet is not None):
@@ -58,7 +57,12 @@ def ship(
     if dry_run:
         commands = shipping.dry_run(run, shipment, evaluate)
         return Outcome(_no_json, lambda: print(*commands, sep="\n"))
-    report = shipping.ship_run(Opening(run, trust_pickle), shipment, evaluate, progress)
+    shipment.check(run)
+    begin(progress)
+    from intraq_deploy.pipeline.opening import Opening
+    from intraq_deploy.pipeline.ship import ship_run
+
+    report = ship_run(Opening(run, trust_pickle), shipment, evaluate, progress)
     return Outcome(report.to_json, lambda: show_shipping(report), report.exit_code)
 
 

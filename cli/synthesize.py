@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.report import show_images
 from intraq_deploy.pipeline.progress import Progress
 
@@ -23,8 +23,11 @@ def synthesize(
     `quantize` with the same recipe, budget and seed takes them, from the cache of stages or with the same --out.
     """
     from intraq_deploy.pipeline.options import make_options
-    from intraq_deploy.pipeline.quantize import synthesize_run
 
     options = make_options(model.options(), **recipe.options(), **asdict(images), **asdict(session))
+    options.check()
+    begin(progress)
+    from intraq_deploy.pipeline.quantize import synthesize_run
+
     report, directory = synthesize_run(options, place.out, progress, overwrite=place.overwrite)
     return Outcome(report.to_json, lambda: show_images(report, str(directory)))

@@ -1,7 +1,7 @@
 """The command `intraq-deploy validate`: the gate, again."""
 
 from intraq_deploy.cli import options as o
-from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.report import say_warnings, show_report
 from intraq_deploy.errors import GateError
 from intraq_deploy.pipeline.progress import Progress
@@ -20,12 +20,16 @@ def validate(
 
     Compares them with the integer reference, and measures accuracy with --eval. Exits 3 if the gate fails.
     """
-    from intraq_deploy.pipeline.finished import Opening
-    from intraq_deploy.pipeline.gate import validate_run
+    from intraq_deploy.pipeline.opening import Opening
     from intraq_deploy.pipeline.targets import choose_for
 
     targets = choose_for(run, target or ()).targets
-    report = validate_run(Opening(run, trust_pickle), targets, evaluate, progress)
+    opening = Opening(run, trust_pickle)
+    opening.check()
+    begin(progress)
+    from intraq_deploy.pipeline.gate import validate_run
+
+    report = validate_run(opening, targets, evaluate, progress)
     say_warnings(report, progress)
     failed = report.status == "failed"
     return Outcome(report.to_json, lambda: show_report(report, str(run)), GateError.exit_code if failed else 0)

@@ -13,19 +13,20 @@ from pathlib import Path
 
 import torch
 
-from intraq_deploy.data import load_unlabelled
+from intraq_deploy.data.unlabelled import load_unlabelled
 from intraq_deploy.errors import DataError, UsageError
-from intraq_deploy.graph import trace
-from intraq_deploy.models import Model, load_model
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.loading import load_model
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.probing import differentiable_probe
-from intraq_deploy.pipeline.schemes import MADE_FOR, SchemeChoice, check_depthwise
+from intraq_deploy.pipeline.schemes import SchemeChoice, check_depthwise
 from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.pipeline.validation import Validation, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
-from intraq_deploy.program import Program
+from intraq_deploy.program.program import Program
 from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import Recipe, RecipeFile, builtin, read
@@ -35,7 +36,7 @@ from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.export import export as export_program
-from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.targets.profile import MADE_FOR, load_profile
 from intraq_deploy.training.student import StudentTraining
 from intraq_deploy.training.teacher import Teacher
 

@@ -9,10 +9,13 @@ import pytest
 import torch
 from support import SMALL_SHAPE, random_images, small_network
 
-from intraq_deploy.graph import trace
-from intraq_deploy.program import Program, freeze, settle
-from intraq_deploy.quantization import FakeQuantNetwork, make_scheme
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.program import Program
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.network import FakeQuantNetwork
+from intraq_deploy.quantization.scheme import make_scheme
 
 # A test that wants a cache of stages has its own; commands in other processes inherit this.
 os.environ["INTRAQ_DEPLOY_CACHE"] = "off"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from intraq_deploy.evaluation.parity import Parity, compare
-from intraq_deploy.program import Program
+from intraq_deploy.program.program import Program
 from intraq_deploy.targets.onnx.canonical import OUTPUT, codes_name
 from intraq_deploy.targets.onnx.lower import instrument, lower, stored_zero_points
 from intraq_deploy.targets.onnxruntime.session import INTEGER_KERNELS

@@ -5,8 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from intraq_deploy.models import Model, Preprocessing, Source
 from intraq_deploy.models.architecture import find_architecture
+from intraq_deploy.models.model import Model, Preprocessing, Source
 
 
 def realistic(module: nn.Module, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:

@@ -8,8 +8,8 @@ from support import SMALL_SHAPE, model_of, random_images, small_network
 
 from intraq_deploy import api
 from intraq_deploy.errors import DataError, UsageError
-from intraq_deploy.program import freeze
-from intraq_deploy.synthesis import SyntheticSet
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training import student
 
 IMAGES = SyntheticSet(random_images(8), torch.arange(8), torch.ones(8))

@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from intraq_deploy.models import Model, load_model
+from intraq_deploy.models.loading import load_model
+from intraq_deploy.models.model import Model
 
 HERE = Path(__file__).parent
 _SIDE = 32

@@ -21,7 +21,7 @@ from sets import image_set, recipe_of
 from torch import Tensor
 
 from intraq_deploy import seeds
-from intraq_deploy.models import Model
+from intraq_deploy.models.model import Model
 from intraq_deploy.synthesis.leaves import dead_leaves
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet

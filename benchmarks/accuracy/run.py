@@ -31,12 +31,13 @@ from sets import REAL, RECIPES, image_set, recipe_of
 from torch import Tensor
 
 from intraq_deploy.data.labelled import normalise
-from intraq_deploy.graph import trace
-from intraq_deploy.models import Model
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.run import machine
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import freeze, settle
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network, prepare
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.recipes import BUILTIN, Recipe

@@ -15,8 +15,8 @@ import torch
 
 from intraq_deploy.data.labelled import normalise
 from intraq_deploy.files import write_atomically
-from intraq_deploy.graph import trace
-from intraq_deploy.models import Model
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.devices import has_bfloat16
 from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.rundir import key_of

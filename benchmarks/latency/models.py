@@ -10,10 +10,12 @@ import torch
 from measure import BATCH_DIMENSION
 from torch import nn
 
-from intraq_deploy.graph import Graph, trace
+from intraq_deploy.graph.graph import Graph
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.pipeline.schemes import SchemeChoice
-from intraq_deploy.program import float_program, freeze, settle
+from intraq_deploy.program.freeze import float_program, freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime.static import quantize_static

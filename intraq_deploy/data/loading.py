@@ -5,13 +5,10 @@ from pathlib import Path
 from intraq_deploy.data.arrays import load_npz
 from intraq_deploy.data.cifar10 import load_cifar10_sample
 from intraq_deploy.data.folder import load_folder
+from intraq_deploy.data.forms import LABELLED, SAMPLE, check_there
 from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model
-
-SAMPLE = "builtin:cifar10-sample"
-
-FORMS = f"a folder with one folder of images per class, an .npz with images and labels, or {SAMPLE}"
 
 
 def load_labelled(path: str | Path, model: Model) -> LabelledImages:
@@ -25,13 +22,12 @@ def load_labelled(path: str | Path, model: Model) -> LabelledImages:
     if str(path) == SAMPLE:
         return load_cifar10_sample(SAMPLE, model)
     if str(path).startswith("builtin:"):
-        raise DataError(f"there are no built-in images {str(path)!r}; give {FORMS}.")
+        raise DataError(f"there are no built-in images {str(path)!r}; give {LABELLED}.")
 
     path = Path(path)
     if path.is_dir():
         return load_folder(path, model)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give {FORMS}.")
+    check_there(path, LABELLED)
     if path.suffix == ".npz":
         return load_npz(path, model)
-    raise DataError(f"{path} is no folder and no .npz; give {FORMS}.")
+    raise DataError(f"{path} is no folder and no .npz; give {LABELLED}.")

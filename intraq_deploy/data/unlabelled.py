@@ -13,11 +13,11 @@ from torch import Tensor
 from intraq_deploy import seeds
 from intraq_deploy.data.arrays import read_arrays
 from intraq_deploy.data.folder import SUFFIXES, read_folder
+from intraq_deploy.data.forms import UNLABELLED, check_there
 from intraq_deploy.data.labelled import ImageSource, normalise
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model
 
-FORMS = "a folder of images, or an .npz with images"
 LEAST = 2
 """The least number of images: statistics of one image are no statistics."""
 
@@ -63,9 +63,8 @@ def _source(path: Path, model: Model) -> tuple[ImageSource, int]:
     if path.is_dir():
         files = read_folder(path, model)
         return files, len(files.paths)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give {FORMS}.")
+    check_there(path, UNLABELLED)
     if path.suffix != ".npz":
-        raise DataError(f"{path} is no folder and no .npz; give {FORMS}.")
+        raise DataError(f"{path} is no folder and no .npz; give {UNLABELLED}.")
     arrays = read_arrays(path, model)
     return arrays, len(arrays.images)

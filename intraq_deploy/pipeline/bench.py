@@ -12,12 +12,13 @@ from torch import Tensor
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.evaluation.latency import interleaved, medians, speed
 from intraq_deploy.pipeline.comparison import FLOAT32
-from intraq_deploy.pipeline.finished import Opening, finished_run
+from intraq_deploy.pipeline.finished import finished_run
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.measurement import baselines, timed_here
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.pipeline.run import Run, machine
-from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
+from intraq_deploy.pipeline.run import Run, machine, tensor_sha256
+from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.validation import program_input
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime

@@ -9,16 +9,18 @@ from intraq_deploy.errors import TargetError, UsageError
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.engines import FOLDER
 from intraq_deploy.pipeline.export import export_artifact
-from intraq_deploy.pipeline.finished import KeptRun, Opening, opened_run
+from intraq_deploy.pipeline.finished import KeptRun, opened_run
 from intraq_deploy.pipeline.gate import float_layers, parity_failures, parity_images
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import EngineRecord, ParityRecord, RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.targets import Chosen
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import Program, float_program
+from intraq_deploy.program.freeze import float_program
+from intraq_deploy.program.program import Program
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.onnxruntime.gpu import find_gpu

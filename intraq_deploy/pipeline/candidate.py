@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from intraq_deploy.pipeline.findings import Failure
 from intraq_deploy.pipeline.report import MixedRecord
-from intraq_deploy.program import Program
+from intraq_deploy.program.program import Program
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact

@@ -11,7 +11,7 @@ from intraq_deploy.errors import RunError
 from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import CONFIG, UNFINISHED, RunDirectory, unfinished
-from intraq_deploy.pipeline.schemes import MADE_FOR
+from intraq_deploy.targets.profile import MADE_FOR
 
 _SUFFIXES = (".pth", ".pt", ".pt2", ".safetensors", ".onnx")
 

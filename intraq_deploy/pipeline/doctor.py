@@ -19,7 +19,6 @@ from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, absence
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.imports import tensorrt, tensorrt_rtx
-from intraq_deploy.targets.tensorrt.trtexec import find_trtexec
 from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
 
 _GIB = 1 << 30
@@ -131,6 +130,8 @@ def _tensorrt_version() -> str:
 
 
 def _trtexec_version() -> str:
+    from intraq_deploy.targets.tensorrt.trtexec import find_trtexec  # noqa: PLC0415  it comes with torch
+
     found = find_trtexec()
     if found is None:
         raise AbsentError("trtexec is not here", "it comes with TensorRT's Debian packages and JetPack")

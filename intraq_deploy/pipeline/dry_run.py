@@ -5,7 +5,8 @@ import torch
 from intraq_deploy.errors import FreezeError
 from intraq_deploy.pipeline import stages
 from intraq_deploy.pipeline.run import Run
-from intraq_deploy.program import freeze, settle
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.targets.onnx.export import lowered

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from intraq_deploy.errors import TargetError
-from intraq_deploy.models import Model
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline import records
-from intraq_deploy.pipeline.finished import Opening, opened_run
+from intraq_deploy.pipeline.finished import opened_run
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_prepared
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
-from intraq_deploy.program import Program
+from intraq_deploy.program.program import Program
 from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.onnx.export import lowered, write
 from intraq_deploy.targets.tensorrt.implicit import add_cache

@@ -8,29 +8,19 @@ from pathlib import Path
 
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.pipeline import stages
-from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, make_options, read_config
+from intraq_deploy.pipeline.opening import Opening
+from intraq_deploy.pipeline.options import QuantizeOptions, kept_config, make_options, read_config
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
-from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory, recover
-from intraq_deploy.program import Program, load_program
+from intraq_deploy.pipeline.rundir import CONFIG, REPORT, RunDirectory
+from intraq_deploy.program.program import Program
+from intraq_deploy.program.storage import load_program
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact, read_manifest
 from intraq_deploy.targets.profile import TargetProfile
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """Which run is opened, and what it is opened with besides its own configuration."""
-
-    path: Path
-    """The run directory."""
-    trust_pickle: bool = False
-    device: str = "cpu"
-    own_targets: tuple[TargetProfile, ...] = ()
-    """A person's own targets, beside those that the run knows."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +98,6 @@ def opened_run(opening: Opening, progress: Progress) -> Iterator[KeptRun]:
     kept_config(opening.path)
     with RunDirectory(opening.path).opened():
         yield finished_run(opening, progress)
-
-
-def kept_config(path: Path) -> RunConfig:
-    """Returns the configuration of the run in a directory. Raises RunError for what is none."""
-    recover(path)
-    return read_config(path / CONFIG)
 
 
 def finished_run(opening: Opening, progress: Progress) -> KeptRun:

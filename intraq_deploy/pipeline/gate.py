@@ -10,21 +10,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intraq_deploy.data import LabelledImages, load_labelled
+from intraq_deploy.data.labelled import LabelledImages
+from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.pipeline import findings, records
 from intraq_deploy.pipeline.advice import advise
 from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.engines import engines_here
-from intraq_deploy.pipeline.finished import Opening, opened_run
+from intraq_deploy.pipeline.finished import opened_run
 from intraq_deploy.pipeline.measurement import FLOAT, Measurement, baselines, measure_accuracy
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import MixedRecord, ParityRecord, RunReport
 from intraq_deploy.pipeline.run import Run, machine
 from intraq_deploy.pipeline.validation import Validation, normalised, parity_count, program_input, validate
-from intraq_deploy.program import Program
-from intraq_deploy.program.program import IntegerWeights
+from intraq_deploy.program.program import IntegerWeights, Program
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact

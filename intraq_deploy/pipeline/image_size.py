@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intraq_deploy.graph import Graph
 from intraq_deploy.graph.execute import run_float
-from intraq_deploy.models import Model
+from intraq_deploy.graph.graph import Graph
+from intraq_deploy.models.model import Model
 
 _MULTIPLE = 32
 """The pixels that sides are multiples of: five strides of 2 divide them evenly, so that padding stays what it was."""

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from intraq_deploy.errors import UnsupportedModelError
-from intraq_deploy.graph import trace
-from intraq_deploy.models import Model
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.report import Bits
 from intraq_deploy.pipeline.schemes import SchemeChoice, check_depthwise
 from intraq_deploy.quantization.layers_report import LayerRow, layer_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from intraq_deploy.data import LabelledImages
+from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
 from intraq_deploy.evaluation.latency import interleaved, medians
@@ -17,10 +17,12 @@ from intraq_deploy.pipeline.comparison import A8, CUDA_FLOAT16, CUDA_FLOAT32, FL
 from intraq_deploy.pipeline.export import whole_artifact
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.report import MixedRecord
-from intraq_deploy.pipeline.run import Run
-from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
+from intraq_deploy.pipeline.run import Run, tensor_sha256
+from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.schemes import SchemeChoice
-from intraq_deploy.program import Reference, float_program, freeze, settle
+from intraq_deploy.program.freeze import float_program, freeze
+from intraq_deploy.program.reference import Reference
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.quantization.spec import MAX_BITS

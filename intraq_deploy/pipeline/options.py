@@ -2,17 +2,24 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from intraq_deploy.data.forms import LABELLED, UNLABELLED, check_there
 from intraq_deploy.errors import RunError, UsageError
-from intraq_deploy.models import Model, load_model
-from intraq_deploy.pipeline.schemes import DEFAULT_TARGETS, MADE_FOR
+from intraq_deploy.models.file_kind import file_kind
+from intraq_deploy.pipeline.rundir import CONFIG, recover
 from intraq_deploy.quantization.scheme import SCHEMES
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
-from intraq_deploy.recipes import read
-from intraq_deploy.targets.profile import TargetProfile
+from intraq_deploy.recipes import builtin, read
+from intraq_deploy.targets.profile import DEFAULT_TARGETS, MADE_FOR, TargetProfile
+
+if TYPE_CHECKING:
+    from intraq_deploy.models.model import Model
+
+_LIBRARIES = ("builtin", "torchvision", "timm")
+"""What names of networks begin with, before a colon."""
 
 
 class ModelOptions(BaseModel):
@@ -44,8 +51,17 @@ class ModelOptions(BaseModel):
         }
         return self.model_copy(update=changes)
 
-    def load(self) -> Model:
+    def check(self) -> None:
+        """Checks that the source is a file of a known kind, or the name of a network. Raises CheckpointError for
+        neither."""
+        library, colon, _ = self.source.partition(":")
+        if not colon or library not in _LIBRARIES:
+            file_kind(Path(self.source))
+
+    def load(self) -> "Model":
         """Returns the model. Raises what `load_model` raises."""
+        from intraq_deploy.models.loading import load_model  # noqa: PLC0415  it comes with torch
+
         return load_model(
             self.source,
             arch=self.arch,
@@ -166,7 +182,9 @@ class QuantizeOptions(BaseModel):
         return self.preset if self.recipe is None else self.recipe.name
 
     def check(self) -> None:
-        """Checks the options. Raises UsageError for what no network could make right."""
+        """Checks what can be checked without the network. Raises UsageError, CheckpointError or DataError for what no
+        network could make right."""
+        self.model.check()
         if self.mixed is not None:
             self.mixed.check()
         asked = {
@@ -186,6 +204,12 @@ class QuantizeOptions(BaseModel):
                 f"--iterations is {self.iterations}, and --calibration takes the place of the images that they make: "
                 "leave one of them out."
             )
+        if self.recipe is None:
+            builtin(self.preset)
+        if self.calibration is not None:
+            check_there(self.calibration, UNLABELLED)
+        if self.eval is not None:
+            check_there(self.eval, LABELLED)
         check_apart(self.calibration, self.eval)
 
 
@@ -244,3 +268,9 @@ def read_config(path: Path) -> RunConfig:
             f"{path} is damaged or of another version ({reason}): choose another directory with --out, or replace "
             "what it holds with --overwrite."
         ) from error
+
+
+def kept_config(path: Path) -> RunConfig:
+    """Returns the configuration of the run in a directory. Raises RunError for what is none."""
+    recover(path)
+    return read_config(path / CONFIG)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from intraq_deploy.graph import Graph
+from intraq_deploy.graph.graph import Graph
 from intraq_deploy.graph.module import GraphModule
-from intraq_deploy.models import Model
+from intraq_deploy.models.model import Model
 from intraq_deploy.synthesis.make import probe_of
 from intraq_deploy.synthesis.probe import Probe
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from intraq_deploy.data import LabelledImages, load_labelled
+from intraq_deploy.data.labelled import LabelledImages
+from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
@@ -25,7 +26,7 @@ from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunRe
 from intraq_deploy.pipeline.run import Run, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, key_of
 from intraq_deploy.pipeline.schemes import check_depthwise
-from intraq_deploy.program import Program
+from intraq_deploy.program.program import Program
 from intraq_deploy.quantization.layers_report import layer_rows
 from intraq_deploy.quantization.placement import place
 from intraq_deploy.recipes.overrides import too_few_images

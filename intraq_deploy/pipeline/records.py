@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from intraq_deploy.data import UnlabelledImages
+from intraq_deploy.data.unlabelled import UnlabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.evaluation.parity import agreement
 from intraq_deploy.pipeline.report import (
@@ -23,9 +23,8 @@ from intraq_deploy.pipeline.report import (
 )
 from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.validation import Validation
-from intraq_deploy.program import Program
 from intraq_deploy.program.bounds import largest_accumulator
-from intraq_deploy.program.program import FloatWeights, IntegerWeights
+from intraq_deploy.program.program import FloatWeights, IntegerWeights, Program
 from intraq_deploy.synthesis.quality import Quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact

@@ -12,18 +12,20 @@ import onnx
 import torch
 from torch import Tensor
 
-from intraq_deploy.data import UnlabelledImages, load_unlabelled
-from intraq_deploy.graph import Graph, trace
-from intraq_deploy.models import Model
+from intraq_deploy.data.unlabelled import UnlabelledImages, load_unlabelled
+from intraq_deploy.graph.graph import Graph
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.image_size import model_at
 from intraq_deploy.pipeline.options import QuantizeOptions
 from intraq_deploy.pipeline.probing import differentiable_probe
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import Bits, MixedRecord
-from intraq_deploy.pipeline.rundir import RunDirectory, tensor_sha256
+from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.pipeline.schemes import SchemeChoice
-from intraq_deploy.program import Normalization, float_program
+from intraq_deploy.program.freeze import float_program
+from intraq_deploy.program.program import Normalization
 from intraq_deploy.quantization.build import prepare
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.recipes import Recipe, builtin, check_recipe
@@ -153,12 +155,17 @@ class Run:
         return digest.hexdigest()
 
 
+def tensor_sha256(tensor: Tensor) -> str:
+    """Returns the hash of a tensor's values: any shape and dtype, on the CPU."""
+    return hashlib.sha256(np.ascontiguousarray(tensor.numpy()).data).hexdigest()
+
+
 def prepared(options: QuantizeOptions, place: Callable[[Run], RunDirectory], progress: Progress) -> Run:
-    """Returns the run, its network loaded, traced and read, so that what cannot work fails before anything is made.
+    """Returns the run of checked options. Its network is loaded, traced and read, so that what cannot work fails before
+    anything is made.
 
     place: as Run's. Raises what loading, tracing and the recipe raise.
     """
-    options.check()
     run = Run(options, place, options.model.load(), progress)
     # First the graph: a person's own images would not help a network that cannot be traced.
     _ = run.device, run.recipe, run.graph

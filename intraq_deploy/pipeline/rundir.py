@@ -18,12 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
@@ -39,13 +36,8 @@ _ASIDE, _OLD = ".going", ".old"
 def key_of(**inputs: Any) -> str:
     """The hash of named values (plain, or records that print all they hold) and of this package's and torch's
     versions."""
-    text = json.dumps({**inputs, "versions": [__version__, torch.__version__]}, sort_keys=True, default=str)
+    text = json.dumps({**inputs, "versions": [__version__, version("torch")]}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def tensor_sha256(tensor: Tensor) -> str:
-    """Returns the hash of a tensor's values: any shape and dtype, on the CPU."""
-    return hashlib.sha256(np.ascontiguousarray(tensor.numpy()).data).hexdigest()
 
 
 @dataclass(slots=True)

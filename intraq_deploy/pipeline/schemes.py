@@ -8,16 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from intraq_deploy.errors import UsageError
-from intraq_deploy.graph import Graph
+from intraq_deploy.graph.graph import Graph
 from intraq_deploy.quantization.placement import is_depthwise
 from intraq_deploy.quantization.scheme import Scheme, TargetConstraints, make_scheme
 from intraq_deploy.quantization.spec import MAX_BITS, weight_spec
-from intraq_deploy.targets.profile import TargetProfile, load_profile
-
-DEFAULT_TARGETS = ("onnxruntime",)
-"""The targets that files are written for where nothing else is said."""
-MADE_FOR = ("onnxruntime", "tensorrt-int8")
-"""The targets that a network is quantized for where nothing else is said: one program for CPUs and for Jetsons."""
+from intraq_deploy.targets.profile import MADE_FOR, TargetProfile, load_profile
 
 
 @dataclass(frozen=True, slots=True)

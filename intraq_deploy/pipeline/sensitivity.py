@@ -11,8 +11,9 @@ from torch import Tensor
 from intraq_deploy import seeds
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.pipeline.finished import Opening, kept_run
+from intraq_deploy.pipeline.finished import kept_run
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.options import check_widths
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.run import Run

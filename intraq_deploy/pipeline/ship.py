@@ -1,34 +1,32 @@
 """Shipping: a run's bundle on devices: copied, built, checked and timed there, and what they say brought back."""
 
 import re
-import shlex
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from intraq_deploy.data import LabelledImages, load_labelled
-from intraq_deploy.errors import IntraqError, TargetError, UsageError
+from intraq_deploy.data.labelled import LabelledImages
+from intraq_deploy.data.loading import load_labelled
+from intraq_deploy.errors import IntraqError, TargetError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.bundle import BundleReport, bundle_run
-from intraq_deploy.pipeline.finished import Opening, finished_run, kept_config
+from intraq_deploy.pipeline.finished import finished_run
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.pipeline.shipment import STEPS, Shipment, command_of
 from intraq_deploy.targets.device.probe import HostFacts, check_fits, device_of, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, load_device
-from intraq_deploy.targets.device.ssh import Remote, check_host, hashes, quoted, send, values_of
+from intraq_deploy.targets.device.ssh import Remote, hashes, quoted, send, values_of
 from intraq_deploy.targets.profile import TargetProfile
 
 RESULTS = "device"
-HOME = "intraq-deploy"
-"""The folder of bundles in a device's home directory."""
 _GATE = 3
-_STEPS = ("doctor", "build", "check", "bench")
 _KIB, _MIB = 1 << 10, 1 << 20
 _BATCH = 32
 
@@ -74,35 +72,6 @@ class ShipReport(BaseModel):
         return self.model_dump_json(indent=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Shipment:
-    """The hosts that a run is shipped to, and how."""
-
-    hosts: tuple[str, ...]
-    port: int | None = None
-    target: TargetProfile | DeviceProfile | None = None
-    """The target or device; None: the device that each host is found to be."""
-    asked: str | None = None
-    """How it was named: a person's own is a file."""
-    folder: str | None = None
-    """The folder on the hosts; None: one in the home directory, named after the run."""
-    python: str = "python3"
-
-    def check(self, run: Path) -> None:
-        """Checks the shipment. Raises UsageError for what cannot be meant, RunError where there is no run."""
-        for host in self.hosts:
-            check_host(host, self.port)
-        if len(set(self.hosts)) < len(self.hosts):
-            raise UsageError("A host is given twice: give each once.")
-        if self.folder is not None and (self.folder.startswith("-") or self.folder.strip("/. ") in ("", "~")):
-            raise UsageError(f"--dir is {self.folder!r}: give a folder of its own for the bundle.")
-        kept_config(run)
-
-    def folder_on(self, run: Path, device: str) -> str:
-        """Returns the folder of the bundle on a host."""
-        return self.folder or f"~/{HOME}/{run.resolve().name}-{device}"
-
-
 def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progress: Progress) -> ShipReport:
     """Probes every host, bundles for what they are, and then ships to all of them side by side.
 
@@ -111,7 +80,6 @@ def ship_run(opening: Opening, shipment: Shipment, evaluate: str | None, progres
     and DataError for what is wrong with what was given.
     """
     path = opening.path
-    shipment.check(path)
     labelled = None if evaluate is None else _labelled(opening, evaluate, progress)
     remotes = [Remote(host, shipment.port) for host in shipment.hosts]
     reports = {remote.host: HostReport(host=remote.host) for remote in remotes}
@@ -237,7 +205,7 @@ def _ship(
 
     report.sent_bytes = send(remote, quoted(shipment.python), folder, bundle, files, sent)
     progress.say(f"{host}: {report.sent_bytes / _MIB:.2f} MiB copied to {folder}.")
-    for step in _STEPS:
+    for step in STEPS:
         progress.advance(total // _KIB, step, stage=host)
         answer = remote.run(command_of(shipment, folder, step), codes=(0, 1, _GATE))
         said = _answer(remote, step, answer.output)
@@ -270,40 +238,3 @@ def _reason(said: str, answer: dict[str, Any] | None) -> str:
         return "; ".join(f"{each['what']}: {each['found'].rstrip('.')}; {each['remedy']}" for each in needed) + "."
     lines = said.strip().splitlines()
     return lines[-1].removeprefix("Error: ") if lines else "it said nothing."
-
-
-def command_of(shipment: Shipment, folder: str, step: str) -> str:
-    """Returns the command that takes a step on a host."""
-    return f"{quoted(shipment.python)} {quoted(PurePosixPath(folder) / 'run.py')} {step} --json"
-
-
-def dry_run(path: Path, shipment: Shipment, evaluate: str | None) -> Iterator[str]:
-    """The commands, one per line. No host is asked, so where the device is to be found its name is missing."""
-    shipment.check(path)
-    device = "DEVICE" if shipment.target is None else shipment.target.name
-    for host in shipment.hosts:
-        remote, folder = Remote(host, shipment.port), shipment.folder_on(path, device)
-        yield f"# {host}: asked what it is; then every file of the bundle that is not there, to {folder}"
-        yield shlex.join(["intraq-deploy", "bundle", str(path), "--target", shipment.asked or device])
-        yield shlex.join(remote.command(f"cat > {quoted(PurePosixPath(folder) / 'FILE.part')}"))
-        for step in (*_STEPS, *(["predict"] if evaluate else [])):
-            yield shlex.join(remote.command(command_of(shipment, folder, step)))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def fleet(file: Path) -> Sequence[str]:
-    """Hosts from a TOML file: hosts = ["user@a", "b"]. Raises UsageError for a file that is none."""
-    try:
-        values = tomllib.loads(file.read_text())
-        hosts = values["hosts"]
-        if set(values) != {"hosts"} or not isinstance(hosts, list) or not hosts or not all(map(_is_text, hosts)):
-            raise ValueError('it holds something else than hosts = ["user@a", "user@b"]')
-    except UnicodeDecodeError as error:
-        raise UsageError(f'--fleet {file} is no text: write hosts = ["user@a", "user@b"].') from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = "it has no hosts" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
-        raise UsageError(f'--fleet {file} cannot be used ({reason}): write hosts = ["user@a", "user@b"].') from error
-    return list(hosts)

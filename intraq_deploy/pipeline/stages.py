@@ -6,13 +6,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from intraq_deploy.data import UnlabelledImages
+from intraq_deploy.data.unlabelled import UnlabelledImages
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
-from intraq_deploy.pipeline.run import Run
-from intraq_deploy.pipeline.rundir import key_of, tensor_sha256
-from intraq_deploy.program import Program, freeze, load_program, save_program
+from intraq_deploy.pipeline.run import Run, tensor_sha256
+from intraq_deploy.pipeline.rundir import key_of
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.program import Program
+from intraq_deploy.program.storage import load_program, save_program
 from intraq_deploy.quantization.build import build_network, empty_network
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.scheme import Scheme

@@ -87,7 +87,7 @@ def find_for(run: Path, text: str) -> TargetProfile | DeviceProfile:
 
 
 def _kept(run: Path) -> tuple[TargetProfile, ...]:
-    from intraq_deploy.pipeline.finished import kept_config  # noqa: PLC0415  it comes with torch
+    from intraq_deploy.pipeline.options import kept_config  # noqa: PLC0415  it takes a while
 
     try:
         return kept_config(run).options.own_targets

@@ -9,7 +9,6 @@ from intraq_deploy.graph.graph import Node
 from intraq_deploy.graph.ops import MOVES_DATA, Add, AveragePool2d, Conv2d, GlobalAveragePool, Linear, Multiply, Unary
 from intraq_deploy.program import arithmetic
 from intraq_deploy.program.program import Grid, IntegerWeights, Program
-from intraq_deploy.quantization.scheme import INT16_MAX
 
 Reach = tuple[float, float]
 ANYWHERE = (-math.inf, math.inf)
@@ -65,12 +64,6 @@ def accumulator_bound(weights: IntegerWeights, grid_x: Grid) -> Tensor:
     return (
         largest_code * weights.codes.to(torch.int64).abs().flatten(1).sum(1) + weights.bias_codes.to(torch.int64).abs()
     )
-
-
-def largest_weight_beside(stored: int) -> int:
-    """The greatest |weight code| whose products with unsigned inputs up to `stored` can be added, two by two, in 16
-    bits: 2 stored |weight| <= 32,767."""
-    return INT16_MAX // (2 * max(stored, 1))
 
 
 def largest_accumulator(program: Program) -> tuple[str, int]:

@@ -34,9 +34,8 @@ from intraq_deploy.program.program import Grid
 from intraq_deploy.quantization.network import FakeQuantNetwork, QuantizedLayer
 from intraq_deploy.quantization.placement import is_integer
 from intraq_deploy.quantization.quantizer import ActivationQuantizer, LearnedWeightQuantizer
+from intraq_deploy.quantization.spec import LARGEST_BIAS
 
-LARGEST_BIAS = 1 << 24
-"""The bound of biases: integers below it are exact in float32, in which some runtimes hold them."""
 SMALLEST_SCALE = 1e-20
 """The least scale of a channel with its batch norm in it: products with it stay normal float32 numbers."""
 _NUDGES = [1e-6 * step for step in range(1, 101)] + [1e-5 * step for step in range(11, 101)]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from intraq_deploy.models import Model
+from intraq_deploy.models.model import Model
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 _BATCH = 32

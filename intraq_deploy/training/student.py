@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from intraq_deploy.program import settle
-from intraq_deploy.program.settle import Adjustment
+from intraq_deploy.program.settle import Adjustment, settle
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.blocks import blocks

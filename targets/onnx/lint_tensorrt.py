@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_ir as ir
 
-from intraq_deploy.program.settle import LARGEST_BIAS
+from intraq_deploy.quantization.spec import LARGEST_BIAS
 from intraq_deploy.targets.onnx.findings import LintFinding, name_of
 from intraq_deploy.targets.onnx.intervals import constant, dequantizer, is_constant, source
 from intraq_deploy.targets.onnx.places import calls_in
-from intraq_deploy.targets.onnx.tensorrt import BLOCKS
 from intraq_deploy.targets.profile import TargetProfile
 
+BLOCKS = (128, 64, 32, 16)
+"""TensorRT's block sizes of INT4 weights, the cheapest first."""
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
 _POOLS = ("AveragePool", "LpPool", "MaxPool")

@@ -12,10 +12,9 @@ from intraq_deploy.targets.onnx.builder import array, initializer, scalar
 from intraq_deploy.targets.onnx.canonical import codes_name
 from intraq_deploy.targets.onnx.dialect import DialectPass, constant_dequantizers, grid_of, producer_of, replace_output
 from intraq_deploy.targets.onnx.findings import name_of
+from intraq_deploy.targets.onnx.lint_tensorrt import BLOCKS
 
 LARGEST_INT4 = 7
-BLOCKS = (128, 64, 32, 16)
-"""TensorRT's block sizes of INT4 weights, the cheapest first."""
 
 _INT4_OPSET = 21
 """The opset from which DequantizeLinear knows INT4 and blocks."""

@@ -27,10 +27,10 @@ from typer.testing import CliRunner
 from intraq_deploy.cli.main import app
 from intraq_deploy.data.labelled import normalise
 from intraq_deploy.data.resizing import to_network_size
-from intraq_deploy.models import Preprocessing
+from intraq_deploy.models.model import Preprocessing
 from intraq_deploy.pipeline import stages
-from intraq_deploy.program import load_program
 from intraq_deploy.program.reference import Reference
+from intraq_deploy.program.storage import load_program
 from intraq_deploy.targets.device.join import runner
 
 JETSON = "jetson-orin-nano"

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from support import NETWORK, SMALL_SHAPE, TINY, small_network
 
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.quantization.placement import place
 

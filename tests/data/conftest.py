@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from intraq_deploy.models import Model, Preprocessing, Source
+from intraq_deploy.models.model import Model, Preprocessing, Source
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from intraq_deploy.data import load_labelled
 from intraq_deploy.data.cifar10 import SHEET, read_cifar10_sample
+from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.builtin.networks import CIFAR10_CLASSES
 

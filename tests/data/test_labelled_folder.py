@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from intraq_deploy.data import load_labelled
 from intraq_deploy.data.folder import class_indices
+from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.errors import DataError
 
 COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "emu": (0, 0, 255)}

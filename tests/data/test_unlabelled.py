@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from intraq_deploy.data import load_unlabelled
+from intraq_deploy.data.unlabelled import load_unlabelled
 from intraq_deploy.errors import DataError
 
 RANDOM = np.random.default_rng(0)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from intraq_deploy.errors import UnsupportedModelError
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import FUNCTIONS
 from intraq_deploy.graph.ops import FUNCTIONS as NAMES
+from intraq_deploy.graph.trace import trace
 
 SHAPE = (4, 10, 10)
 

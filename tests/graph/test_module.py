@@ -5,8 +5,8 @@ import torch
 from support import SMALL_NETWORKS, SMALL_SHAPE, random_images, small_network
 from torch import nn
 
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.module import GraphModule
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.synthesis.probe import Probe
 
 

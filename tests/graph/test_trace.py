@@ -9,8 +9,8 @@ from support import SMALL_NETWORKS, SMALL_SHAPE, random_images, small_network
 from torch import nn
 
 from intraq_deploy.errors import UnsupportedModelError
-from intraq_deploy.graph import Graph, trace
 from intraq_deploy.graph.execute import run_float
+from intraq_deploy.graph.graph import Graph
 from intraq_deploy.graph.ops import (
     Add,
     AveragePool2d,
@@ -24,6 +24,7 @@ from intraq_deploy.graph.ops import (
     Reshape,
     Slice,
 )
+from intraq_deploy.graph.trace import trace
 
 
 def traced(module, shape=(3, 8, 8)):

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from intraq_deploy.errors import ArchitectureError, CheckpointError, UnsupportedModelError, UsageError
-from intraq_deploy.models import load_model, timm_zoo, torchvision_zoo
+from intraq_deploy.models import timm_zoo, torchvision_zoo
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.models.builtin import builtin_network
 from intraq_deploy.models.checkpoint import read_checkpoint
+from intraq_deploy.models.loading import load_model
 
 GIVEN = {"input_size": 16, "mean": [0.5], "std": [0.25]}
 

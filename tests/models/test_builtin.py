@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import fx
 
-from intraq_deploy.data import load_labelled
+from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.errors import ArchitectureError
-from intraq_deploy.models import load_model
 from intraq_deploy.models.builtin import NETWORKS, ResNet20
+from intraq_deploy.models.loading import load_model
 
 NAME = "builtin:resnet20-cifar10"
 

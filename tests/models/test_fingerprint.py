@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from intraq_deploy.errors import ArchitectureError
-from intraq_deploy.models import load_model, timm_zoo, torchvision_zoo
+from intraq_deploy.models import timm_zoo, torchvision_zoo
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.models.builtin import NETWORKS, ResNet20
 from intraq_deploy.models.fingerprint import DATA_FILE, find_candidates, load_index, nearest_architectures
+from intraq_deploy.models.loading import load_model
 from intraq_deploy.models.make_fingerprints import Tables
 from intraq_deploy.models.shapes import FreeDimension, find_signature, probe_any_channels, shapes_of
 

@@ -203,8 +203,8 @@ def test_the_network_can_be_pickled(tiny):
 
 
 def test_the_traced_network_has_its_own_names(tiny):
-    from intraq_deploy.graph import trace
     from intraq_deploy.graph.execute import run_float
+    from intraq_deploy.graph.trace import trace
 
     class Both(nn.Module):
         def __init__(self):
@@ -233,8 +233,8 @@ class InPlace(nn.Module):
 
 
 def test_images_that_are_changed_in_place_stay_what_they_are(tiny):
-    from intraq_deploy.graph import trace
     from intraq_deploy.graph.execute import run_float
+    from intraq_deploy.graph.trace import trace
 
     module = InPlace(tiny).eval()
     classes = return_logits(module, SHAPE)
@@ -256,8 +256,8 @@ def test_images_that_are_changed_in_place_stay_what_they_are(tiny):
     lambda network: Returning(nn.Sequential(network, nn.Softmax(1)), lambda p, more: {"probabilities": p, "x": None}),
 ], ids=["softmax", "last-dimension", "log-softmax", "in-a-dictionary"])  # fmt: skip
 def test_a_softmax_at_the_end_is_left_out(tiny, make, caplog):
-    from intraq_deploy.graph import trace
     from intraq_deploy.graph.execute import run_float
+    from intraq_deploy.graph.trace import trace
 
     module = make(tiny).eval()
     classes = return_logits(module, SHAPE)

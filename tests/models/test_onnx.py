@@ -13,8 +13,8 @@ from support import SMALL_NETWORKS, SMALL_SHAPE, random_images, small_network
 from torch import nn
 
 from intraq_deploy.errors import CheckpointError, IntraqError, UnsupportedModelError, UsageError
-from intraq_deploy.graph import trace
-from intraq_deploy.models import load_model
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.loading import load_model
 from intraq_deploy.models.onnx.calls import CALLS
 from intraq_deploy.models.onnx.network import OnnxNetwork
 from intraq_deploy.models.onnx.reading import read_onnx

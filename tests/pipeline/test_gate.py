@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from intraq_deploy.data import LabelledImages
+from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy, evaluate
-from intraq_deploy.models import Preprocessing
+from intraq_deploy.models.model import Preprocessing
 from intraq_deploy.pipeline.gate import accuracy_failures, eval_warnings
 
 

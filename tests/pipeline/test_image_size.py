@@ -6,14 +6,14 @@ from support import model_of, random_images, realistic, small_network
 from torch import nn
 
 from intraq_deploy import api
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.image_size import enlarged, model_at
 from intraq_deploy.pipeline.options import ModelOptions, OwnRecipe, make_options
 from intraq_deploy.pipeline.progress import Silent
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import RunDirectory
 from intraq_deploy.pipeline.validation import program_input
-from intraq_deploy.program import freeze
+from intraq_deploy.program.freeze import freeze
 
 SHAPE = (3, 64, 64)
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from intraq_deploy import synthesize
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.probing import differentiable_probe
 
 CPU = torch.device("cpu")

@@ -8,21 +8,14 @@ from support import SMALL_SHAPE, random_images, small_network
 
 from intraq_deploy.errors import FreezeError, RunError
 from intraq_deploy.evaluation.parity import agreement
-from intraq_deploy.graph import trace
-from intraq_deploy.program import (
-    Normalization,
-    Program,
-    Reference,
-    Tolerance,
-    arithmetic,
-    float_program,
-    freeze,
-    load_program,
-    save_program,
-    settle,
-)
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.program import arithmetic
 from intraq_deploy.program.bounds import accumulator_bound
-from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights
+from intraq_deploy.program.freeze import float_program, freeze
+from intraq_deploy.program.program import FloatWeights, Grid, IntegerWeights, Normalization, Program, Tolerance
+from intraq_deploy.program.reference import Reference
+from intraq_deploy.program.settle import settle
+from intraq_deploy.program.storage import load_program, save_program
 
 CASES = [
     ("resnet", "integer", 4, 4),

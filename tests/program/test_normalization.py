@@ -2,7 +2,7 @@
 
 import torch
 
-from intraq_deploy.program import Normalization
+from intraq_deploy.program.program import Normalization
 
 NORMALIZATION = Normalization.of((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 EVERY_PIXEL = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)

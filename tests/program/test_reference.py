@@ -6,9 +6,9 @@ from support import random_images
 
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import Conv2d, Flatten, Input, Linear
-from intraq_deploy.program import Reference
 from intraq_deploy.program.freeze import accumulator_bound
 from intraq_deploy.program.program import Grid, IntegerWeights, Program
+from intraq_deploy.program.reference import Reference
 
 
 def wide_program(bits):

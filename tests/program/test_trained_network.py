@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from intraq_deploy import freeze, load_model, quantize, synthesize
-from intraq_deploy.data import load_labelled
+from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.evaluation.parity import agreement
-from intraq_deploy.program import Reference, arithmetic
+from intraq_deploy.program import arithmetic
+from intraq_deploy.program.reference import Reference
 
 
 @pytest.fixture(scope="module")

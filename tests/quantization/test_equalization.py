@@ -8,15 +8,19 @@ import torch
 from support import SMALL_SHAPE, random_images, realistic, small_network
 from torch import nn
 
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import clamp, evaluate_float, run_float, walk_keeping
 from intraq_deploy.graph.ops import Conv2d
-from intraq_deploy.models import load_model
-from intraq_deploy.quantization import calibrate, equalization, make_scheme, place
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.loading import load_model
+from intraq_deploy.quantization import equalization
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.equalization import LIMIT, equalize
-from intraq_deploy.synthesis import SyntheticSet
-from intraq_deploy.training import FittingRecipe, fit_layers
+from intraq_deploy.quantization.placement import place
+from intraq_deploy.quantization.ranges import calibrate
+from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training.layerwise import fit_layers
+from intraq_deploy.training.recipe import FittingRecipe
 from intraq_deploy.training.teacher import Teacher
 
 SHAPE = (3, 16, 16)

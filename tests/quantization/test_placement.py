@@ -7,10 +7,10 @@ from support import SMALL_SHAPE, small_network
 from torch import nn
 
 from intraq_deploy.errors import UnsupportedModelError, UsageError
-from intraq_deploy.graph import trace
-from intraq_deploy.quantization import make_scheme, place
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.quantization.layers_report import layer_rows
-from intraq_deploy.quantization.scheme import TargetConstraints
+from intraq_deploy.quantization.placement import place
+from intraq_deploy.quantization.scheme import TargetConstraints, make_scheme
 from intraq_deploy.quantization.spec import activation_spec, weight_spec
 
 BYTE = activation_spec(8, symmetric=True)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from support import SMALL_SHAPE, random_images, small_network
 
-from intraq_deploy.graph import trace
-from intraq_deploy.quantization import calibrate, make_scheme, place
-from intraq_deploy.quantization.ranges import EXPONENT, _Extremes, range_of, search, search_weight
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.quantization.placement import place
+from intraq_deploy.quantization.ranges import EXPONENT, _Extremes, calibrate, range_of, search, search_weight
+from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.quantization.spec import activation_spec, code_bounds, weight_spec
 
 

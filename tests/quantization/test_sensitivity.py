@@ -6,9 +6,10 @@ import pytest
 import torch
 from support import SMALL_SHAPE, random_images, small_network
 
-from intraq_deploy.graph import trace
-from intraq_deploy.quantization import make_scheme, place
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.placement import place
+from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.quantization.sensitivity import layer_losses, logits_of, loss_between, requantize
 from intraq_deploy.quantization.spec import weight_spec
 

@@ -11,7 +11,7 @@ from intraq_deploy.recipes import BUILTIN, Recipe, builtin, builtin_text, check_
 from intraq_deploy.recipes.files import SECTIONS
 from intraq_deploy.recipes.overrides import Overrides, recipe_for, too_few_images
 from intraq_deploy.recipes.sections import BadValue, value_of
-from intraq_deploy.synthesis import SynthesisRecipe
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 COMPLETE = """

@@ -6,10 +6,10 @@ import pytest
 import torch
 from support import SMALL_SHAPE, model_of, small_network
 
-from intraq_deploy.synthesis import SynthesisRecipe
 from intraq_deploy.synthesis.leaves import dead_leaves
 from intraq_deploy.synthesis.loop import pixel_bounds
 from intraq_deploy.synthesis.make import make_images, probe_of
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
 
 
 def drawn(seed, count=16, shape=(3, 64, 64)):

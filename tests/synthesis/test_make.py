@@ -7,12 +7,13 @@ import torch
 from support import SMALL_SHAPE, model_of, random_images, small_network
 
 from intraq_deploy.errors import DataError, DivergedError, UsageError
-from intraq_deploy.synthesis import SynthesisRecipe, SyntheticSet
 from intraq_deploy.synthesis.batches import batch_sizes, draw_labels
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
 from intraq_deploy.synthesis.loop import _Rate, pixel_bounds
 from intraq_deploy.synthesis.make import make_images, probe_of
 from intraq_deploy.synthesis.quality import intra_class_distance, measure_quality
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
 CPU = torch.device("cpu")
 RECIPE = SynthesisRecipe(images=24, iterations=12, batch=12, learning_rate=0.1, schedule="cosine")

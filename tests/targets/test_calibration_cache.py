@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 from intraq_deploy.cli.main import app
 from intraq_deploy.errors import RunError, TargetError
 from intraq_deploy.evaluation.parity import agreement
-from intraq_deploy.graph import trace
-from intraq_deploy.program import Normalization, Reference, freeze, settle
-from intraq_deploy.program.program import FloatWeights
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.program import FloatWeights, Normalization
+from intraq_deploy.program.reference import Reference
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.artifact import read_manifest

@@ -8,9 +8,10 @@ import pytest
 from support import SMALL_SHAPE, random_images, small_network
 
 from intraq_deploy.errors import UsageError
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.schemes import constraints_of
-from intraq_deploy.program import freeze, settle
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.device.profile import device_names, load_device, read_device

@@ -6,15 +6,16 @@ import torch.nn.functional as F
 from support import random_images, realistic
 from torch import nn
 
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import apply
 from intraq_deploy.graph.ops import Unary
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import arithmetic, freeze, settle
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.program import arithmetic
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.quantization.scheme import NO_CONSTRAINTS
+from intraq_deploy.quantization.scheme import NO_CONSTRAINTS, make_scheme
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lower import lower, serialize
 from intraq_deploy.targets.onnxruntime.opening import open_shipped

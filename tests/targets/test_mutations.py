@@ -8,8 +8,8 @@ from support import random_images
 
 from intraq_deploy.evaluation.parity import Parity, TensorParity, compare
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import Reference
 from intraq_deploy.program.arithmetic import f32
+from intraq_deploy.program.reference import Reference
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile
 

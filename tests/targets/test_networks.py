@@ -7,12 +7,13 @@ docs/networks.md.
 import pytest
 from support import random_images, whole_network
 
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.schemes import constraints_of
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import freeze, settle
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.profile import load_profile
 

@@ -10,12 +10,15 @@ from torch import nn
 
 from intraq_deploy import validate
 from intraq_deploy.errors import RunError, TargetError, UsageError
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.validation import validate as validate_images
-from intraq_deploy.program import Normalization, Reference, float_program, freeze, settle
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.program.freeze import float_program, freeze
+from intraq_deploy.program.program import Normalization
+from intraq_deploy.program.reference import Reference
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.synthesis import SyntheticSet
+from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import read_manifest
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnxruntime import imports

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from support import SMALL_SHAPE, random_images, realistic
 from torch import nn
 
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.schemes import constraints_of
-from intraq_deploy.program import arithmetic, freeze, settle
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.program import arithmetic
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.profile import load_profile

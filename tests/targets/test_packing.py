@@ -11,13 +11,14 @@ from onnx import TensorProto, numpy_helper
 from support import random_images, realistic
 from torch import nn
 
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.graph import Graph, Node
 from intraq_deploy.graph.ops import Conv2d, Input
-from intraq_deploy.program import Normalization, float_program, freeze, settle
-from intraq_deploy.program.program import Grid, IntegerWeights, Program
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.program.freeze import float_program, freeze
+from intraq_deploy.program.program import Grid, IntegerWeights, Normalization, Program
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.onnx import canonical
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lower import instrument, lower, serialize, stored_zero_points

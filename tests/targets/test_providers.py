@@ -15,9 +15,10 @@ from onnx import TensorProto
 from support import SMALL_SHAPE, random_images, small_network
 
 from intraq_deploy.errors import TargetError, UsageError
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import Normalization, float_program
+from intraq_deploy.program.freeze import float_program
+from intraq_deploy.program.program import Normalization
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.onnxruntime import imports

@@ -26,7 +26,7 @@ from test_trtexec import install_trtexec
 
 from intraq_deploy.data.resizing import FILTERS, to_network_size
 from intraq_deploy.errors import TargetError
-from intraq_deploy.models import Preprocessing
+from intraq_deploy.models.model import Preprocessing
 from intraq_deploy.targets.device.bundle import BundleDescription, archive, why_left_out, write_bundle
 from intraq_deploy.targets.device.expected import expected, further_outputs, near_ties, pick_images, tensors_of
 from intraq_deploy.targets.device.profile import load_device

@@ -16,10 +16,11 @@ from torch import nn
 from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.parity import compare
 from intraq_deploy.files import sha256_of
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import freeze, settle
 from intraq_deploy.program.arithmetic import f32
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import TargetConstraints, make_scheme
 from intraq_deploy.targets.onnx.builder import initializer

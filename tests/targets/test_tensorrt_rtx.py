@@ -11,10 +11,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from support import FUNCTIONS, SMALL_SHAPE, random_images, small_network, whole_network
 
 from intraq_deploy.errors import TargetError
-from intraq_deploy.graph import trace
-from intraq_deploy.program import freeze, settle
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
+from intraq_deploy.quantization.scheme import make_scheme
 from intraq_deploy.targets.onnx.builder import initializer, scalar
 from intraq_deploy.targets.onnx.lint import lint
 from intraq_deploy.targets.onnx.lower import lower, serialize

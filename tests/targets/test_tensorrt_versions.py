@@ -10,9 +10,9 @@ from support import SMALL_SHAPE, random_images, small_network
 from tensorrt_modules import FREE, GPU, VERSIONS, Graph, install
 
 from intraq_deploy.errors import RunError, TargetError
-from intraq_deploy.graph import trace
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program import float_program
+from intraq_deploy.program.freeze import float_program
 from intraq_deploy.targets.onnx.export import export
 from intraq_deploy.targets.onnx.lower import lower
 from intraq_deploy.targets.onnxruntime.half import in_float16

@@ -6,14 +6,16 @@ from support import SMALL_SHAPE, model_of, random_images, small_network
 
 from intraq_deploy import api
 from intraq_deploy.errors import UsageError
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import walk
 from intraq_deploy.graph.ops import HAS_WEIGHT, Add, Linear
-from intraq_deploy.quantization import make_scheme
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.quantization.build import build_network
-from intraq_deploy.synthesis import SyntheticSet
-from intraq_deploy.training import FittingRecipe, compensation, fit_layers, layerwise, moments
+from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training import compensation, layerwise, moments
+from intraq_deploy.training.layerwise import fit_layers
 from intraq_deploy.training.losses import distillation
+from intraq_deploy.training.recipe import FittingRecipe
 from intraq_deploy.training.teacher import Teacher
 
 CPU = torch.device("cpu")

@@ -8,15 +8,16 @@ import torch
 from support import SMALL_SHAPE, random_images, small_network
 
 from intraq_deploy.errors import DivergedError, UsageError
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.ops import Add
-from intraq_deploy.synthesis import SyntheticSet
-from intraq_deploy.training import Trainer, TrainingRecipe
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.blocks import block_outputs
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
+from intraq_deploy.training.loop import Trainer
 from intraq_deploy.training.losses import distillation
 from intraq_deploy.training.optimizer import make_optimizer, schedule
 from intraq_deploy.training.oscillations import OscillationFreezer
+from intraq_deploy.training.recipe import TrainingRecipe
 from intraq_deploy.training.teacher import Teacher
 
 CPU = torch.device("cpu")

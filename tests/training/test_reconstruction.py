@@ -8,14 +8,17 @@ from support import SMALL_SHAPE, random_images, realistic, small_network
 from torch import nn
 
 from intraq_deploy.errors import DivergedError, UsageError
-from intraq_deploy.graph import trace
 from intraq_deploy.graph.execute import run_float
+from intraq_deploy.graph.trace import trace
 from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
-from intraq_deploy.synthesis import SyntheticSet
-from intraq_deploy.training import ReconstructionRecipe, Trainer, TrainingRecipe, reconstruct, reconstruction
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training import reconstruction
 from intraq_deploy.training.blocks import block_outputs, blocks
 from intraq_deploy.training.checkpoint import load_student, save_student
+from intraq_deploy.training.loop import Trainer
 from intraq_deploy.training.losses import features
+from intraq_deploy.training.recipe import ReconstructionRecipe, TrainingRecipe
+from intraq_deploy.training.reconstruction import reconstruct
 from intraq_deploy.training.rounding import commit, soften, undecided
 from intraq_deploy.training.teacher import Teacher
 

@@ -29,15 +29,17 @@ def bench(
     All run in turn in one process, so that what slows the machine slows all of them; ratios are of the same rounds.
     """
     from intraq_deploy.pipeline.opening import Opening
+    from intraq_deploy.pipeline.options import BenchOptions
     from intraq_deploy.pipeline.targets import choose_for
 
     targets = choose_for(run, target or ()).targets
-    opening = Opening(run, trust_pickle)
+    opening, options = Opening(run, trust_pickle), BenchOptions(batch, threads, seconds)
     opening.check()
+    options.check()
     begin(progress)
-    from intraq_deploy.pipeline.bench import BenchOptions, bench_run
+    from intraq_deploy.pipeline.bench import bench_run
 
-    report = bench_run(opening, targets, BenchOptions(batch, threads, seconds), progress)
+    report = bench_run(opening, targets, options, progress)
     return Outcome(report.to_json, lambda: _show(report))
 
 

@@ -8,6 +8,7 @@ import typer
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
+from intraq_deploy.cli.completion import targets
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.cli.report import SHOWN_FAILURES, parity_sentence
 from intraq_deploy.errors import GateError
@@ -20,6 +21,7 @@ Target = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
+        autocompletion=targets,
         help="What to compile for: a target, a device for those of its targets that compile here, or the path of your "
         "own; repeatable. Default: tensorrt-rtx.",
     ),

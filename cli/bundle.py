@@ -7,13 +7,16 @@ import typer
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
+from intraq_deploy.cli.completion import targets
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from intraq_deploy.pipeline.bundle import BundleReport
 
-Target = Annotated[str, typer.Option(metavar="NAME", help="The device, or one target, to pack for.")]
+Target = Annotated[
+    str, typer.Option(metavar="NAME", autocompletion=targets, help="The device, or one target, to pack for.")
+]
 Out = Annotated[
     Path | None,
     typer.Option(

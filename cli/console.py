@@ -1,5 +1,6 @@
 """Text and tables for people. Rich is imported when there is something to print, so that --help answers at once."""
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,6 +8,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MIB = 1 << 20
+_WIDE = 500
+"""Characters in which any table fits."""
 
 
 def make_console(*, stderr: bool = False) -> "Console":
@@ -21,4 +24,7 @@ def show(content: "str | Table", style: str = "", *, wrap: bool = True) -> None:
 
     wrap: whether long lines break at the width of the terminal; a line with a path in it is better left whole.
     """
-    make_console().print(content, style=style, soft_wrap=not wrap)
+    console = make_console()
+    if not isinstance(content, str) and not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDE  # a pipe has no width: nothing is broken
+    console.print(content, style=style, soft_wrap=not wrap)

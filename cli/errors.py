@@ -1,6 +1,6 @@
 """Errors as a person meets them: one red sentence and an exit code; a traceback only with --debug.
 
-0 done, 1 error, 2 usage, 3 a gate failed, 130 interrupted.
+0 done, 1 error, 2 usage, 3 a gate failed, 130 interrupted, 143 terminated.
 """
 
 import logging
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import typer
 
+from intraq_deploy.cli.signals import exit_code_of
 from intraq_deploy.errors import IntraqError
 
-INTERRUPTED = 130
 _DEBUG = "INTRAQ_DEPLOY_DEBUG"
 
 
@@ -22,7 +22,14 @@ def set_debug(value: bool) -> bool:
     """Switches tracebacks and log lines on where the --debug option is given."""
     if value:
         os.environ[_DEBUG] = "1"
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        set_verbose(value)
+    return value
+
+
+def set_verbose(value: bool) -> bool:
+    """Switches the log lines of this package and of libraries on where --verbose or --debug is given."""
+    if value:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     return value
 
 
@@ -31,9 +38,8 @@ def errors_explained() -> Iterator[None]:
     """Turns every error inside into a sentence and an exit code. Raises typer.Exit for each of them."""
     try:
         yield
-    except KeyboardInterrupt:
-        typer.secho("Interrupted. The same command continues where it stopped.", fg=typer.colors.RED, err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as interrupt:
+        raise typer.Exit(exit_code_of(interrupt)) from None
     except IntraqError as error:
         _explain(str(error))
         raise typer.Exit(error.exit_code) from None
@@ -51,4 +57,9 @@ def errors_explained() -> Iterator[None]:
 def _explain(sentence: str) -> None:
     if os.environ.get(_DEBUG):
         traceback.print_exc()
-    typer.secho(f"Error: {sentence}", fg=typer.colors.RED, err=True)
+    say_red(f"Error: {sentence}")
+
+
+def say_red(sentence: str) -> None:
+    """Prints a sentence on standard error, red on terminals unless the environment has NO_COLOR."""
+    typer.echo(sentence if os.environ.get("NO_COLOR") else typer.style(sentence, fg=typer.colors.RED), err=True)

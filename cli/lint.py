@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.completion import targets
 from intraq_deploy.cli.console import show
 from intraq_deploy.cli.report import SHOWN_FAILURES
-from intraq_deploy.errors import GateError
+from intraq_deploy.errors import DataError, GateError
 
 if TYPE_CHECKING:
     from intraq_deploy.pipeline.linting import LintReport
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Any ONNX model, ours or not.")]
 Target = Annotated[
-    str, typer.Option(metavar="NAME", help="What it is to run on: a target, a device, or the path of your own.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=targets,
+        help="What it is to run on: a target, a device, or the path of your own.",
+    ),
 ]
 
 
@@ -27,11 +33,11 @@ def lint(*, file: File, target: Target) -> Outcome:
     Names each layer that the target would refuse, compute wrongly or leave in float, the rule, and where the rule
     comes from. Exits 3 if a layer would be refused or wrong; for a device, if none of its targets takes the file.
     """
-    from intraq_deploy.data.forms import check_there
     from intraq_deploy.pipeline.targets import choose
 
     chosen = choose((target,))
-    check_there(file, "an ONNX file")
+    if not file.exists():
+        raise DataError(f"{file} cannot be read (No such file or directory): give an ONNX file.")
     from intraq_deploy.pipeline.linting import lint_file, list_json
 
     reports = [lint_file(file, name, chosen.own) for name in chosen.targets]

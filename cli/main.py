@@ -21,19 +21,45 @@ from intraq_deploy.cli.targets import targets
 from intraq_deploy.cli.validate import validate
 from intraq_deploy.version import __version__
 
+_EXAMPLES = {
+    "quantize": """Examples:
+
+    intraq-deploy quantize builtin:resnet20-cifar10 --eval builtin:cifar10-sample
+
+    intraq-deploy quantize model.pth --arch torchvision:resnet18 --bits 4 --eval photos/
+
+    intraq-deploy quantize net.onnx --weight-bits 4 --activation-bits 8 --calibration unlabelled/
+
+    intraq-deploy quantize model.pth --target jetson-orin-nano""",
+    "inspect": """Examples:
+
+    intraq-deploy inspect model.pth
+
+    intraq-deploy inspect torchvision:mobilenet_v2 --bits 8 --layers""",
+    "bundle": """Example:
+
+    intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano""",
+    "ship": """Examples:
+
+    intraq-deploy ship runs/model-w4a4 --to me@jetson
+
+    intraq-deploy ship runs/model-w4a4 --fleet hosts.toml --eval photos/""",
+}
+"""What the help of a command ends with."""
+
 app = typer.Typer(
     name="intraq-deploy",
     help="Data-free low-bit quantization of image classifiers: "
     "what was trained is what is shipped, integer for integer.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # importing rich for --help takes longer than all else together
+    rich_markup_mode="rich",  # panels of options
 )
 for command in (
     quantize, synthesize, sensitivity, export, validate, build, bundle, bench, ship, doctor, lint, inspect, targets,
     clean,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(epilog=_EXAMPLES.get(command.__name__))(command)
 app.add_typer(recipes, name="recipes")
 
 
@@ -50,8 +76,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def main() -> None:
-    """The `intraq-deploy` command."""
-    app()

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from intraq_deploy.cli.completion import architectures, one_of, presets, targets
 from intraq_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ TrustPickle = Annotated[
         "--trust-pickle", help="Read a pickle that runs code. Only for files that you made yourself. Default: refused."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))]
 Eval = Annotated[
     str | None,
     typer.Option(
@@ -32,6 +33,7 @@ Target = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
+        autocompletion=targets,
         help="What to ship for: a target, a device for all of its targets, or the path of your own; repeatable. "
         "`intraq-deploy targets` lists them. Default: all that the run has; export: onnxruntime.",
     ),
@@ -39,8 +41,9 @@ Target = Annotated[
 SchemeName = Annotated[
     str,
     typer.Option(
+        autocompletion=one_of("integer", "paper", "ends8"),
         help="Who gets a quantizer. integer: every tensor, so that all runs on integers; paper: IntraQ's own, the rest "
-        "in float; ends8: first and last layer at 8 bits."
+        "in float; ends8: first and last layer at 8 bits.",
     ),
 ]
 Port = Annotated[int | None, typer.Option(help="Of ssh. Default: the configuration's.")]
@@ -56,6 +59,8 @@ _PerChannel = Annotated[
 class ModelGroup:
     """The network, and what its checkpoint does not say."""
 
+    PANEL: ClassVar[str] = "Network"
+
     source: Annotated[
         str,
         typer.Argument(
@@ -67,8 +72,9 @@ class ModelGroup:
     arch: Annotated[
         str | None,
         typer.Option(
+            autocompletion=architectures,
             help="The architecture: builtin:NAME, torchvision:NAME, timm:NAME, package.module:callable or "
-            "path/to/file.py:callable. Default: found from the checkpoint's tensors."
+            "path/to/file.py:callable. Default: found from the checkpoint's tensors.",
         ),
     ] = None
     input_size: Annotated[
@@ -116,10 +122,13 @@ class ModelGroup:
 class RecipeGroup:
     """The recipe, which says how images are made and the network is trained."""
 
+    PANEL: ClassVar[str] = "Recipe and budget"
+
     preset: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=presets,
             help="A built-in recipe: quick, standard, best or paper; `intraq-deploy recipes list` says more. "
             "Default: quick.",
         ),
@@ -148,6 +157,8 @@ class RecipeGroup:
 class ImagesGroup:
     """The budget of the images, by the names of QuantizeOptions."""
 
+    PANEL: ClassVar[str] = "Recipe and budget"
+
     images: Annotated[
         int | None, typer.Option(help="How many are made, or drawn from --calibration. Default: the recipe's.")
     ] = None
@@ -161,6 +172,8 @@ class ImagesGroup:
 class SessionGroup:
     """The device and the seed of a run, by the names of QuantizeOptions."""
 
+    PANEL: ClassVar[str] = "Session"
+
     device: Device = "auto"
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0
 
@@ -168,6 +181,8 @@ class SessionGroup:
 @dataclass(frozen=True, slots=True)
 class PlaceGroup:
     """Where a run is kept."""
+
+    PANEL: ClassVar[str] = "Where the run is kept"
 
     out: Annotated[
         Path | None,
@@ -191,6 +206,8 @@ class PlaceGroup:
 class BitsGroup:
     """The bits of weights and activations, where all layers have the same."""
 
+    PANEL: ClassVar[str] = "Bits"
+
     bits: Annotated[int, typer.Option(help="Bits of weights and activations, 2 to 8.")] = 4
     weight_bits: Annotated[int | None, typer.Option(help="Bits of weights, 2 to 8. Default: --bits.")] = None
     activation_bits: Annotated[int | None, typer.Option(help="Bits of activations, 2 to 8. Default: --bits.")] = None
@@ -213,6 +230,8 @@ class BitsGroup:
 @dataclass(frozen=True, slots=True)
 class MixedGroup:
     """The budget within which weight bits are chosen per layer."""
+
+    PANEL: ClassVar[str] = "Bits chosen layer by layer"
 
     max_drop: Annotated[
         float | None,

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from intraq_deploy.cli.console import make_console
 
 _PLAIN_SECONDS = 10.0
+_WIDE = 110
+"""Characters of a terminal from which on the speed has room too."""
+_LABELS = {"baselines": "float32 and W8A8"}
+"""What people call a stage, where its folder has another name."""
 
 
 class _Speed(ProgressColumn):
@@ -28,14 +33,17 @@ class TerminalProgress:
     """A live display, one line per stage."""
 
     def __init__(self, console: Console) -> None:
+        wide = console.width >= _WIDE
+        detail = TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
         self.bars = Progress(
-            TextColumn("{task.description:<20}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[detail]}"),
-            _Speed(),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=24 if wide else 8),
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
+            detail,
+            *([_Speed(table_column=Column(no_wrap=True))] if wide else []),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=console,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._current = ""
@@ -48,7 +56,7 @@ class TerminalProgress:
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self._current = stage
-        self._tasks[stage] = self.bars.add_task(stage, total=max(total, 1), detail="", unit=unit)
+        self._tasks[stage] = self.bars.add_task(_LABELS.get(stage, stage), total=max(total, 1), detail="", unit=unit)
 
     def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None:
         text = detail if loss is None else f"{detail}, loss {loss:.4g}"
@@ -104,20 +112,34 @@ class PlainProgress:
         left = f"{(running.total - done) / speed:.0f} s left" if speed > 0 else ""
         rate = f", {speed:,.0f} {running.unit}/s, {left}" if left and done < running.total else ""
         shown = "" if loss is None else f", loss {loss:.4g}"
-        self._line(f"{name}: {detail}{shown}{rate}")
+        self._line(f"{_LABELS.get(name, name)}: {detail}{shown}{rate}")
 
     def finish(self, stage: str, seconds: float, *, kept: bool = False) -> None:
-        self._line(f"{stage}: {'kept from before' if kept else f'done in {seconds:.1f} s'}")
+        self._line(f"{_LABELS.get(stage, stage)}: {'kept from before' if kept else f'done in {seconds:.1f} s'}")
 
     def _line(self, message: str) -> None:
         self._console.print(message, soft_wrap=True)
 
 
+class QuietProgress(PlainProgress):
+    """A display of what needs attention alone."""
+
+    def say(self, message: str) -> None: ...
+
+    def start(self, stage: str, total: int, unit: str) -> None: ...
+
+    def advance(self, done: int, detail: str, loss: float | None = None, *, stage: str | None = None) -> None: ...
+
+    def finish(self, stage: str, seconds: float, *, kept: bool = False) -> None: ...
+
+
 @contextmanager
-def progress_display() -> Iterator[TerminalProgress | PlainProgress]:
-    """Shows a display on standard error, as it suits what that is."""
+def progress_display(*, quiet: bool = False) -> Iterator[TerminalProgress | PlainProgress]:
+    """Shows a display on standard error, as it suits what that is. quiet: only what needs attention."""
     console = make_console(stderr=True)
-    if console.is_terminal:
+    if quiet:
+        yield QuietProgress(console)
+    elif console.is_terminal:
         display = TerminalProgress(console)
         with display.bars:
             yield display

@@ -1,5 +1,6 @@
 """The command `intraq-deploy quantize`: the main job."""
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,8 @@ import typer
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
-from intraq_deploy.cli.report import say_warnings, show_images, show_report
+from intraq_deploy.cli.completion import one_of, targets
+from intraq_deploy.cli.report import say_warnings, show_closing, show_images, show_report
 from intraq_deploy.errors import GateError
 from intraq_deploy.pipeline.progress import Progress
 
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
     from intraq_deploy.pipeline.report import RunReport
 
 Method = Annotated[
-    str, typer.Option(help="qat: as the preset says; ptq: no fine-tuning, and rounding in closed form alone.")
+    str,
+    typer.Option(
+        autocompletion=one_of("qat", "ptq"),
+        help="qat: as the preset says; ptq: no fine-tuning, and rounding in closed form alone.",
+    ),
 ]
 Reconstruct = Annotated[
     bool,
@@ -37,6 +43,7 @@ Targets = Annotated[
     typer.Option(
         "--target",
         metavar="NAME",
+        autocompletion=targets,
         help="What to ship for: a target, a device for all of its targets, or the path of your own; repeatable. "
         "`intraq-deploy targets` lists them. Default: a file for onnxruntime, with integers that TensorRT takes too; "
         "`--target onnxruntime` is for CPUs alone, and uses more of 8-bit activations.",
@@ -46,7 +53,9 @@ Steps = Annotated[int | None, typer.Option(help="Fine-tuning steps; 0: none. Def
 InputType = Annotated[
     str,
     typer.Option(
-        "--input", help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph."
+        "--input",
+        autocompletion=one_of("float", "uint8"),
+        help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph.",
     ),
 ]
 
@@ -77,9 +86,9 @@ def quantize(
     into integers, exports it for the targets, and compares what they compute with what was trained. Exits 3 if that
     gate fails.
     """
-    from intraq_deploy.pipeline.options import make_options
+    start = time.perf_counter()
+    from intraq_deploy.pipeline.options import DEFAULT_TARGETS, MADE_FOR, make_options
     from intraq_deploy.pipeline.targets import choose
-    from intraq_deploy.targets.profile import DEFAULT_TARGETS, MADE_FOR
 
     chosen = choose(target or DEFAULT_TARGETS)
     budget = mixed.options(bits.weight_bits)
@@ -109,10 +118,11 @@ def quantize(
 
     report, directory = quantize_run(options, place.out, progress, overwrite=place.overwrite)
     say_warnings(report, progress)
-    failed = report.status == "failed"
-    return Outcome(report.to_json, lambda: _show(report, str(directory)), GateError.exit_code if failed else 0)
+    failed, seconds = report.status == "failed", time.perf_counter() - start
+    return Outcome(report.to_json, lambda: _show(report, str(directory), seconds), GateError.exit_code if failed else 0)
 
 
-def _show(report: "RunReport", directory: str) -> None:
+def _show(report: "RunReport", directory: str, seconds: float) -> None:
     show_images(report, directory)
     show_report(report, directory)
+    show_closing(report, directory, seconds)

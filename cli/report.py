@@ -1,9 +1,11 @@
 """The parts of a run's report that several commands print: images, comparison with the reference, files."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.wording import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +35,43 @@ def show_report(report: "RunReport", directory: str) -> None:
         show(f"Gate failed: {failure_sentence(failure)}", "red")
     if len(report.failures) > SHOWN_FAILURES:
         show(f"... and {len(report.failures) - SHOWN_FAILURES} more in run.json.", "red")
+
+
+def show_closing(report: "RunReport", directory: str, seconds: float) -> None:
+    """Prints the verdict, how long it took, where the results are, and what to type next. seconds: of the whole
+    command."""
+    show("")
+    if report.status == "failed":
+        show(f"FAILED after {duration(seconds)}: what would be shipped is not what was trained.", "bold red")
+        show(f"{directory}/run.json has every figure.", wrap=False)
+        return
+    differ = sum(parity.integers_mismatched for parity in report.parity.values())
+    compared = sum(parity.integers_compared for parity in report.parity.values())
+    show(
+        f"PASSED after {duration(seconds)}: {report.label}{_top1(report)}; {differ:,} of {compared:,} integers differ.",
+        "bold green",
+    )
+    show(f"Results are in {directory}; run.json has every figure.", wrap=False)
+    show("Next:")
+    for command in _next_commands(report, directory):
+        show(f"  {command}", wrap=False)
+
+
+def _top1(report: "RunReport") -> str:
+    """Returns the accuracy of the first target that has one, and the float network's, after a comma; else nothing."""
+    if report.accuracy is None:
+        return ""
+    deployed = next(report.accuracy[name] for name in report.artifacts if name in report.accuracy)
+    return f", top-1 {deployed:.2f} % (float {report.accuracy['float']:.2f})"
+
+
+def _next_commands(report: "RunReport", directory: str) -> list[str]:
+    """Returns three commands: accuracy, or speed where it was measured; what goes onto a device, and its way there."""
+    run = shlex.quote(directory)
+    first = f"validate {run} --eval photos/" if report.accuracy is None else f"bench {run}"
+    device = "jetson-orin-nano" if "tensorrt-int8" in report.made_for else "arm64-cpu"
+    commands = (first, f"bundle {run} --target {device}", f"ship {run} --to user@device")
+    return [f"intraq-deploy {each}" for each in commands]
 
 
 def say_warnings(report: "RunReport", progress: Progress) -> None:

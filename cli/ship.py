@@ -7,6 +7,7 @@ import typer
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
+from intraq_deploy.cli.completion import targets
 from intraq_deploy.cli.console import MIB, show
 from intraq_deploy.errors import UsageError
 from intraq_deploy.pipeline.progress import Progress
@@ -19,7 +20,10 @@ Hosts = Annotated[
     typer.Option("--to", metavar="HOST", help="user@host, or a name from ~/.ssh/config; may be given several times."),
 ]
 Fleet = Annotated[Path | None, typer.Option(metavar="FILE", help='A TOML file with hosts = ["user@a", "user@b"].')]
-Target = Annotated[str | None, typer.Option(help="A device or target. Default: what each host is found to be.")]
+Target = Annotated[
+    str | None,
+    typer.Option(autocompletion=targets, help="A device or target. Default: what each host is found to be."),
+]
 Folder = Annotated[
     str | None, typer.Option("--dir", metavar="PATH", help="On the hosts. Default: ~/intraq-deploy/RUN-DEVICE.")
 ]

@@ -21,6 +21,7 @@ from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
 from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.image_size import model_at
+from intraq_deploy.pipeline.options import MADE_FOR
 from intraq_deploy.pipeline.probing import differentiable_probe
 from intraq_deploy.pipeline.schemes import SchemeChoice, check_depthwise
 from intraq_deploy.pipeline.targets import choose
@@ -36,7 +37,7 @@ from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.export import export as export_program
-from intraq_deploy.targets.profile import MADE_FOR, load_profile
+from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.student import StudentTraining
 from intraq_deploy.training.teacher import Teacher
 

@@ -4,6 +4,8 @@ Every message is one sentence for a person: what happened, the value seen, and w
 alone and exits with the class's `exit_code`; the traceback appears only with `--debug`.
 """
 
+from collections.abc import Sequence
+
 
 class IntraqError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -23,6 +25,14 @@ class CheckpointError(IntraqError):
 
 class ArchitectureError(IntraqError):
     """The architecture is unknown, ambiguous, or cannot be built."""
+
+
+class AmbiguousError(ArchitectureError):
+    """A checkpoint has the tensors of several architectures."""
+
+    def __init__(self, message: str, specs: Sequence[str]) -> None:
+        super().__init__(message)
+        self.specs = tuple(specs)
 
 
 class UnsupportedModelError(IntraqError):

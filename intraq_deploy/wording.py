@@ -43,3 +43,10 @@ def reason(error: BaseException, *, length: int = 160) -> str:
     text = " ".join(str(error).split())
     message = text if len(text) <= length else f"{text[:length]}..."
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def duration(seconds: float) -> str:
+    """The time as a person says it: "42 s", "12 min", "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,11 +11,6 @@ from intraq_deploy.errors import UsageError
 from intraq_deploy.targets.reading import Name, Version, read
 from intraq_deploy.wording import did_you_mean
 
-DEFAULT_TARGETS = ("onnxruntime",)
-"""The targets that files are written for where nothing else is said."""
-MADE_FOR = ("onnxruntime", "tensorrt-int8")
-"""The targets that a network is quantized for where nothing else is said: one program for CPUs and for Jetsons."""
-
 
 class TargetProfile(BaseModel):
     """A target: its runtime, and the form of the models that are written for it. Unknown keys are refused."""

@@ -1,4 +1,4 @@
-"""What images may be given as, and whether they are there. Imports no torch."""
+"""The forms in which images may be given, and whether they are there. Imports no torch."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from intraq_deploy.errors import ArchitectureError, UnsupportedModelError, UsageError
+from intraq_deploy.errors import AmbiguousError, ArchitectureError, UnsupportedModelError, UsageError
 from intraq_deploy.models import timm_zoo, torchvision_zoo
 from intraq_deploy.models.architecture import Architecture, find_architecture
 from intraq_deploy.models.builtin import builtin_network
@@ -217,9 +217,10 @@ def _single(path: Path, shapes: Shapes, candidates: list[Candidate]) -> Candidat
     shown = [f"{spec} ({words})" if words else spec for spec, words in list(differences.items())[:SHOWN_CANDIDATES]]
     more = f" and {len(candidates) - len(shown)} more" if len(candidates) > len(shown) else ""
     alike = "" if any(differences.values()) else ", and nothing known tells them apart"
-    raise ArchitectureError(
+    raise AmbiguousError(
         f"{path} has exactly the tensors of {len(candidates)} architectures{alike}; give --arch one of: "
-        f"{'; '.join(shown)}{more}."
+        f"{'; '.join(shown)}{more}.",
+        list(differences)[:SHOWN_CANDIDATES],
     )
 
 

@@ -5,8 +5,11 @@ timm is optional, and is imported at use.
 
 import importlib
 import math
+import socket
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from torch import nn
 
@@ -59,18 +62,40 @@ def preprocessing(name: str) -> Preprocessing | None:
 def pretrained(name: str) -> nn.Module:
     """The network with the library's weights, downloaded through the library if they are not in its cache.
 
-    Raises ArchitectureError for an unknown name or tag, or without timm; what the download raises.
+    Raises ArchitectureError for an unknown name or tag, or without timm; ConnectionError where neither the hub nor the
+    cache has them; what the download raises.
     """
     _configuration(name)
-    module: nn.Module = _timm().create_model(name, pretrained=True)
+    away = _host_that_is_away()
+    try:
+        module: nn.Module = _timm().create_model(name, pretrained=True)
+    except Exception as error:
+        if away is None:
+            raise
+        raise ConnectionError(f"{away} is not reached, and its cache here has them not") from error
     return module
+
+
+def _host_that_is_away() -> str | None:
+    """Returns the hub's host if its name is not found here. Then the hub's library looks into its cache alone: it would
+    try again for a minute."""
+    hub: Any = importlib.import_module("huggingface_hub.constants")
+    host: str | None = urlsplit(hub.ENDPOINT).hostname
+    if getproxies():  # which find it
+        return None
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        hub.HF_HUB_OFFLINE = True
+        return host
+    return None
 
 
 def _timm() -> ModuleType:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
-        raise ArchitectureError("timm is not installed: install it with: pip install 'intraq-deploy[timm]'.") from error
+        raise ArchitectureError("timm is not installed: install it with: pip install timm.") from error
 
 
 def _configuration(name: str) -> Any:

@@ -1,7 +1,6 @@
 """Speed on this machine: float32, ONNX Runtime's own INT8 and a run's files, in turn."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +8,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from intraq_deploy.errors import RunError, UsageError
+from intraq_deploy.errors import RunError
 from intraq_deploy.evaluation.latency import interleaved, medians, speed
 from intraq_deploy.pipeline.comparison import FLOAT32
 from intraq_deploy.pipeline.finished import finished_run
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.measurement import baselines, timed_here
 from intraq_deploy.pipeline.opening import Opening
+from intraq_deploy.pipeline.options import BenchOptions
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.run import Run, machine, tensor_sha256
 from intraq_deploy.pipeline.rundir import key_of
@@ -32,26 +32,6 @@ _FOLDER, _FILE = "bench", "static.onnx"
 _CALIBRATION = 32
 """Images that quantize_static gets."""
 _ROUNDS = 1000
-_MOST = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """How a run's files are timed."""
-
-    batch: int = 1
-    """Images at a time."""
-    threads: int = 1
-    seconds: float = 20.0
-    """Time for all models together."""
-
-    def check(self) -> None:
-        """Checks the values. Raises UsageError for numbers that cannot be."""
-        for name, value in (("--batch", self.batch), ("--threads", self.threads)):
-            if not 1 <= value <= _MOST:
-                raise UsageError(f"{name} is {value}: give a number from 1 to {_MOST}.")
-        if not 0 < self.seconds <= 3600:
-            raise UsageError(f"--seconds is {self.seconds:g}: give a number above 0, up to 3600.")
 
 
 class BenchRow(BaseModel):
@@ -88,9 +68,8 @@ class BenchReport(BaseModel):
 def bench_run(opening: Opening, targets: tuple[str, ...], options: BenchOptions, progress: Progress) -> BenchReport:
     """Times a finished run's files. targets: empty for all that the run has.
 
-    Raises UsageError for numbers that are none, RunError for a target that the run has not.
+    options: checked. Raises RunError for a target that the run has not.
     """
-    options.check()
     finished = finished_run(opening, progress)
     run, report, threads = finished.run, finished.report, options.threads
     artifacts = finished.artifacts(targets)

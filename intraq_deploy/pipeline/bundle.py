@@ -20,6 +20,7 @@ from intraq_deploy.pipeline.export import export_artifact
 from intraq_deploy.pipeline.finished import KeptRun, opened_run
 from intraq_deploy.pipeline.invocation import quantize_command
 from intraq_deploy.pipeline.opening import Opening
+from intraq_deploy.pipeline.options import MADE_FOR
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.schemes import constraints_of
@@ -29,7 +30,7 @@ from intraq_deploy.targets.device.bundle import BundleDescription, archive, why_
 from intraq_deploy.targets.device.expected import integers_per_image, pick_images
 from intraq_deploy.targets.device.profile import DeviceProfile, device_names
 from intraq_deploy.targets.device.runner.manifest import FORMAT, MANIFEST
-from intraq_deploy.targets.profile import MADE_FOR, TargetProfile, load_profile, profile_names
+from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names
 
 FOLDER = "bundles"
 _NOISE = 64

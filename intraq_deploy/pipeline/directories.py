@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from intraq_deploy.errors import RunError
-from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
+from intraq_deploy.pipeline.options import MADE_FOR, QuantizeOptions, RunConfig, read_config
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import CONFIG, UNFINISHED, RunDirectory, unfinished
-from intraq_deploy.targets.profile import MADE_FOR
 
 _SUFFIXES = (".pth", ".pt", ".pt2", ".safetensors", ".onnx")
 

@@ -20,6 +20,7 @@ from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.targets.tensorrt.imports import tensorrt, tensorrt_rtx
 from intraq_deploy.targets.tensorrt.versions import parsed, switches_of
+from intraq_deploy.wording import listing
 
 _GIB = 1 << 30
 _LEAST_GIB = 2
@@ -65,7 +66,7 @@ def examine_here() -> DoctorReport:
         _driver(),
         _disk(Path.cwd()),
         _ssh(),
-        *_releases(),
+        *_devices(),
     ]
     return DoctorReport(host=None, findings=findings)
 
@@ -159,20 +160,20 @@ def _ssh() -> DoctorFinding:
     return DoctorFinding(what="ssh", found=(done.stderr or done.stdout).strip())
 
 
-def _releases() -> Iterator[DoctorFinding]:
-    """One for each release of a device: its TensorRT, Python and ONNX Runtime against the device's targets."""
+def _devices() -> Iterator[DoctorFinding]:
+    """Yields one finding for each device: which of its targets each release can run, by its TensorRT, Python and ONNX
+    Runtime."""
     for name in device_names():
         device = load_device(name)
+        by_targets: dict[tuple[str, ...], list[str]] = {}
         for release in device.releases:
-            problems = _problems(device, release)
-            versions = {"TensorRT": release.tensorrt, "Python": release.python, "ONNX Runtime": release.onnxruntime}
-            said = ", ".join(f"{what} {version}" for what, version in versions.items() if version is not None)
-            usable = ", ".join(_usable(device, release)) or "no target"
-            yield DoctorFinding(
-                what=f"{name}, {release.name}",
-                found=f"{said}: {usable}",
-                remedy="; ".join(problems) or None,
+            by_targets.setdefault(tuple(_usable(device, release)), []).append(release.name)
+        problems = [f"{release.name}: {each}" for release in device.releases for each in _problems(device, release)]
+        if by_targets:
+            found = "; ".join(
+                f"{listing(releases)}: {', '.join(targets) or 'no target'}" for targets, releases in by_targets.items()
             )
+            yield DoctorFinding(what=name, found=found, remedy="; ".join(problems) or None)
 
 
 def _usable(device: DeviceProfile, release: Release) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from intraq_deploy.errors import TargetError
+from intraq_deploy.files import write_atomically
 from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline import records
 from intraq_deploy.pipeline.finished import opened_run
@@ -15,15 +16,17 @@ from intraq_deploy.pipeline.report import RunReport
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.program.program import Program
-from intraq_deploy.targets.artifact import Artifact, read_manifest
+from intraq_deploy.targets.artifact import MANIFEST, Artifact, read_manifest
 from intraq_deploy.targets.onnx.export import lowered, write
 from intraq_deploy.targets.tensorrt.implicit import add_cache
 
 TARGETS = "targets"
 
 
-def export_run(opening: Opening, targets: tuple[str, ...], progress: Progress) -> RunReport:
+def export_run(opening: Opening, targets: tuple[str, ...], progress: Progress, *, out: Path | None = None) -> RunReport:
     """Writes a finished run's program for `targets`. The opening's own targets are kept by the run.
+
+    out: a folder that gets a copy of each target's files, in a folder of the target's name.
 
     Raises UsageError for an unknown target, TargetError for one that refuses the program, RunError for what is no run.
     """
@@ -34,7 +37,17 @@ def export_run(opening: Opening, targets: tuple[str, ...], progress: Progress) -
         finished.keep_targets()
         artifacts = {target: _of_another(run, target, program, report.label) for target in targets}
         made = {target: records.artifact_record(run, artifact, program) for target, artifact in artifacts.items()}
+        if out is not None:
+            for target, artifact in artifacts.items():
+                _copy(artifact, out / target)
         return finished.keep(report.changed(artifacts={**report.artifacts, **made}))
+
+
+def _copy(artifact: Artifact, folder: Path) -> None:
+    """Copies an artifact's files and its manifest, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (artifact.path.name, *artifact.companions, MANIFEST):
+        write_atomically(folder / name, (artifact.path.parent / name).read_bytes())
 
 
 def _of_another(run: Run, target: str, program: Program, bits: str) -> Artifact:

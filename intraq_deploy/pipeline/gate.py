@@ -36,6 +36,8 @@ from intraq_deploy.targets.tensorrt.layers import INT8
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
 _MIB = 1 << 20
+_COMPARISON = "comparison"
+"""What the display calls the comparison of integers."""
 _LEAST_POINTS, _LEAST_IMAGES, _SPREADS = 0.1, 3, 3
 """A deployed network may fall below the fake-quant module by the greatest of so many points, so many images, and so
 many standard deviations of what chance does."""
@@ -96,9 +98,18 @@ def run_gate(
     parity: dict[str, ParityRecord] = {}
     failures: list[findings.Failure] = []
     warnings: list[findings.GateWarning] = []
+    count = parity_count(program, len(inputs))
+    run.progress.start(_COMPARISON, count * len(candidate.artifacts), "images")
+    done = 0
+
+    def tell(images: int) -> None:
+        nonlocal done
+        done += images
+        run.progress.advance(done, f"{done} images, every integer", stage=_COMPARISON)
+
     for target, artifact in candidate.artifacts.items():
         sessions = candidate.engines.get(target)
-        validation = validate(artifact, program, inputs, sessions)
+        validation = validate(artifact, program, inputs, sessions, tell)
         parity[target] = records.parity_record(validation, fake_quant_logits)
         failures += parity_failures(target, validation)
         if sessions is not None:

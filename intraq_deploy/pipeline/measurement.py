@@ -41,6 +41,8 @@ from intraq_deploy.targets.tensorrt.host import Runs
 BASELINES = "baselines"
 FLOAT = "float"
 """The name of the float network in PyTorch, among accuracies and findings."""
+_FORMS = {FLOAT: "float network", "fake_quant": "as trained", "program": "integer reference"}
+"""What the display calls the forms of the network that no runtime runs."""
 _TARGET = "onnxruntime"
 """The target of the baselines."""
 _BATCH = 100
@@ -127,11 +129,23 @@ def measure_accuracy(
     for name, predict in (normalised | as_program).items():
         pixels = takes_pixels and name in as_program
         batches = labelled.uint8_batches(_BATCH) if pixels else labelled.batches(_BATCH)
-        accuracy[name] = evaluate(predict, batches)
-        run.progress.advance(len(accuracy) * len(labelled), name)
+        accuracy[name] = evaluate(_watched(run, name, predict, len(accuracy) * len(labelled)), batches)
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if takes_pixels else torch.float32)
     milliseconds = _times({**compared, **timed_here(run, candidate.artifacts)}, on_cuda, engines, sample)
     return Measurement(labelled.name, accuracy, _rows(accuracy, deployed, on_cuda, engines, milliseconds))
+
+
+def _watched(run: Run, name: str, predict: Predict, done: int) -> Predict:
+    """Returns a function that tells the watcher how many images went through it. done: those before it."""
+
+    def watched(images: Tensor) -> Tensor:
+        nonlocal done
+        logits = predict(images)
+        done += len(images)
+        run.progress.advance(done, _FORMS.get(name, name))
+        return logits
+
+    return watched
 
 
 def timed_here(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:

@@ -1,6 +1,7 @@
 """The options of a run, checked and kept: `RUN/config.json`."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +14,16 @@ from intraq_deploy.pipeline.rundir import CONFIG, recover
 from intraq_deploy.quantization.scheme import SCHEMES
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.recipes import builtin, read
-from intraq_deploy.targets.profile import DEFAULT_TARGETS, MADE_FOR, TargetProfile
+from intraq_deploy.targets.profile import TargetProfile
 
 if TYPE_CHECKING:
     from intraq_deploy.models.model import Model
 
+DEFAULT_TARGETS = ("onnxruntime",)
+"""The targets that files are written for where nothing else is said."""
+MADE_FOR = ("onnxruntime", "tensorrt-int8")
+"""The targets that a network is quantized for where nothing else is said: one program for CPUs and for Jetsons."""
+_MOST_TIMED = 1024
 _LIBRARIES = ("builtin", "torchvision", "timm")
 """What names of networks begin with, before a colon."""
 
@@ -234,6 +240,25 @@ def make_options(model: ModelOptions, **values: Any) -> QuantizeOptions:
         first = error.errors()[0]
         option = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
         raise UsageError(f"{option} is {first['input']!r}: {first['msg'].lower()}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """How a run's files are timed."""
+
+    batch: int = 1
+    """Images at a time."""
+    threads: int = 1
+    seconds: float = 20.0
+    """Time for all models together."""
+
+    def check(self) -> None:
+        """Checks the values. Raises UsageError for numbers that cannot be."""
+        for name, value in (("--batch", self.batch), ("--threads", self.threads)):
+            if not 1 <= value <= _MOST_TIMED:
+                raise UsageError(f"{name} is {value}: give a number from 1 to {_MOST_TIMED}.")
+        if not 0 < self.seconds <= 3600:
+            raise UsageError(f"--seconds is {self.seconds:g}: give a number above 0, up to 3600.")
 
 
 class RunConfig(BaseModel):

@@ -35,6 +35,7 @@ from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent
 from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.reconstruction import check_ranges
+from intraq_deploy.wording import duration
 
 VALIDATION = "validation"
 PLACEMENT = "placement.json"
@@ -163,17 +164,11 @@ def _begin(run: Run, config: RunConfig) -> None:
         run.progress.warn(few)
     seconds = estimate(run, images_only=images_only)
     if seconds:
-        parts = [f"{stage} {_duration(value)}" for stage, value in seconds.items()]
+        parts = [f"{stage} {duration(value)}" for stage, value in seconds.items()]
         run.progress.say(f"Estimated on this machine: {', '.join(parts)}.")
     hint = faster(run, seconds)
     if hint is not None:
         run.progress.warn(hint)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _keep(run: Run, report: RunReport) -> tuple[RunReport, Path]:
@@ -198,7 +193,7 @@ def _with_others(report: RunReport, before: RunReport) -> RunReport:
     failures = [each for each in report.failures if each.target not in others]
     failures += [each for each in before.failures if each.target in others]
     return report.changed(
-        artifacts={**{name: each for name, each in kept.items() if name in others}, **made},
+        artifacts={**made, **{name: each for name, each in kept.items() if name in others}},
         engines={name: each for name, each in before.engines.items() if name in built},
         parity={**report.parity, **{name: each for name, each in before.parity.items() if name in others}},
         failures=failures,

@@ -43,6 +43,7 @@ def run_report(run: Run, images: ImagesRecord | CalibrationRecord, **further: An
         versions=versions(),
         machine=machine(),
         input=options.input,
+        made_for=options.made_for,
         images=images,
         reconstructed=run.recipe.reconstruction.enabled,
         steps=run.recipe.training.steps,

@@ -216,6 +216,8 @@ class RunReport(_Record):
     """The CPU of the validation."""
     input: str
     """The type of image that the artifacts take: "float" or "uint8"."""
+    made_for: tuple[str, ...] = ()
+    """The targets that all take the program."""
     images: ImagesRecord | CalibrationRecord
     reconstructed: bool = False
     """Whether the student was reconstructed block by block before fine-tuning."""

@@ -9,10 +9,11 @@ from typing import Literal
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.graph.graph import Graph
+from intraq_deploy.pipeline.options import MADE_FOR
 from intraq_deploy.quantization.placement import is_depthwise
 from intraq_deploy.quantization.scheme import Scheme, TargetConstraints, make_scheme
 from intraq_deploy.quantization.spec import MAX_BITS, weight_spec
-from intraq_deploy.targets.profile import MADE_FOR, TargetProfile, load_profile
+from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 
 @dataclass(frozen=True, slots=True)

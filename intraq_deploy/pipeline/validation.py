@@ -1,5 +1,6 @@
 """One artifact against the Program: integers, kernels, and whether looking changed anything."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +52,20 @@ class Validation:
         return not self.parity.failures and self.parity.logits_pass and self.instrumented_equal
 
 
-def validate(artifact: Artifact, program: Program, images: Tensor, engine: EngineSessions | None = None) -> Validation:
+def _ignore(images: int) -> None: ...
+
+
+def validate(
+    artifact: Artifact,
+    program: Program,
+    images: Tensor,
+    engine: EngineSessions | None = None,
+    compared: Callable[[int], None] = _ignore,
+) -> Validation:
     """Compares every quantized tensor of the artifact with the program's, on `images`.
 
     images: as the program takes them, float32 or uint8 [N, C, H, W]. engine: the artifact's, on this machine's GPU;
-    without one ONNX Runtime runs the artifact.
+    without one ONNX Runtime runs the artifact. compared: called with the number of images of each batch.
     """
     count = parity_count(program, len(images))
     images = images[:count]
@@ -71,7 +81,13 @@ def validate(artifact: Artifact, program: Program, images: Tensor, engine: Engin
     program = rehearsed(artifact, program) if rehearsal else program
     shipped, instrumented = open_shipped(artifact), open_instrumented(artifact, program)
     zero_points = stored_zero_points(program)
-    parity = compare(program, lambda part: instrumented.run_instrumented(part, zero_points), images, batch)
+
+    def observed(part: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        found = instrumented.run_instrumented(part, zero_points)
+        compared(len(part))
+        return found
+
+    parity = compare(program, observed, images, batch)
     logits = torch.cat([shipped.run(part) for part in images.split(batch)])
     layers = sum(not isinstance(weights, IntegerWeights) for weights in program.layers.values())
     return Validation(

@@ -30,11 +30,11 @@ from intraq_deploy.graph.graph import Node
 from intraq_deploy.graph.ops import Add, AveragePool2d, Conv2d, GlobalAveragePool, Linear, Multiply, Unary
 from intraq_deploy.program import arithmetic
 from intraq_deploy.program.grids import grid_of
+from intraq_deploy.program.limits import LARGEST_BIAS
 from intraq_deploy.program.program import Grid
 from intraq_deploy.quantization.network import FakeQuantNetwork, QuantizedLayer
 from intraq_deploy.quantization.placement import is_integer
 from intraq_deploy.quantization.quantizer import ActivationQuantizer, LearnedWeightQuantizer
-from intraq_deploy.quantization.spec import LARGEST_BIAS
 
 SMALLEST_SCALE = 1e-20
 """The least scale of a channel with its batch norm in it: products with it stay normal float32 numbers."""

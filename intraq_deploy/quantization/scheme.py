@@ -22,12 +22,6 @@ Ranges = Literal["learned", "min-max"]
 INT16_MAX = 32_767
 
 
-def largest_weight_beside(stored: int) -> int:
-    """The greatest |weight code| whose products with unsigned inputs up to `stored` can be added, two by two, in 16
-    bits: 2 stored |weight| <= 32,767."""
-    return INT16_MAX // (2 * max(stored, 1))
-
-
 @dataclass(frozen=True, slots=True)
 class TargetConstraints:
     """The demands of the runtimes that a network is quantized for."""
@@ -94,7 +88,7 @@ def _integer(weight_bits: int, activation_bits: int, constraints: TargetConstrai
     weight = weight_spec(weight_bits, limit=constraints.largest_weight)
     byte = activation_spec(8, symmetric=True)
     # Two products of unsigned inputs must fit 16 bits on some CPUs: not with 8-bit weights at their full range.
-    unsigned = constraints.unsigned_activations and largest_code(weight) <= largest_weight_beside(255)
+    unsigned = constraints.unsigned_activations and largest_code(weight) * 2 * 255 <= INT16_MAX
     positive = activation_spec(8, symmetric=not unsigned)
     return Scheme(
         name="integer",

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from intraq_deploy.errors import UsageError
 
 MIN_BITS, MAX_BITS = 2, 8
-LARGEST_BIAS = 1 << 24
-"""The bound of biases: integers below it are exact in float32, in which some runtimes hold them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from intraq_deploy.quantization.scheme import largest_weight_beside
+from intraq_deploy.program.limits import largest_weight_beside
 from intraq_deploy.targets.onnx.findings import LintFinding, name_of
 from intraq_deploy.targets.onnx.intervals import Intervals, constant, dequantizer
 from intraq_deploy.targets.profile import TargetProfile

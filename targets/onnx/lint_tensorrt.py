@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_ir as ir
 
-from intraq_deploy.quantization.spec import LARGEST_BIAS
+from intraq_deploy.program.limits import LARGEST_BIAS
 from intraq_deploy.targets.onnx.findings import LintFinding, name_of
 from intraq_deploy.targets.onnx.intervals import constant, dequantizer, is_constant, source
 from intraq_deploy.targets.onnx.places import calls_in

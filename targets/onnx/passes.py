@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import PreconditionError
 
+from intraq_deploy.program.limits import largest_weight_beside
 from intraq_deploy.program.program import Grid
-from intraq_deploy.quantization.scheme import largest_weight_beside
 from intraq_deploy.targets.onnx.builder import array, initializer, scalar, set_constant
 from intraq_deploy.targets.onnx.canonical import UNCLIPPED
 from intraq_deploy.targets.onnx.dialect import DialectPass, grid_of, producer_of, replace_output

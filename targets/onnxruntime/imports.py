@@ -13,6 +13,6 @@ def onnxruntime() -> ModuleType:
     except ImportError as error:
         raise AbsentError(
             "ONNX Runtime is not installed",
-            "pip install 'intraq-deploy[cpu]' (or 'intraq-deploy[gpu]' instead, never both: the two wheels overwrite "
-            "each other)",
+            "pip install 'onnxruntime>=1.23' (or onnxruntime-gpu instead, never both: the two wheels overwrite each "
+            "other)",
         ) from error

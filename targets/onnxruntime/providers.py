@@ -39,7 +39,7 @@ class Provider:
     """Advice on the package and the libraries that it needs."""
 
 
-_INSTALL = "pip install 'intraq-deploy[gpu]' instead of [cpu], with the libraries of "
+_INSTALL = "pip install onnxruntime-gpu in place of onnxruntime, with the libraries of "
 _WHERE = " on LD_LIBRARY_PATH, on a machine with a CUDA GPU"
 CUDA = Provider("CUDAExecutionProvider", "cuda", f"{_INSTALL}CUDA and cuDNN{_WHERE}")
 TENSORRT = Provider("TensorrtExecutionProvider", "tensorrt", f"{_INSTALL}CUDA, cuDNN and TensorRT{_WHERE}")

@@ -12,7 +12,7 @@ def tensorrt_rtx() -> ModuleType:
         return importlib.import_module("tensorrt_rtx")
     except ImportError as error:
         raise AbsentError(
-            f"TensorRT for RTX is not installed ({error})", "pip install 'intraq-deploy[rtx]'; it needs no GPU"
+            f"TensorRT for RTX is not installed ({error})", "pip install tensorrt-rtx-cu13; it needs no GPU"
         ) from error
 
 
@@ -23,6 +23,6 @@ def tensorrt() -> ModuleType:
     except (ImportError, OSError) as error:
         raise AbsentError(
             f"TensorRT is not installed ({error})",
-            "pip install 'intraq-deploy[tensorrt]', on a Jetson use the Python that JetPack brings it for, or build "
+            "pip install tensorrt, on a Jetson use the Python that JetPack brings it for, or build "
             "for tensorrt-rtx, which needs no GPU",
         ) from error

@@ -14,6 +14,7 @@ from support import NETWORK, TINY
 from tensorrt_modules import install
 from typer.testing import CliRunner
 
+from intraq_deploy.cli.command import LOADING
 from intraq_deploy.cli.main import app
 from intraq_deploy.targets.onnxruntime.providers import TENSORRT, why_absent
 
@@ -75,7 +76,7 @@ def test_a_target_that_cannot_be_built_here(run, shared, monkeypatch, target, co
     before = (shared[0] / "run.json").read_bytes()
     result = run("build", shared[0], "--target", target)
     assert result.exit_code == code
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.removeprefix(f"{LOADING}\n").count("\n") == 1
     assert words in result.stderr
     assert (shared[0] / "run.json").read_bytes() == before
 
@@ -89,7 +90,7 @@ def test_a_provider_that_is_not_here_is_rehearsed_and_named(run, shared, tmp_pat
     assert result.exit_code == 0, result.stderr
     said = "onnxruntime-tensorrt was not run on its provider. ONNX Runtime"
     assert said in result.stderr
-    assert "pip install 'intraq-deploy[gpu]'" in result.stderr
+    assert "pip install onnxruntime-gpu" in result.stderr
     assert "onnxruntime-tensorrt: rehearsed in ONNX Runtime" in " ".join(result.stdout.split())
     report = json.loads((directory / "run.json").read_text())
     parity = report["parity"]["onnxruntime-tensorrt"]
@@ -103,7 +104,7 @@ def test_cuda_is_no_target_and_says_why(run, shared):
     result = run("export", shared[0], "--target", "onnxruntime-cuda")
     assert result.exit_code == 2
     assert "ONNX Runtime's CUDA provider has no integer convolution" in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.removeprefix(f"{LOADING}\n").count("\n") == 1
 
 
 def test_a_program_for_cpus_alone_is_refused_with_the_remedy(run, checkpoint, for_cpus, tmp_path):
@@ -143,7 +144,7 @@ def test_lint_refuses_what_is_no_model(run, tmp_path, content, words):
     result = run("lint", file, "--target", "tensorrt-int8")
     assert result.exit_code == 1
     assert words in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.removeprefix(f"{LOADING}\n").count("\n") == 1
 
 
 def test_lint_of_a_model_without_quantizers(run, tmp_path):

@@ -32,7 +32,7 @@ def test_help_lists_the_commands_and_version_is_the_packages(run):
 def test_help_does_not_import_torch():
     code = (
         "import sys; sys.argv = ['intraq-deploy', 'quantize', '--help']\n"
-        "from intraq_deploy.cli.main import main\n"
+        "from intraq_deploy.cli.entry import main\n"
         "try: main()\n"
         "finally: print('torch' in sys.modules, file=sys.stderr)"
     )

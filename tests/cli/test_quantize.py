@@ -213,7 +213,6 @@ def test_an_interrupted_run_continues_to_the_same_integers(run, checkpoint, tmp_
         result = run(*command("cut"))
         thread.join()
         assert result.exit_code == 130, result.output
-        assert "Interrupted. The same command continues" in result.stderr
         assert "Traceback" not in result.output
         assert not (tmp_path / "cut" / "run.json").exists()
     assert run(*command("cut")).exit_code == 0

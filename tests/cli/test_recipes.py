@@ -96,7 +96,7 @@ def test_they_explain_themselves(run, command):
 def test_showing_does_not_import_torch(arguments):
     code = (
         f"import sys; sys.argv = ['intraq-deploy', 'recipes', *{arguments}]\n"
-        "from intraq_deploy.cli.main import main\n"
+        "from intraq_deploy.cli.entry import main\n"
         "try: main()\n"
         "finally: print('torch' in sys.modules, file=sys.stderr)"
     )

@@ -11,6 +11,7 @@ from support import NETWORK, TINY
 from tensorrt_modules import install
 from typer.testing import CliRunner
 
+from intraq_deploy.cli.command import LOADING
 from intraq_deploy.cli.main import app
 from intraq_deploy.targets.device.profile import device_names, load_device
 from intraq_deploy.targets.profile import profile_names
@@ -34,7 +35,7 @@ def refused(result, code, *words):
     assert result.exit_code == code, result.output
     for word in words:
         assert word in message, message
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.removeprefix(f"{LOADING}\n").count("\n") == 1
     assert result.stdout == ""
 
 
@@ -104,7 +105,7 @@ def test_ones_own_are_shown_too(run, tmp_path):
 def test_it_imports_no_torch():
     code = (
         "import sys; sys.argv = ['intraq-deploy', 'targets', 'jetson-orin-nano']\n"
-        "from intraq_deploy.cli.main import main\n"
+        "from intraq_deploy.cli.entry import main\n"
         "try: main()\n"
         "finally: print([m for m in ('torch', 'onnx', 'numpy') if m in sys.modules], file=sys.stderr)"
     )

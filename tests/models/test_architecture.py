@@ -223,7 +223,7 @@ def test_a_tag_chooses_the_preprocessing(spec, resize, origin):
 def test_timm_missing(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     message = refusal(ArchitectureError, weights, arch="timm:resnet18")
-    assert "pip install 'intraq-deploy[timm]'" in message
+    assert "pip install timm" in message
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

@@ -11,6 +11,8 @@ from intraq_deploy.pipeline.directories import default_name
 from intraq_deploy.pipeline.options import MixedOptions, ModelOptions, OwnRecipe, make_options
 from intraq_deploy.pipeline.rundir import CONFIG, RunDirectory, key_of
 
+JETSON = ("tensorrt-int8",)
+
 
 @pytest.fixture
 def directory(tmp_path):
@@ -112,7 +114,11 @@ def test_nothing_is_made_before_opening(tmp_path):
     [
         ("builtin:resnet20-cifar10", {}, "resnet20-cifar10-w4a8"),
         ("models/net.v2.pth", {"method": "ptq"}, "net.v2-w4a8-ptq"),
-        ("net.onnx", {"targets": ("tensorrt-int8",), "preset": "best"}, "net-w4a8-best-tensorrt-int8"),
+        (
+            "net.onnx",
+            {"targets": JETSON, "made_for": JETSON, "preset": "best"},
+            "net-w4a8-best-tensorrt-int8",
+        ),
         ("net.safetensors", {"scheme": "paper", "seed": 2}, "net-w4a8-paper-seed2"),
         ("n.pt", {"mixed": MixedOptions(average_bits=5), "depthwise_bits": 8}, "n-average-bits5-depthwise8a8"),
         ("n.pt", {"recipe": OwnRecipe(name="a/mine.toml", values={})}, "n-w4a8-mine"),

@@ -7,10 +7,10 @@ from support import SMALL_SHAPE, random_images
 from intraq_deploy.errors import FreezeError
 from intraq_deploy.program import arithmetic
 from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.limits import LARGEST_BIAS
 from intraq_deploy.program.program import Grid
 from intraq_deploy.program.reference import Reference
 from intraq_deploy.program.settle import LARGEST_NUDGE, settle, unsettled
-from intraq_deploy.quantization.spec import LARGEST_BIAS
 
 
 def scale_of(network, name):

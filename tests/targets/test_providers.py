@@ -78,7 +78,7 @@ def fallback(monkeypatch):
 def test_a_package_without_the_provider(provider):
     said = why_absent(provider)
     assert f"was asked for {provider.name}, and the installed package has only " in said
-    assert "CPUExecutionProvider: pip install 'intraq-deploy[gpu]' instead of [cpu]" in said
+    assert "CPUExecutionProvider: pip install onnxruntime-gpu in place of onnxruntime" in said
     with pytest.raises(TargetError, match="the installed package has only"):
         open_on(provider, b"", onnxruntime.SessionOptions(), {})
 

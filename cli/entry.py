@@ -1,0 +1,30 @@
+"""The `intraq-deploy` command itself: what a signal does at any moment, also while libraries are imported."""
+
+import os
+import sys
+
+from intraq_deploy.cli.signals import INTERRUPTED, TERMINATED, exit_code_of, handle
+
+_SENTENCE = "Interrupted. The same command continues where it stopped."
+
+
+def main() -> None:
+    """Runs the command line. Never shows a traceback for a signal."""
+    handle()
+    try:
+        from intraq_deploy.cli.main import app
+
+        app()
+    except KeyboardInterrupt as interrupt:
+        _end(exit_code_of(interrupt))
+    except SystemExit as end:  # Typer ends so where an interrupt comes
+        if end.code in (INTERRUPTED, TERMINATED):
+            _end(int(end.code))
+        raise
+
+
+def _end(code: int) -> None:
+    """Says why the command ends, and ends it: threads of libraries may still work, and wait for nothing."""
+    print(f"\n{_SENTENCE}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)

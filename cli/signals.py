@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a command."""
+"""The effect of Ctrl-C and SIGTERM on a command."""
 
 import signal
 from types import FrameType

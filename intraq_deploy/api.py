@@ -46,16 +46,20 @@ __all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize
 
 def recipe_file(recipe: str | Path) -> RecipeFile:
     """Returns a built-in recipe by its name, a person's own by its path. Raises UsageError for neither."""
-    if isinstance(recipe, Path):
-        return read(recipe)
-    if not isinstance(recipe, str):
+    if not isinstance(recipe, str | Path):
         raise UsageError(
-            f"The recipe is {recipe!r}, of type {type(recipe).__name__}: give the name of a built-in one, or the "
-            "pathlib.Path of your own."
+            f"The recipe is {recipe!r}, of type {type(recipe).__name__}: give the name of a built-in one, or the path "
+            "of your own."
         )
-    if Path(recipe).suffix or Path(recipe).name != recipe:
-        raise UsageError(f"The recipe {recipe!r} is no built-in one's name: give pathlib.Path({recipe!r}) for a file.")
-    return builtin(recipe)
+    if isinstance(recipe, str) and not Path(recipe).suffix and Path(recipe).name == recipe:
+        return builtin(recipe)
+    return read(Path(recipe))
+
+
+def _check_model(model: Model) -> None:
+    """Checks that a model is one. Raises UsageError for the network or the path that somebody may have given."""
+    if not isinstance(model, Model):
+        raise UsageError(f"The model is of type {type(model).__name__}: give what load_model makes, a Model.")
 
 
 def _recipe(recipe: str | Path, model: Model, overrides: Overrides, device: torch.device) -> Recipe:
@@ -76,6 +80,7 @@ def synthesize(
 
     Raises UnsupportedModelError for a network without batch norm, DivergedError for a loss that is not finite.
     """
+    _check_model(model)
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(images=images, iterations=iterations), where).synthesis
     graph = cache(lambda: trace(model.module, model.input_shape))
@@ -98,6 +103,7 @@ def calibration_images(
     count: at most so many, drawn with `seed` where there are more; overrides the recipe.
     Raises DataError for images that cannot be used.
     """
+    _check_model(model)
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(images=count), where).synthesis
     return pseudo_labelled(model, load_unlabelled(path, model, chosen.images, seed).images, where)
@@ -130,6 +136,7 @@ def quantize(
     DataError for images that are not finite, UsageError for the reconstruction of min-max ranges, and for
     depthwise_bits that do not fit the network.
     """
+    _check_model(model)
     if not isinstance(images, SyntheticSet):
         raise UsageError(f"The images are of type {type(images).__name__}: give what synthesize makes, a SyntheticSet.")
     if not bool(images.images.isfinite().all()):
@@ -160,6 +167,8 @@ def export(
 
     target: a name, or the path of your own. Raises UsageError for an unknown one, and for a device of several targets.
     """
+    if not isinstance(program, Program):
+        raise UsageError(f"The program is of type {type(program).__name__}: give what freeze makes, a Program.")
     chosen = choose((target,))
     if len(chosen.targets) > 1:
         raise UsageError(f"{target} has several targets: give one of {', '.join(chosen.targets)}.")

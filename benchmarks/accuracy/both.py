@@ -4,7 +4,8 @@
     python benchmarks/accuracy/both.py --table
 
 TensorRT's INT8 codes are signed, so behind a ReLU it has those from 0 to 127, and ONNX Runtime those from 0 to 255.
-Recipe `quick`, scheme `integer`. Rows go into both.csv; one that is there is not made again. Test images only measure.
+Recipe `quick`, scheme `integer`. Rows go into benchmarks/both.csv; one that is there is not made again. Test images
+only measure.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from intraq_deploy.targets.profile import load_profile
 from intraq_deploy.training.student import StudentTraining
 from intraq_deploy.training.teacher import Teacher
 
-FILE = networks.HERE / "both.csv"
+FILE = networks.HERE.parent / "both.csv"
 BITS = ((4, 4), (4, 8), (8, 8))
 SUITED = {"ONNX Runtime": ("onnxruntime",), "both": ("onnxruntime", "tensorrt-int8")}
 COLUMNS = ("network", "bits", "suits", "seed", "test", "float", "deployed", "differ", "hardware", "versions", "commit")

@@ -37,8 +37,8 @@ class Checkpoint:
     """The content of a checkpoint file."""
 
     path: Path
-    sha256: str
-    """The SHA-256 of the file's bytes, in hex; of a sharded one that of its shards'."""
+    sha256: str | None
+    """The SHA-256 of the file's bytes, in hex; of a sharded one that of its shards'; None where there is no file."""
     tensors: dict[str, Tensor]
     """The state_dict: on the CPU, floats as float32 and finite, names without prefixes and up to date."""
     original: dict[str, Tensor]
@@ -70,6 +70,20 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights: str | No
     if not original:
         raise CheckpointError(f"{path} holds a network without weights; save a trained one.")
     return Checkpoint(path, _sha256(path, kind), strip_prefixes(original), original, module)
+
+
+def checkpoint_of(tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """Returns a state_dict in memory as a checkpoint, which is named "the state_dict" in messages.
+
+    tensors: of any shapes [...], of any float type or integers, which become float32 on the CPU.
+
+    Raises CheckpointError for what is no complete, finite, float state_dict.
+    """
+    path = Path("the state_dict")
+    original = {key: _usable(path, key, tensor) for key, tensor in tensors.items()}
+    if not original:
+        raise CheckpointError(f"{path} is empty; give that of a trained network.")
+    return Checkpoint(path, None, strip_prefixes(original), original)
 
 
 def _sha256(path: Path, kind: FileKind) -> str:

@@ -1,18 +1,19 @@
 """A checkpoint, or a name, becomes a `Model`."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from intraq_deploy.errors import AmbiguousError, ArchitectureError, UnsupportedModelError, UsageError
 from intraq_deploy.models import timm_zoo, torchvision_zoo
 from intraq_deploy.models.architecture import Architecture, find_architecture
 from intraq_deploy.models.builtin import builtin_network
-from intraq_deploy.models.checkpoint import Checkpoint, read_checkpoint
+from intraq_deploy.models.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
 from intraq_deploy.models.class_names import read_class_names
 from intraq_deploy.models.convolutions import first_convolution
 from intraq_deploy.models.file_kind import FileKind, file_kind
@@ -56,7 +57,7 @@ class Loaded:
 
 
 def load_model(
-    source: str | Path,
+    source: str | Path | nn.Module | Mapping[str, Tensor],
     *,
     arch: str | None = None,
     input_size: int | tuple[int, int] | None = None,
@@ -70,7 +71,8 @@ def load_model(
     """Loads a trained classifier.
 
     source: a checkpoint file (.pth/.pt, .safetensors, or .pt2 for its weights), an ONNX file, or published weights
-        as "builtin:NAME", "torchvision:NAME" or "timm:NAME".
+        as "builtin:NAME", "torchvision:NAME" or "timm:NAME"; or a trained network in memory, which is copied, or its
+        state_dict.
     arch: "builtin:NAME", "torchvision:NAME", "timm:NAME", "package.module:callable" or
         "path/to/file.py:callable". Without it the architecture is found from the checkpoint's names and
         shapes.
@@ -116,7 +118,16 @@ def load_model(
     return Model(module, spec, channels, count, preprocessing, loaded.source, names)
 
 
-def _load(source: str | Path, arch: str | None, trust_pickle: bool, weights: str | None) -> Loaded:
+def _load(
+    source: str | Path | nn.Module | Mapping[str, Tensor], arch: str | None, trust_pickle: bool, weights: str | None
+) -> Loaded:
+    if isinstance(source, nn.Module | Mapping):
+        return _from_memory(source, arch, weights)
+    if not isinstance(source, str | Path):
+        raise UsageError(
+            f"The model is of type {type(source).__name__}: give a path, a name such as torchvision:resnet18, an "
+            "nn.Module, or a state_dict."
+        )
     library, colon, name = str(source).partition(":")
     if colon and not isinstance(source, Path) and library in ("builtin", *PRETRAINED):
         if weights is not None:
@@ -130,6 +141,17 @@ def _load(source: str | Path, arch: str | None, trust_pickle: bool, weights: str
     if file_kind(path) is FileKind.ONNX:
         return _from_onnx(path, {"--arch": arch, "--weights": weights})
     return _from_file(read_checkpoint(path, trust_pickle=trust_pickle, weights=weights), arch)
+
+
+def _from_memory(source: nn.Module | Mapping[str, Tensor], arch: str | None, weights: str | None) -> Loaded:
+    """A network in memory, copied: what is done to it is not done to the person's."""
+    if weights is not None:
+        raise UsageError(f"weights is {weights!r}, and the network is in memory: give the one that is meant.")
+    if isinstance(source, nn.Module):
+        if arch is not None:
+            raise UsageError(f"arch is {arch!r}, and the network is in memory: leave it out, or give its state_dict().")
+        return _whole_module(copy.deepcopy(source), Source("module", type(source).__qualname__, None))
+    return _from_file(checkpoint_of(source), arch)
 
 
 def _from_onnx(path: Path, given: Mapping[str, str | None]) -> Loaded:
@@ -163,7 +185,7 @@ def _from_library(library: str, name: str, arch: str | None) -> Loaded:
 
 def _from_file(checkpoint: Checkpoint, arch: str | None) -> Loaded:
     path = checkpoint.path
-    origin = Source("file", str(path), checkpoint.sha256)
+    origin = Source("module" if checkpoint.sha256 is None else "file", str(path), checkpoint.sha256)
     if arch is not None:
         return _fit(find_architecture(arch), checkpoint, origin)
     if checkpoint.module is not None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from intraq_deploy.data.forms import SAMPLE
 from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.errors import RunError
@@ -98,9 +99,12 @@ def _as_before(run: Run, config: RunConfig) -> RunConfig:
     own = (*options.own_targets, *(each for each in kept.own_targets if each.name not in known))
     changes: dict[str, object] = {"own_targets": own}
     if options.eval is None and kept.eval is not None:
-        where = Path(before.folder) / kept.eval
-        changes["eval"] = str(where) if where.exists() else kept.eval
-        run.progress.say(f"Accuracy is measured on {changes['eval']}, as before.")
+        where = kept.eval if kept.eval == SAMPLE else str(Path(before.folder) / kept.eval)
+        if where == SAMPLE or Path(where).exists():
+            changes["eval"] = where
+            run.progress.say(f"Accuracy is measured on {where}, as before.")
+        else:
+            run.progress.warn(f"{where} is not there any more: give --eval to measure accuracy again.")
     return config.model_copy(update={"options": options.model_copy(update=changes)})
 
 

@@ -126,8 +126,8 @@ def kept_synthesis(folder: Path) -> tuple[SyntheticSet, Quality]:
 
 
 def _write_sheet(run: Run, images: SyntheticSet, stage: OpenStage) -> None:
-    preprocessing = run.model.preprocessing
-    write_atomically(stage.folder / "sheet.png", contact_sheet(images, preprocessing.mean, preprocessing.std))
+    mean, std = run.model.preprocessing.mean, run.model.preprocessing.std
+    write_atomically(stage.folder / "sheet.png", contact_sheet(images.images, images.labels, mean, std))
 
 
 def _batch_file(folder: Path, batch: int) -> Path:

@@ -46,6 +46,25 @@ class Validation:
     ran_by: str | None = None
     """The name of what ran the model on a GPU: its engine, or ONNX Runtime's provider. Neither lists kernels."""
 
+    def __repr__(self) -> str:
+        verdict = "passes" if self.passes else "fails"
+        return (
+            f"Validation({verdict}: {self.parity.mismatched:,} of {self.parity.compared:,} integers differ, top-1 "
+            f"agreement {self.top1_agreement:.2f} %)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The verdict and its figures as a table, for notebooks."""
+        rows = {
+            "verdict": "passes" if self.passes else "fails",
+            "integers compared": f"{self.parity.compared:,}",
+            "integers that differ": f"{self.parity.mismatched:,}",
+            "top-1 agreement": f"{self.top1_agreement:.2f} %",
+            "integer kernels": ", ".join(f"{count} {name}" for name, count in self.integer_kernels.items()) or "none",
+            "float kernels": ", ".join(f"{count} {name}" for name, count in self.float_kernels.items()) or "none",
+        }
+        return f"<table>{''.join(f'<tr><th>{name}</th><td>{value}</td></tr>' for name, value in rows.items())}</table>"
+
     @property
     def passes(self) -> bool:
         """Whether nothing differs more than the program declares."""

@@ -155,6 +155,13 @@ class Program:
     normalization: Normalization | None = None
     """The normalization of uint8 images; None where images are float32 and already normalised."""
 
+    def __repr__(self) -> str:
+        integers = sum(isinstance(layer, IntegerWeights) for layer in self.layers.values())
+        return (
+            f"Program({integers} of {len(self.layers)} layers with weights on integers, {len(self.grids)} quantized "
+            f"tensors, {len(self.tolerances)} toleranced, sha256 {self.sha256[:12]})"
+        )
+
     def is_integer(self, node: Node) -> bool:
         """Whether a node computes on codes."""
         if isinstance(node.op, HAS_WEIGHT):

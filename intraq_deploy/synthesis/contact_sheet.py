@@ -6,27 +6,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from intraq_deploy.synthesis.synthetic_set import SyntheticSet
-
 _COLUMNS, _ROWS, _GAP = 10, 10, 2
 
 
-def contact_sheet(images: SyntheticSet, mean: tuple[float, ...], std: tuple[float, ...]) -> bytes:
-    """A PNG of up to ten images of each of the first ten classes. mean, std: of pixels in [0, 1], per channel.
+def contact_sheet(images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> bytes:
+    """A PNG of up to ten images of each of the first ten classes.
 
-    Images with one or two channels, or more than three, are shown by their first channel in grey.
+    images: float32 [N, C, H, W], normalised. labels: int64 [N]. mean, std: of pixels in [0, 1], per channel. Images with
+    one or two channels, or more than three, are shown by their first channel in grey.
     """
     shift, scale = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
-    pixels = ((images.images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = ((images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8)
     if pixels.shape[1] != 3:
         pixels = pixels[:, :1].expand(-1, 3, -1, -1)
     _, _, height, width = pixels.shape
-    classes = images.labels.unique()[:_ROWS].tolist()
+    classes = labels.unique()[:_ROWS].tolist()
     sheet = torch.full((len(classes) * (height + _GAP) + _GAP, _COLUMNS * (width + _GAP) + _GAP, 3), 255).to(
         torch.uint8
     )
     for row, label in enumerate(classes):
-        members = torch.nonzero(images.labels == label).flatten()[:_COLUMNS].tolist()
+        members = torch.nonzero(labels == label).flatten()[:_COLUMNS].tolist()
         for column, index in enumerate(members):
             _paste(sheet, pixels[index], _GAP + row * (height + _GAP), _GAP + column * (width + _GAP))
     buffer = BytesIO()

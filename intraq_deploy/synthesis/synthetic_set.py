@@ -1,5 +1,6 @@
 """The value that synthesis makes, and that a person's own images can stand in for."""
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from intraq_deploy.errors import DataError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.synthesis.contact_sheet import contact_sheet
+
+_SHOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,20 @@ class SyntheticSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.images.shape[1:]))
+        return f"SyntheticSet({len(self)} images of {size}, {len(self.labels.unique())} classes)"
+
+    def _repr_html_(self) -> str:
+        """The first images of the first classes, for notebooks: a set does not know its mean and std, so the values
+        between its percentiles 1 and 99 are shown."""
+        some = self.images[:_SHOWN].transpose(0, 1).flatten(1).float()
+        low, high = (some.kthvalue(max(1, round(share * some.shape[1])), dim=1).values for share in (0.01, 0.99))
+        std = 1 / (high - low).clamp(min=1e-6)
+        sheet = contact_sheet(self.images, self.labels, tuple((-low * std).tolist()), tuple(std.tolist()))
+        png = base64.b64encode(sheet).decode()
+        return f'<p>{self!r}</p><img alt="some of the images" src="data:image/png;base64,{png}">'
 
     def save(self, path: Path) -> None:
         """Writes the set as a safetensors file that is whole or not there."""

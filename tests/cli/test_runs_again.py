@@ -140,13 +140,18 @@ def test_what_other_commands_added_stays_with_its_program_and_goes_with_it(run, 
     assert not (directory / "bundles").exists()
 
 
-def test_labelled_images_of_before_still_measure(again, directory, labelled):
+def test_labelled_images_of_before_still_measure(again, directory, labelled, tmp_path):
+    labelled = shutil.copy(labelled, tmp_path / "images.npz")
     assert again("--eval", labelled).exit_code == 0
     before = report_of(directory)
     assert before["accuracy"]["images"] == 40
     result = again()
     assert f"Accuracy is measured on {labelled}, as before." in result.stderr
     assert report_of(directory) == before
+    labelled.unlink()
+    result = again()
+    assert result.exit_code == 0
+    assert f"{labelled} is not there any more: give --eval" in result.stderr
 
 
 def test_a_run_with_other_options_is_not_replaced_without_a_word(again, directory):

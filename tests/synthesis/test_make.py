@@ -164,7 +164,7 @@ def test_intra_class_distance_is_the_mean_over_pairs():
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_contact_sheets_are_pngs(channels):
     images = SyntheticSet(torch.randn(30, channels, 8, 8), torch.arange(30) % 3, torch.ones(30))
-    assert contact_sheet(images, (0.5,) * channels, (0.2,) * channels)[:8] == b"\x89PNG\r\n\x1a\n"
+    assert contact_sheet(images.images, images.labels, (0.5,) * channels, (0.2,) * channels)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize(

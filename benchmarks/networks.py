@@ -105,7 +105,7 @@ def row(network: str, weights: Path | None) -> dict[str, object]:
     module, shape = network_of(network, weights)
     graph = trace(module, shape)
     images = torch.randn(_CALIBRATED + _COMPARED, *shape, generator=torch.Generator().manual_seed(1))
-    student = build_network(graph, SchemeChoice("integer").at(*BITS), images[:_CALIBRATED], 0)
+    student = build_network(graph, SchemeChoice("integer", ("onnxruntime",)).at(*BITS), images[:_CALIBRATED], 0)
     settle(student)
     program = freeze(student)
     with tempfile.TemporaryDirectory() as name:

@@ -18,7 +18,7 @@ from intraq_deploy.targets.profile import load_profile
 def quantized_from_noise(module, shape, bits, count):
     """Quantizes a network in eval mode with `count` noise images [C, H, W], and returns its Program and parity."""
     images = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
-    student = build_network(trace(module, shape), SchemeChoice("integer").at(bits, bits), images, 0)
+    student = build_network(trace(module, shape), SchemeChoice("integer", ("onnxruntime",)).at(bits, bits), images, 0)
     settle(student)
     program = freeze(student)
     with tempfile.TemporaryDirectory() as folder:

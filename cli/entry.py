@@ -3,7 +3,7 @@
 import os
 import sys
 
-from intraq_deploy.cli.signals import INTERRUPTED, TERMINATED, exit_code_of, handle
+from intraq_deploy.cli.signals import INTERRUPTED, TERMINATED, exit_code, handle
 
 _SENTENCE = "Interrupted. The same command continues where it stopped."
 
@@ -15,16 +15,16 @@ def main() -> None:
         from intraq_deploy.cli.main import app
 
         app()
-    except KeyboardInterrupt as interrupt:
-        _end(exit_code_of(interrupt))
+    except KeyboardInterrupt:
+        _end()
     except SystemExit as end:  # Typer ends so where an interrupt comes
         if end.code in (INTERRUPTED, TERMINATED):
-            _end(int(end.code))
+            _end()
         raise
 
 
-def _end(code: int) -> None:
+def _end() -> None:
     """Says why the command ends, and ends it: threads of libraries may still work, and wait for nothing."""
     print(f"\n{_SENTENCE}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(code)
+    os._exit(exit_code())

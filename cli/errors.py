@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import typer
 
-from intraq_deploy.cli.signals import exit_code_of
+from intraq_deploy.cli.signals import exit_code
 from intraq_deploy.errors import IntraqError
 
 _DEBUG = "INTRAQ_DEPLOY_DEBUG"
@@ -38,8 +38,8 @@ def errors_explained() -> Iterator[None]:
     """Turns every error inside into a sentence and an exit code. Raises typer.Exit for each of them."""
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        raise typer.Exit(exit_code_of(interrupt)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(exit_code()) from None
     except IntraqError as error:
         _explain(str(error))
         raise typer.Exit(error.exit_code) from None

@@ -8,13 +8,13 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes: 128 and the signal's number."""
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end, by SIGTERM: what Ctrl-C does is done, with another exit code."""
+_sent: list[int] = []
+"""The signals that were sent to end the process: Typer makes an exit code of Ctrl-C out of any of them."""
 
 
-def exit_code_of(interrupt: KeyboardInterrupt) -> int:
+def exit_code() -> int:
     """Returns the exit code of a command that a signal has ended."""
-    return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+    return TERMINATED if signal.SIGTERM in _sent else INTERRUPTED
 
 
 def handle() -> None:
@@ -23,4 +23,5 @@ def handle() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    _sent.append(number)
+    raise KeyboardInterrupt

@@ -12,8 +12,8 @@ _COLUMNS, _ROWS, _GAP = 10, 10, 2
 def contact_sheet(images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> bytes:
     """A PNG of up to ten images of each of the first ten classes.
 
-    images: float32 [N, C, H, W], normalised. labels: int64 [N]. mean, std: of pixels in [0, 1], per channel. Images with
-    one or two channels, or more than three, are shown by their first channel in grey.
+    images: float32 [N, C, H, W], normalised; those with one or two channels, or more than three, are shown by their
+    first channel in grey. labels: int64 [N]. mean, std: of pixels in [0, 1], per channel.
     """
     shift, scale = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
     pixels = ((images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,5 +1,7 @@
 """The command line as a user meets it, in this process: importing torch for every command would take minutes."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -59,3 +61,11 @@ def labelled(tmp_path_factory):
 def no_debug(monkeypatch):
     """What --debug leaves in the environment of its process is not for the next test's."""
     monkeypatch.setenv("INTRAQ_DEPLOY_DEBUG", "")
+
+
+@pytest.fixture
+def interruptible():
+    """A process that a shell started in the background ignores Ctrl-C: neither this one does, nor its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -141,6 +141,7 @@ def test_several_architectures_are_asked_for_on_a_terminal(resnet18):
 # --- signals, pipes, terminals -------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("after", [0.6, 2.5, 6.0], ids=str)
 def test_a_signal_at_any_moment_is_one_sentence(tmp_path, sent, code, after):

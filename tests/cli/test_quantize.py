@@ -176,14 +176,6 @@ def test_a_gate_that_fails_exits_three(run, finished, tmp_path):
     assert run("validate", directory, "--json").exit_code == 3
 
 
-@pytest.fixture
-def interruptible():
-    """A process that a shell started in the background ignores Ctrl-C: not here."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def interrupt_when(file):
     """Ctrl-C, from another thread, as soon as `file` is there."""
 

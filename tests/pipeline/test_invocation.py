@@ -55,7 +55,18 @@ def test_every_option_is_known():
     known = {
         name for each in COMMAND.commands["quantize"].params for name in each.opts if each.param_type_name == "option"
     }
-    where = {"--out", "--overwrite", "--json", "--debug", "--trust-pickle", "--help"}
+    where = {
+        "--out",
+        "--overwrite",
+        "--json",
+        "--debug",
+        "--trust-pickle",
+        "--help",
+        "--quiet",
+        "-q",
+        "--verbose",
+        "-v",
+    }
     elsewhere = {
         "--arch", "--input-size", "--mean", "--std", "--classes", "--output", "--weights", "--weight-bits",
         "--activation-bits", "--depthwise-bits", "--max-drop", "--max-size", "--average-bits", "--widths", "--recipe",

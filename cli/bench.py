@@ -34,9 +34,7 @@ def bench(
 
     targets = choose_for(run, target or ()).targets
     opening, options = Opening(run, trust_pickle), BenchOptions(batch, threads, seconds)
-    opening.check()
-    options.check()
-    begin(progress)
+    begin(progress, opening, options)
     from intraq_deploy.pipeline.bench import bench_run
 
     report = bench_run(opening, targets, options, progress)

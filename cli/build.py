@@ -44,8 +44,7 @@ def build(
 
     chosen = choose_for(run, target or ("tensorrt-rtx",))
     opening = Opening(run, trust_pickle, own_targets=chosen.own)
-    opening.check()
-    begin(progress)
+    begin(progress, opening)
     from intraq_deploy.pipeline.build import build_run, built_here
 
     targets = built_here(chosen, progress)

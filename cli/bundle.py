@@ -40,8 +40,7 @@ def bundle(
     from intraq_deploy.pipeline.targets import find_for
 
     device, opening = find_for(run, target), Opening(run, trust_pickle)
-    opening.check()
-    begin(progress)
+    begin(progress, opening)
     from intraq_deploy.pipeline.bundle import bundle_run
 
     report = bundle_run(opening, device, out, progress)

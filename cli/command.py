@@ -14,7 +14,7 @@ from contextlib import ExitStack, redirect_stdout
 from copy import copy
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from inspect import Parameter
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from typer.models import OptionInfo
@@ -62,9 +62,20 @@ class Outcome:
     """The exit code after the report is printed."""
 
 
-def begin(progress: Progress) -> None:
-    """Gives a sign of life, for what comes next takes seconds: commands import torch after it, when what can be checked
-    without is checked."""
+class Checked(Protocol):
+    """Something that can be checked without torch."""
+
+    def check(self) -> None:
+        """Checks the value. Raises an error of this package for what cannot be."""
+
+
+def begin(progress: Progress, *given: Checked) -> None:
+    """Checks what a command was given, and gives a sign of life: importing torch, which comes next, takes seconds.
+
+    Raises what the checks raise.
+    """
+    for each in given:
+        each.check()
     progress.say(LOADING)
 
 

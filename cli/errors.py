@@ -57,9 +57,5 @@ def errors_explained() -> Iterator[None]:
 def _explain(sentence: str) -> None:
     if os.environ.get(_DEBUG):
         traceback.print_exc()
-    say_red(f"Error: {sentence}")
-
-
-def say_red(sentence: str) -> None:
-    """Prints a sentence on standard error, red on terminals unless the environment has NO_COLOR."""
-    typer.echo(sentence if os.environ.get("NO_COLOR") else typer.style(sentence, fg=typer.colors.RED), err=True)
+    text = f"Error: {sentence}"
+    typer.echo(text if os.environ.get("NO_COLOR") else typer.style(text, fg=typer.colors.RED), err=True)

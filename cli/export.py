@@ -39,8 +39,7 @@ def export(
 
     chosen = choose_for(run, target or DEFAULT_TARGETS)
     opening = Opening(run, trust_pickle, own_targets=chosen.own)
-    opening.check()
-    begin(progress)
+    begin(progress, opening)
     from intraq_deploy.pipeline.export import export_run
 
     report = export_run(opening, chosen.targets, progress, out=out)

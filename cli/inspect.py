@@ -44,8 +44,7 @@ def inspect(
         depthwise_bits=bits.depthwise_bits,
         scheme=scheme,
     )
-    options.check()
-    begin(progress)
+    begin(progress, options)
     from intraq_deploy.pipeline.inspection import inspect_model
     from intraq_deploy.pipeline.report import Bits
 

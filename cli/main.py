@@ -45,7 +45,7 @@ _EXAMPLES = {
 
     intraq-deploy ship runs/model-w4a4 --fleet hosts.toml --eval photos/""",
 }
-"""What the help of a command ends with."""
+"""Examples that end the help of a command, by its name."""
 
 app = typer.Typer(
     name="intraq-deploy",

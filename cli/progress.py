@@ -16,7 +16,7 @@ _PLAIN_SECONDS = 10.0
 _WIDE = 110
 """Characters of a terminal from which on the speed has room too."""
 _LABELS = {"baselines": "float32 and W8A8"}
-"""What people call a stage, where its folder has another name."""
+"""A person's words for a stage, where its folder has another name."""
 
 
 class _Speed(ProgressColumn):

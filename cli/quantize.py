@@ -112,8 +112,7 @@ def quantize(
         input=input_type,
         **asdict(session),
     )
-    options.check()
-    begin(progress)
+    begin(progress, options)
     from intraq_deploy.pipeline.quantize import quantize_run
 
     report, directory = quantize_run(options, place.out, progress, overwrite=place.overwrite)

@@ -35,8 +35,7 @@ def sensitivity(
     from intraq_deploy.pipeline.opening import Opening
 
     widths, opening = o.parse_bits("--bits", bits), Opening(run, trust_pickle, device)
-    opening.check()
-    begin(progress)
+    begin(progress, opening)
     from intraq_deploy.pipeline.sensitivity import sensitivity_run
 
     report = sensitivity_run(opening, widths, progress)

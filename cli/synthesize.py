@@ -25,8 +25,7 @@ def synthesize(
     from intraq_deploy.pipeline.options import make_options
 
     options = make_options(model.options(), **recipe.options(), **asdict(images), **asdict(session))
-    options.check()
-    begin(progress)
+    begin(progress, options)
     from intraq_deploy.pipeline.quantize import synthesize_run
 
     report, directory = synthesize_run(options, place.out, progress, overwrite=place.overwrite)

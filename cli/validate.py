@@ -25,8 +25,7 @@ def validate(
 
     targets = choose_for(run, target or ()).targets
     opening = Opening(run, trust_pickle)
-    opening.check()
-    begin(progress)
+    begin(progress, opening)
     from intraq_deploy.pipeline.gate import validate_run
 
     report = validate_run(opening, targets, evaluate, progress)

@@ -56,10 +56,10 @@ def recipe_file(recipe: str | Path) -> RecipeFile:
     return read(Path(recipe))
 
 
-def _check_model(model: Model) -> None:
-    """Checks that a model is one. Raises UsageError for the network or the path that somebody may have given."""
-    if not isinstance(model, Model):
-        raise UsageError(f"The model is of type {type(model).__name__}: give what load_model makes, a Model.")
+def _check(what: str, value: object, kind: type, maker: str) -> None:
+    """Checks that a value is what one of the verbs makes. Raises UsageError for anything else."""
+    if not isinstance(value, kind):
+        raise UsageError(f"The {what} of type {type(value).__name__}: give what {maker} makes, a {kind.__name__}.")
 
 
 def _recipe(recipe: str | Path, model: Model, overrides: Overrides, device: torch.device) -> Recipe:
@@ -80,7 +80,7 @@ def synthesize(
 
     Raises UnsupportedModelError for a network without batch norm, DivergedError for a loss that is not finite.
     """
-    _check_model(model)
+    _check("model is", model, Model, "load_model")
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(images=images, iterations=iterations), where).synthesis
     graph = cache(lambda: trace(model.module, model.input_shape))
@@ -103,7 +103,7 @@ def calibration_images(
     count: at most so many, drawn with `seed` where there are more; overrides the recipe.
     Raises DataError for images that cannot be used.
     """
-    _check_model(model)
+    _check("model is", model, Model, "load_model")
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(images=count), where).synthesis
     return pseudo_labelled(model, load_unlabelled(path, model, chosen.images, seed).images, where)
@@ -136,9 +136,8 @@ def quantize(
     DataError for images that are not finite, UsageError for the reconstruction of min-max ranges, and for
     depthwise_bits that do not fit the network.
     """
-    _check_model(model)
-    if not isinstance(images, SyntheticSet):
-        raise UsageError(f"The images are of type {type(images).__name__}: give what synthesize makes, a SyntheticSet.")
+    _check("model is", model, Model, "load_model")
+    _check("images are", images, SyntheticSet, "synthesize")
     if not bool(images.images.isfinite().all()):
         raise DataError("The images have values that are not finite: make them again, or look for NaN in your own.")
     where = choose_device(device)
@@ -167,8 +166,7 @@ def export(
 
     target: a name, or the path of your own. Raises UsageError for an unknown one, and for a device of several targets.
     """
-    if not isinstance(program, Program):
-        raise UsageError(f"The program is of type {type(program).__name__}: give what freeze makes, a Program.")
+    _check("program is", program, Program, "freeze")
     chosen = choose((target,))
     if len(chosen.targets) > 1:
         raise UsageError(f"{target} has several targets: give one of {', '.join(chosen.targets)}.")

@@ -1,4 +1,4 @@
-"""What a program that suits TensorRT too loses, beside one for ONNX Runtime alone: the same images, one machine.
+"""Measures what a program that suits TensorRT too loses, beside one for ONNX Runtime alone, from the same images.
 
     python benchmarks/accuracy/both.py [NETWORK ...] [--seeds 0,1,2] [--data FOLDER]
     python benchmarks/accuracy/both.py --table

@@ -18,8 +18,7 @@ from intraq_deploy.files import sha256_of, write_atomically
 VARIABLE = "INTRAQ_DEPLOY_CACHE"
 """The environment variable that moves the cache, or switches it off."""
 OFF = "off"
-LIMIT = 10 << 30
-"""Bytes above which the entries go that were used longest ago."""
+_LIMIT = 10 << 30
 _ENTRY = ".entry.json"
 _TEMPORARY = ".making-"
 _DAY = 24 * 3600
@@ -56,6 +55,8 @@ class StageCache:
     """Finished stages by name and key. What cannot be read or written there is as if it were not there."""
 
     folder: Path
+    limit: int = _LIMIT
+    """Bytes above which the entries go that were used longest ago; the newest stays."""
 
     def find(self, name: str, key: str) -> Path | None:
         """Returns the folder of a stage; None where there is none that is whole."""
@@ -91,7 +92,7 @@ class StageCache:
                 shutil.rmtree(made, ignore_errors=True)
         except OSError:  # a full or read-only disk: a cache is a convenience
             return
-        self._limit(LIMIT)
+        self._shrink()
 
     def drop(self, name: str, key: str) -> None:
         """Forgets a stage."""
@@ -107,11 +108,11 @@ class StageCache:
         size = sum(entry.bytes for entry in old)
         return Pruned(str(self.folder), removed=len(old), bytes=size, kept=len(entries) - len(old))
 
-    def _limit(self, most: int) -> None:
+    def _shrink(self) -> None:
         entries = self._entries()
         total = sum(entry.bytes for entry in entries)
         for entry in entries[:-1]:
-            if total <= most:
+            if total <= self.limit:
                 return
             total -= entry.bytes
             shutil.rmtree(entry.folder, ignore_errors=True)

@@ -1,8 +1,6 @@
 """Which directory a run gets: its own, so that no finished run is replaced unless somebody says so."""
 
-import hashlib
 import itertools
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 from intraq_deploy.errors import RunError
 from intraq_deploy.pipeline.options import MADE_FOR, QuantizeOptions, RunConfig, read_config
 from intraq_deploy.pipeline.run import Run
-from intraq_deploy.pipeline.rundir import CONFIG, UNFINISHED, RunDirectory, unfinished
+from intraq_deploy.pipeline.rundir import CONFIG, UNFINISHED, RunDirectory, hash_of, unfinished
+from intraq_deploy.pipeline.stages import images_inputs
 
 _SUFFIXES = (".pth", ".pt", ".pt2", ".safetensors", ".onnx")
 
@@ -21,8 +20,8 @@ def config_of(run: Run, *, images_only: bool = False) -> RunConfig:
         weights_sha256=run.weights_sha256,
         folder=str(Path.cwd()),
         options=run.options,
-        images=_hash(_images(run)),
-        configuration=None if images_only else _hash(_configuration(run)),
+        images=hash_of(**images_inputs(run)),
+        configuration=None if images_only else hash_of(**_configuration(run)),
     )
 
 
@@ -55,14 +54,12 @@ def default_name(options: QuantizeOptions, *, images_only: bool = False) -> str:
     name = Path(source.partition(":")[2] or source).name
     stem = name.rsplit(".", 1)[0] if name.endswith(_SUFFIXES) else name
     recipe = Path(options.recipe_name).stem
-    parts = [stem, "images" if images_only else _bits(options)]
+    unusual = [recipe] if recipe != "quick" else []
     if not images_only:
-        parts += [options.scheme] * (options.scheme != "integer")
-    parts += [recipe] * (recipe != "quick")
-    if not images_only:
-        parts += ["ptq"] * (options.method == "ptq")
-        parts += [options.targets[0]] * (len(options.targets) == 1 and options.made_for != MADE_FOR)
-    return "-".join(parts) + f"-seed{options.seed}" * (options.seed != 0)
+        unusual = [options.scheme] * (options.scheme != "integer") + unusual + ["ptq"] * (options.method == "ptq")
+        unusual += [options.targets[0]] * (len(options.targets) == 1 and options.made_for != MADE_FOR)
+    unusual += [f"seed{options.seed}"] * (options.seed != 0)
+    return "-".join([stem, "images" if images_only else _bits(options), *unusual])
 
 
 def _bits(options: QuantizeOptions) -> str:
@@ -127,29 +124,17 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _images(run: Run) -> dict[str, Any]:
-    """Returns everything that decides the images, but for versions."""
-    preprocessing = run.model.preprocessing
-    own = run.options.calibration is not None
-    return {
-        "network": run.network_sha256,
-        "shape": run.image_shape,
-        "pixels": [preprocessing.mean, preprocessing.std],
-        "images": run.calibration_sha256 if own else asdict(run.recipe.synthesis),
-        "seed": run.options.seed,
-        "device": run.device.type,
-    }
-
-
 def _configuration(run: Run) -> dict[str, Any]:
     """Returns everything that decides the program and the files, but for versions."""
-    options = run.options
-    own = [profile.model_dump() for profile in options.own_targets if profile.name in options.targets]
+    options, preprocessing = run.options, run.model.preprocessing
     asked = options.model_dump(
-        include={"weight_bits", "depthwise_bits", "activation_bits", "scheme", "input", "mixed", "made_for"}
+        include={"weight_bits", "depthwise_bits", "activation_bits", "scheme", "input", "mixed", "made_for", "seed"}
     )
-    return _images(run) | asked | {"recipe": asdict(run.recipe), "targets": sorted(options.targets), "own": own}
-
-
-def _hash(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    return asked | {
+        "images": images_inputs(run),
+        "pixels": [preprocessing.mean, preprocessing.std],
+        "shape": run.model.input_shape,
+        "recipe": asdict(run.recipe),
+        "targets": sorted(options.targets),
+        "own": [profile.model_dump() for profile in options.own_targets if profile.name in options.targets],
+    }

@@ -45,7 +45,7 @@ def _ahead(run: Run, images_only: bool) -> Iterator[tuple[str, float, Callable[[
     images = _SMALL if run.model.input_shape[1] <= 64 else _LARGE
     synthesis, finished = run.recipe.synthesis, run.directory.finished
     work: float = synthesis.images * synthesis.iterations
-    if work and run.calibration is None and not finished(stages.SYNTHESIS, stages.synthesis_key(run)):
+    if work and run.calibration is None and not finished(stages.SYNTHESIS, stages.images_key(run)):
         yield stages.SYNTHESIS, work, lambda: _synthesis_rate(run, min(images, synthesis.batch))
     if images_only:
         return

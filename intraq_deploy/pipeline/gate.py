@@ -37,7 +37,7 @@ from intraq_deploy.targets.tensorrt.rehearsal import engine_program
 
 _MIB = 1 << 20
 _COMPARISON = "comparison"
-"""What the display calls the comparison of integers."""
+"""The name of the comparison of integers in the display."""
 _LEAST_POINTS, _LEAST_IMAGES, _SPREADS = 0.1, 3, 3
 """A deployed network may fall below the fake-quant module by the greatest of so many points, so many images, and so
 many standard deviations of what chance does."""

@@ -42,7 +42,7 @@ BASELINES = "baselines"
 FLOAT = "float"
 """The name of the float network in PyTorch, among accuracies and findings."""
 _FORMS = {FLOAT: "float network", "fake_quant": "as trained", "program": "integer reference"}
-"""What the display calls the forms of the network that no runtime runs."""
+"""The names, in the display, of the forms of the network that no runtime runs."""
 _TARGET = "onnxruntime"
 """The target of the baselines."""
 _BATCH = 100

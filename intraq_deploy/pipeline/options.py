@@ -25,7 +25,7 @@ MADE_FOR = ("onnxruntime", "tensorrt-int8")
 """The targets that a network is quantized for where nothing else is said: one program for CPUs and for Jetsons."""
 _MOST_TIMED = 1024
 _LIBRARIES = ("builtin", "torchvision", "timm")
-"""What names of networks begin with, before a colon."""
+"""The libraries that a network's name begins with, before a colon."""
 
 
 class ModelOptions(BaseModel):

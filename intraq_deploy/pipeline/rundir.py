@@ -33,11 +33,14 @@ _STAGE, _PARTIAL = "stage.json", "unfinished.json"
 _ASIDE, _OLD = ".going", ".old"
 
 
+def hash_of(**inputs: Any) -> str:
+    """The hash of named values: plain, or records that print all they hold."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def key_of(**inputs: Any) -> str:
-    """The hash of named values (plain, or records that print all they hold) and of this package's and torch's
-    versions."""
-    text = json.dumps({**inputs, "versions": [__version__, version("torch")]}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The hash of named values, as `hash_of`, and of this package's and torch's versions."""
+    return hash_of(**inputs, versions=[__version__, version("torch")])
 
 
 @dataclass(slots=True)

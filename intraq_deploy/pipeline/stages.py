@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -40,13 +41,27 @@ class RunImages:
     key: str
 
 
+def images_inputs(run: Run, kept: SyntheticSet | None = None) -> dict[str, Any]:
+    """Returns everything that decides the images that the network is quantized with, but for versions: the network,
+    what the images' values mean in pixels, the recipe, the seed, the kind of device; or a person's own images.
+
+    kept: these, as a run has kept them; None: as they are in their folder.
+    """
+    inputs = {"network": run.network_sha256, "device": run.device.type}
+    if run.options.calibration is not None:
+        return inputs | {"images": run.calibration_sha256 if kept is None else tensor_sha256(kept.images)}
+    preprocessing = run.model.preprocessing
+    return inputs | {
+        "shape": run.image_model.input_shape,
+        "pixels": [preprocessing.mean, preprocessing.std],
+        "recipe": asdict(run.recipe.synthesis),
+        "seed": run.options.seed,
+    }
+
+
 def images_key(run: Run, kept: SyntheticSet | None = None) -> str:
-    """Returns the key of the images that the network is quantized with. kept: a person's own, as a run has kept them;
-    None: as they are in their folder."""
-    if run.options.calibration is None:
-        return synthesis_key(run)
-    pixels = run.calibration_sha256 if kept is None else tensor_sha256(kept.images)
-    return key_of(network=run.network_sha256, images=pixels, device=run.device.type)
+    """Returns the key of the images that the network is quantized with. kept: as in `images_inputs`."""
+    return key_of(**images_inputs(run, kept))
 
 
 def calibrate(run: Run, own: UnlabelledImages) -> SyntheticSet:
@@ -65,20 +80,6 @@ def calibrate(run: Run, own: UnlabelledImages) -> SyntheticSet:
 def kept_calibration(folder: Path) -> SyntheticSet:
     """Returns the images of a finished calibration. Raises DataError for a damaged folder."""
     return SyntheticSet.load(folder / "images.safetensors")
-
-
-def synthesis_key(run: Run) -> str:
-    """Returns the key of synthetic images: the network, what their values mean in pixels, the recipe, the seed, the
-    kind of device."""
-    preprocessing = run.model.preprocessing
-    return key_of(
-        network=run.network_sha256,
-        shape=run.image_model.input_shape,
-        pixels=[preprocessing.mean, preprocessing.std],
-        recipe=asdict(run.recipe.synthesis),
-        seed=run.options.seed,
-        device=run.device.type,
-    )
 
 
 def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
@@ -109,7 +110,7 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
         write_atomically(stage.folder / "quality.json", json.dumps({**asdict(quality), "batches": len(sizes)}))
         return images, quality
 
-    work = StageWork(SYNTHESIS, synthesis_key(run), sum(sizes) * recipe.iterations, "image-iterations", shared=True)
+    work = StageWork(SYNTHESIS, images_key(run), sum(sizes) * recipe.iterations, "image-iterations", shared=True)
     return kept_or_made(run, work, kept_synthesis, make)
 
 

@@ -7,7 +7,7 @@ from intraq_deploy.errors import AbsentError
 
 
 def onnxruntime() -> ModuleType:
-    """ONNX Runtime's module. Raises AbsentError, which names the two extras that bring it, where it is missing."""
+    """ONNX Runtime's module. Raises AbsentError, which says how to install it, where it is missing."""
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:

@@ -7,7 +7,7 @@ from intraq_deploy.errors import AbsentError
 
 
 def tensorrt_rtx() -> ModuleType:
-    """TensorRT for RTX's module. Raises AbsentError, which names the extra that brings it, where it is missing."""
+    """TensorRT for RTX's module. Raises AbsentError, which says how to install it, where it is missing."""
     try:
         return importlib.import_module("tensorrt_rtx")
     except ImportError as error:

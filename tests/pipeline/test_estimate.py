@@ -34,7 +34,7 @@ def test_what_has_to_run_is_estimated(run_of):
     assert set(estimate(run)) == {stages.SYNTHESIS, stages.FINE_TUNING}
     assert set(estimate(run, images_only=True)) == {stages.SYNTHESIS}
     assert set(estimate(run_of(synthesis={"iterations": 0}, training={"steps": 0}))) == set()
-    with run.directory.running(run.directory.stage(stages.SYNTHESIS, stages.synthesis_key(run))):
+    with run.directory.running(run.directory.stage(stages.SYNTHESIS, stages.images_key(run))):
         pass
     assert set(estimate(run)) == {stages.FINE_TUNING}
 

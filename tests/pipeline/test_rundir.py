@@ -7,6 +7,8 @@ import pytest
 
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.pipeline import cache as cache_module
+from intraq_deploy.pipeline.cache import StageCache
 from intraq_deploy.pipeline.directories import default_name
 from intraq_deploy.pipeline.options import MixedOptions, ModelOptions, OwnRecipe, make_options
 from intraq_deploy.pipeline.rundir import CONFIG, RunDirectory, key_of
@@ -126,6 +128,34 @@ def test_nothing_is_made_before_opening(tmp_path):
 )
 def test_default_names(source, options, name):
     assert default_name(make_options(ModelOptions(source=source), activation_bits=8, **options)) == name
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(tmp_path):
+    """Above its limit; what was used again stays, and so do the files of the run."""
+    cache, stage = StageCache(tmp_path / "cache", limit=400), tmp_path / "stage"
+    stage.mkdir()
+    (stage / "data").write_bytes(bytes(100))
+    for number, name in enumerate(("first", "second")):
+        cache.keep(name, "key", stage)
+        os.utime(tmp_path / "cache" / f"{name}-key", (number, number))
+    found = cache.find("first", "key")
+    assert found is not None
+    assert (found / "data").samefile(stage / "data")
+    cache.keep("third", "key", stage)
+    assert [cache.holds(name, "key") for name in ("first", "second", "third")] == [True, False, True]
+    assert (stage / "data").read_bytes() == bytes(100)
+
+
+def test_a_full_disk_costs_the_cache_alone(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "stage").mkdir()
+    cache = StageCache(tmp_path / "cache")
+    monkeypatch.setattr(cache_module, "write_atomically", full)
+    cache.keep("name", "key", tmp_path / "stage")
+    assert not cache.holds("name", "key")
+    assert cache.find("name", "key") is None
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

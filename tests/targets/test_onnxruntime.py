@@ -181,12 +181,12 @@ def test_rubbish_is_refused_in_one_sentence():
         Session(b"not a model")
 
 
-def test_a_missing_runtime_names_the_extras(monkeypatch):
+def test_a_missing_runtime_says_how_to_install_it(monkeypatch):
     def absent(name):
         raise ImportError(name)
 
     monkeypatch.setattr(imports.importlib, "import_module", absent)
-    with pytest.raises(TargetError, match=r"pip install 'intraq-deploy\[cpu\]'.*never both"):
+    with pytest.raises(TargetError, match=r"pip install 'onnxruntime>=1.23'.*never both"):
         imports.onnxruntime()
 
 

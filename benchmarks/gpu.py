@@ -16,12 +16,12 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from intraq_deploy.cli.wording import failure_sentence
 from intraq_deploy.errors import GateError, IntraqError
 from intraq_deploy.pipeline.build import build_run
 from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.progress import Silent
 from intraq_deploy.pipeline.report import RunReport
+from intraq_deploy.pipeline.sentences import failure_sentence
 
 TARGETS = ("tensorrt-int8", "tensorrt8-int8", "tensorrt-int4", "onnxruntime-tensorrt")
 COLUMNS = (

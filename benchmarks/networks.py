@@ -28,7 +28,7 @@ from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.pipeline.run import machine
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.pipeline.validation import validate
-from intraq_deploy.program.bounds import largest_accumulator
+from intraq_deploy.program.bounds import accumulators
 from intraq_deploy.program.freeze import float_program, freeze
 from intraq_deploy.program.program import IntegerWeights
 from intraq_deploy.program.settle import settle
@@ -126,7 +126,7 @@ def row(network: str, weights: Path | None) -> dict[str, object]:
     within = sum(tensor.mismatched for tensor in result.parity.tensors if tensor.tolerance is not None)
     integer = sum(isinstance(weights, IntegerWeights) for weights in program.layers.values())
     reasons = collections.Counter(t.reason.rpartition(": ")[2] for t in program.tolerances.values())
-    largest = largest_accumulator(program)[1]
+    largest = max(accumulators(program).values(), default=0)
     return {
         "network": network,
         "pixels": shape[1],

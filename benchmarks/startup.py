@@ -27,6 +27,8 @@ COMMANDS = {
     "validate missing": 0.7,
     "lint missing.onnx --target tensorrt-int8": 0.7,
     "targets": 1.5,
+    "report RUN": 1.5,
+    "runs RUN": 1.5,
     "ship RUN --to me@device --dry-run": 1.5,
     "doctor --on nowhere.invalid": 1.5,
     "lint RUN/targets/onnxruntime/model.onnx --target onnxruntime": 1.5,

@@ -9,10 +9,11 @@ import typer
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.completion import targets
-from intraq_deploy.cli.console import MIB, show
-from intraq_deploy.cli.report import SHOWN_FAILURES, parity_sentence
+from intraq_deploy.cli.console import show
+from intraq_deploy.cli.summary import SHOWN_FAILURES
 from intraq_deploy.errors import GateError
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.wording import MIB
 
 if TYPE_CHECKING:
     from intraq_deploy.pipeline.report import EngineRecord, RunReport
@@ -55,7 +56,7 @@ def build(
 
 def _show(report: "RunReport", targets: Iterable[str], directory: str) -> None:
     """Prints what the compiler made of the layers, and what was found where the engine could be run."""
-    from intraq_deploy.cli.wording import failure_sentence
+    from intraq_deploy.pipeline.sentences import failure_sentence, parity_sentence
 
     for target in targets:
         engine = report.engines[target]

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_deploy.cli.command import Outcome, command
-from intraq_deploy.cli.console import MIB, show
+from intraq_deploy.cli.console import show
 from intraq_deploy.errors import UsageError
+from intraq_deploy.wording import MIB
 
 if TYPE_CHECKING:
     from intraq_deploy.pipeline.cache import Pruned

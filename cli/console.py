@@ -7,7 +7,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-MIB = 1 << 20
 _WIDE = 500
 """Characters in which any table fits."""
 

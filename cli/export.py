@@ -8,7 +8,7 @@ import typer
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.console import show
-from intraq_deploy.cli.report import show_artifacts
+from intraq_deploy.cli.summary import show_artifacts
 from intraq_deploy.pipeline.progress import Progress
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ import typer
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
-from intraq_deploy.cli.console import MIB, show
+from intraq_deploy.cli.console import show
 from intraq_deploy.errors import UnsupportedModelError
 from intraq_deploy.pipeline.progress import Progress
+from intraq_deploy.wording import MIB
 
 if TYPE_CHECKING:
     from intraq_deploy.pipeline.inspection import Inspection

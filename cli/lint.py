@@ -9,7 +9,7 @@ import typer
 from intraq_deploy.cli.command import Outcome, command
 from intraq_deploy.cli.completion import targets
 from intraq_deploy.cli.console import show
-from intraq_deploy.cli.report import SHOWN_FAILURES
+from intraq_deploy.cli.summary import SHOWN_FAILURES
 from intraq_deploy.errors import DataError, GateError
 
 if TYPE_CHECKING:

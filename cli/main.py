@@ -14,6 +14,8 @@ from intraq_deploy.cli.inspect import inspect
 from intraq_deploy.cli.lint import lint
 from intraq_deploy.cli.quantize import quantize
 from intraq_deploy.cli.recipes import recipes
+from intraq_deploy.cli.report import report
+from intraq_deploy.cli.runs import runs
 from intraq_deploy.cli.sensitivity import sensitivity
 from intraq_deploy.cli.ship import ship
 from intraq_deploy.cli.synthesize import synthesize
@@ -36,6 +38,11 @@ _EXAMPLES = {
     intraq-deploy inspect model.pth
 
     intraq-deploy inspect torchvision:mobilenet_v2 --bits 8 --layers""",
+    "report": """Examples:
+
+    intraq-deploy report runs/model-w4a4 --open
+
+    intraq-deploy report runs/model-w4a4 runs/model-w8a8 --out compared.html""",
     "bundle": """Example:
 
     intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano""",
@@ -56,8 +63,8 @@ app = typer.Typer(
     rich_markup_mode="rich",  # panels of options
 )
 for command in (
-    quantize, synthesize, sensitivity, export, validate, build, bundle, bench, ship, doctor, lint, inspect, targets,
-    clean,
+    quantize, synthesize, sensitivity, export, validate, report, runs, build, bundle, bench, ship, doctor, lint,
+    inspect, targets, clean,
 ):  # fmt: skip
     app.command(epilog=_EXAMPLES.get(command.__name__))(command)
 app.add_typer(recipes, name="recipes")

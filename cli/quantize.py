@@ -9,7 +9,7 @@ import typer
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.completion import one_of, targets
-from intraq_deploy.cli.report import say_warnings, show_closing, show_images, show_report
+from intraq_deploy.cli.summary import say_warnings, show_closing, show_images, show_report
 from intraq_deploy.errors import GateError
 from intraq_deploy.pipeline.progress import Progress
 

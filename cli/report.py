@@ -1,203 +1,46 @@
-"""The parts of a run's report that several commands print: images, comparison with the reference, files."""
+"""The command `intraq-deploy report`: runs as a page for people. It imports no torch."""
 
-import shlex
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import Annotated
 
-from intraq_deploy.cli.console import MIB, show
-from intraq_deploy.pipeline.progress import Progress
-from intraq_deploy.wording import duration
+import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from intraq_deploy.cli.command import Outcome, command
+from intraq_deploy.cli.console import show
+from intraq_deploy.errors import UsageError
 
-    from intraq_deploy.pipeline.report import AccountingRecord, MixedRecord, ParityRecord, RunReport
-
-SHOWN_FAILURES = 3
-"""How many failures of one kind are printed; --json and run.json have all."""
-
-
-def show_report(report: "RunReport", directory: str) -> None:
-    """Prints what a finished run computes, how well, and the files that it wrote."""
-    from intraq_deploy.cli.wording import advice_sentence, failure_sentence
-
-    bits = report.label if report.mixed is None else f"{report.label} ({report.mixed.average_bits:.1f} average)"
-    if report.mixed is not None:
-        show(_mixed_sentence(report.mixed))
-    if report.comparison:
-        show(_comparison(report, bits))
-    for target, parity in report.parity.items():
-        show(parity_sentence(target, parity))
-    show_artifacts(report, directory)
-    if report.advice is not None:
-        show(advice_sentence(report.advice, report.label, report.bits.weights_label(report.mixed)))
-    # In execution order: the first tensor that differs is the cause, those behind it follow.
-    for failure in report.failures[:SHOWN_FAILURES]:
-        show(f"Gate failed: {failure_sentence(failure)}", "red")
-    if len(report.failures) > SHOWN_FAILURES:
-        show(f"... and {len(report.failures) - SHOWN_FAILURES} more in run.json.", "red")
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run directory; several are shown side by side.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The file to write. Default: report.html, or report.md, in the run directory; for several runs in the "
+        "current one.",
+    ),
+]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Write a model card in Markdown. Default: a page in HTML.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the file in a browser. Default: off.")]
 
 
-def show_closing(report: "RunReport", directory: str, seconds: float) -> None:
-    """Prints the verdict, how long it took, where the results are, and what to type next. seconds: of the whole
-    command."""
-    show("")
-    if report.status == "failed":
-        show(f"FAILED after {duration(seconds)}: what would be shipped is not what was trained.", "bold red")
-        show(f"{directory}/run.json has every figure.", wrap=False)
-        return
-    differ = sum(parity.integers_mismatched for parity in report.parity.values())
-    compared = sum(parity.integers_compared for parity in report.parity.values())
-    show(
-        f"PASSED after {duration(seconds)}: {report.label}{_top1(report)}; {differ:,} of {compared:,} integers differ.",
-        "bold green",
-    )
-    show(f"Results are in {directory}; run.json has every figure.", wrap=False)
-    show("Next:")
-    for command in _next_commands(report, directory):
-        show(f"  {command}", wrap=False)
+@command
+def report(*, runs: Runs, out: Out = None, markdown: Markdown = False, open_it: Open = False) -> Outcome:
+    """Write what is known of a run as one HTML file, which needs nothing beside it and loads nothing.
+
+    Every `quantize` writes it too, as report.html in the run directory. Several runs are shown side by side.
+    """
+    if markdown and len(runs) > 1:
+        raise UsageError(f"--markdown is for one run, and {len(runs)} are given: write a card of each.")
+    from intraq_deploy.pipeline.page.writing import report_runs
+
+    path = report_runs(runs, out, markdown=markdown)
+    return Outcome(lambda: json.dumps({"report": str(path)}), lambda: _show(path, opened=open_it))
 
 
-def _top1(report: "RunReport") -> str:
-    """Returns the accuracy of the first target that has one, and the float network's, after a comma; else nothing."""
-    if report.accuracy is None:
-        return ""
-    deployed = next(report.accuracy[name] for name in report.artifacts if name in report.accuracy)
-    return f", top-1 {deployed:.2f} % (float {report.accuracy['float']:.2f})"
+def _show(path: Path, *, opened: bool) -> None:
+    show(f"The report is {path}.", wrap=False)
+    if opened:
+        import webbrowser
 
-
-def _next_commands(report: "RunReport", directory: str) -> list[str]:
-    """Returns three commands: accuracy, or speed where it was measured; what goes onto a device, and its way there."""
-    run = shlex.quote(directory)
-    first = f"validate {run} --eval photos/" if report.accuracy is None else f"bench {run}"
-    device = "jetson-orin-nano" if "tensorrt-int8" in report.made_for else "arm64-cpu"
-    commands = (first, f"bundle {run} --target {device}", f"ship {run} --to user@device")
-    return [f"intraq-deploy {each}" for each in commands]
-
-
-def say_warnings(report: "RunReport", progress: Progress) -> None:
-    """Tells the watcher what a person should know although the gate passes."""
-    from intraq_deploy.cli.wording import warning_sentence
-
-    for warning in report.warnings:
-        progress.warn(warning_sentence(warning))
-
-
-def show_images(report: "RunReport", directory: str) -> None:
-    """Prints how many images a run has, and how good they are."""
-    from intraq_deploy.pipeline.report import CalibrationRecord
-
-    images = report.images
-    if isinstance(images, CalibrationRecord):
-        show(
-            f"{images.count} of {images.found:,} images in {images.calibration} stand in for synthetic ones "
-            f"({directory}/calibration/sheet.png shows them): the network sees {images.classes} of its "
-            f"{report.model.classes} classes in them, mean confidence {images.confidence:.2f}."
-        )
-        return
-    distance = images.intra_class_distance
-    spread = "" if distance is None else f", intra-class cosine distance {distance:.2f}"
-    show(
-        f"{images.count} images in {directory}/synthesis (sheet.png shows them): BN distance {images.bn_distance:.2f}, "
-        f"mean confidence {images.confidence:.2f}, teacher agrees with {images.agreement:.1f} % of the labels{spread}."
-    )
-
-
-def show_artifacts(report: "RunReport", directory: str) -> None:
-    """Prints the files of each target, and what low bits buy in them."""
-    for target, artifact in report.artifacts.items():
-        mib = {name.replace("_", " "): f"{size / MIB:.2f}" for name, size in artifact.items.items()}
-        items = ", ".join(f"{name} {size}" for name, size in mib.items() if float(size))
-        size = f"{artifact.bytes / MIB:.2f} MiB" + (f" ({items})" if items else "")
-        beside = f"; beside it {' and '.join(artifact.companions)}" if artifact.companions else ""
-        show(f"{target}: {directory}/{artifact.path}, {size}{beside}", wrap=False)
-        show(f"  {_accounting_sentence(report, artifact.accounting)}", wrap=False)
-
-
-def parity_sentence(target: str, parity: "ParityRecord") -> str:
-    """Returns how a target's integers compare with the reference, and what computed them."""
-    if parity.rehearsed:
-        return (
-            f"{target}: rehearsed in ONNX Runtime, operator by operator in float32, {parity.integers_mismatched:,} of "
-            f"{parity.integers_compared:,} integers differ from the reference ({parity.tensors} tensors, "
-            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %.{_why_allowed(parity)} What its "
-            "engine computes is checked on the device."
-        )
-    if parity.ran_by is not None:
-        return (
-            f"{target}: run by {parity.ran_by}, {parity.integers_mismatched:,} of {parity.integers_compared:,} "
-            f"integers differ from the reference, {parity.exact_mismatched:,} of them more than rounding in another "
-            f"order explains ({parity.near_ties:,} are so near a tie that it could; {parity.tensors} tensors, "
-            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %."
-        )
-    kernels = ", ".join(f"{count} {name}" for name, count in parity.integer_kernels.items()) or "none"
-    floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"
-    sentence = (
-        f"{target}: {parity.integers_mismatched:,} of {parity.integers_compared:,} integers differ from the reference "
-        f"({parity.tensors} tensors, {parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %."
-        f"{_why_allowed(parity)} Integer kernels: {kernels}; float: {floats}."
-    )
-    if parity.toleranced:
-        sentence += f" {len(parity.toleranced)} tensors are computed in float and may differ (run.json says why)."
-    return sentence
-
-
-def _why_allowed(parity: "ParityRecord") -> str:
-    """Returns why integers differ that may, after a space; empty where none do."""
-    within = sum(tensor.mismatched for tensor in parity.toleranced)
-    ties = parity.integers_mismatched - parity.exact_mismatched - within
-    reasons = [
-        f"{count:,} {reason}"
-        for count, reason in (
-            (ties, "near ties, which another order of float32 arithmetic rounds otherwise"),
-            (within, "in tensors that are computed in float"),
-        )
-        if count
-    ]
-    return f" Allowed: {', and '.join(reasons)}." if reasons else ""
-
-
-def _accounting_sentence(report: "RunReport", accounting: "AccountingRecord") -> str:
-    low = min(report.bits.weights, report.bits.activations) < 8
-    pace = ": values of fewer than 8 bits are no faster than 8" if low else ""
-    times = f"{accounting.smaller:.1f} times smaller than" if accounting.smaller > 1 else "no smaller than"
-    return (
-        f"A weight takes {accounting.stored_bits:.1f} bits in it, and it is {times} the weights in float32; layers "
-        f"compute in {accounting.computed_in}{pace}."
-    )
-
-
-def _mixed_sentence(mixed: "MixedRecord") -> str:
-    given = list(mixed.layers.values())
-    layers = ", ".join(f"{given.count(bits)} at {bits} bits" for bits in sorted(set(given)))
-    return (
-        f"Weights of layers: {layers}; {mixed.average_bits:.2f} bits on average, {mixed.stored_bytes / MIB:.3f} MiB. "
-        f"Before fine-tuning, on {mixed.images} held synthetic images: top-1 agreement with float "
-        f"{mixed.agreement:.1f} %, with the most bits for every layer {mixed.widest_agreement:.1f} %."
-    )
-
-
-def _comparison(report: "RunReport", bits: str) -> "Table":
-    from rich.table import Column, Table
-
-    accuracy = report.accuracy or {}
-    headings = ("top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)")
-    title = f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime"
-    table = Table("", *(Column(heading, justify="right") for heading in headings), title=title)
-    names = {
-        "float32": "float32",
-        "w8a8": "W8A8, ranges only",
-        "a8": f"{report.bits.weights_label(report.mixed)}A8, ranges only",
-    }
-    names |= {"cuda-float32": "float32 on CUDA", "cuda-float16": "float16 on CUDA"}
-    for row in report.comparison:
-        own = f"{bits} {report.scheme}" + (f", {row.name}" if len(report.artifacts) > 1 else "")
-        time = "on the device" if row.milliseconds is None else f"{row.milliseconds:.3f}"
-        cells = (names.get(row.name, own), f"{row.top1:.2f}", f"{row.top5:.2f}", f"{row.bytes / MIB:.2f}", time)
-        table.add_row(*cells, style="" if row.name in names else "bold")
-    table.caption = (
-        f"In PyTorch: float {accuracy.get('float', 0):.2f}, fake-quant {accuracy.get('fake_quant', 0):.2f}, "
-        f"integer reference {accuracy.get('program', 0):.2f}. Values of fewer than 8 bits run in INT8 kernels."
-    )
-    for note in dict.fromkeys(row.note for row in report.comparison if row.note is not None):
-        table.caption += f" {note}."
-    return table
+        if not webbrowser.open(path.absolute().as_uri()):
+            show("No browser was found to open it.", "yellow")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
-from intraq_deploy.cli.report import show_images
+from intraq_deploy.cli.summary import show_images
 from intraq_deploy.pipeline.progress import Progress
 
 

@@ -2,7 +2,7 @@
 
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
-from intraq_deploy.cli.report import say_warnings, show_report
+from intraq_deploy.cli.summary import say_warnings, show_report
 from intraq_deploy.errors import GateError
 from intraq_deploy.pipeline.progress import Progress
 

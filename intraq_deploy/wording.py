@@ -5,6 +5,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+MIB = 1 << 20
+"""Bytes of a MiB."""
+MIB = 1 << 20
+"""Bytes of a MiB."""
 _LENGTH, _MOST_NAMES = 60, 12
 
 

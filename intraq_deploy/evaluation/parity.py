@@ -107,7 +107,8 @@ class _Tally:
         explained = torch.zeros_like(difference, dtype=torch.bool) if near is None else near & (difference <= 1)
         self.beyond += int(torch.count_nonzero(difference.where(~explained, 0)))
         self.largest = max(self.largest, int(difference.max()))
-        self._seen[expected.to(torch.int64).unique() - self._grid.code_min] = True
+        codes = expected.to(torch.int64).flatten() - self._grid.code_min
+        self._seen |= codes.bincount(minlength=len(self._seen)) > 0
 
     def result(self, program: Program, name: str) -> TensorParity:
         tolerance = program.tolerances.get(name)

@@ -149,7 +149,7 @@ def _checked(
     ONNX Runtime's provider runs the artifact."""
     program = finished.program
     sessions = None if host is None else open_engine(engine, host)
-    inputs, trained = parity_images(finished.student, program, finished.images)
+    inputs, *expected = parity_images(finished.run.model, finished.student, program, finished.images)
     validation = validate(artifact, program, inputs, sessions)
     changes: dict[str, object] = {}
     failures = list(parity_failures(artifact.target, validation))
@@ -158,7 +158,7 @@ def _checked(
         image = torch.zeros_like(inputs[:1])
         changes["milliseconds"] = sessions.shipped.milliseconds(image)
         changes["float16_milliseconds"] = sessions.float16.milliseconds(image)
-    parity = records.parity_record(validation, trained)
+    parity = records.parity_record(validation, *expected)
     return record.model_copy(update={**changes, "failures": failures}), parity
 
 

@@ -10,6 +10,7 @@ from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.pipeline import stages
 from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.options import QuantizeOptions, kept_config, make_options, read_config
+from intraq_deploy.pipeline.page.writing import write_page
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
@@ -47,7 +48,7 @@ class KeptRun:
         Raises DataError or RunError for a damaged folder.
         """
         if self.run.options.calibration is None:
-            return stages.kept_synthesis(self.path / stages.SYNTHESIS)[0]
+            return stages.kept_synthesis(self.path / stages.SYNTHESIS).images
         return stages.kept_calibration(self.path / stages.CALIBRATION)
 
     @property
@@ -58,7 +59,7 @@ class KeptRun:
     @cached_property
     def student(self) -> FakeQuantNetwork:
         """The settled student, on the CPU. Raises RunError for a damaged folder."""
-        return stages.kept_student(self.run, self.scheme, self.path / stages.FINE_TUNING)[0]
+        return stages.kept_student(self.run, self.scheme, self.path / stages.FINE_TUNING).network
 
     @cached_property
     def program(self) -> Program:
@@ -84,8 +85,9 @@ class KeptRun:
             self.run.directory.write(CONFIG, config.model_copy(update={"options": options}).to_json())
 
     def keep(self, report: RunReport) -> RunReport:
-        """Writes `report` in place of the run's, and returns it."""
+        """Writes `report` in place of the run's, and its page, and returns it."""
         self.run.directory.write(REPORT, report.to_json())
+        write_page(self.path)
         return report
 
 

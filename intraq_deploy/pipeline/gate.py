@@ -13,6 +13,7 @@ from torch import Tensor
 from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.evaluation.accuracy import Accuracy
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline import findings, records
 from intraq_deploy.pipeline.advice import advise
 from intraq_deploy.pipeline.candidate import GateCandidate
@@ -83,7 +84,7 @@ def validate_run(opening: Opening, targets: tuple[str, ...], evaluate: str | Non
             report.mixed,
         )
         compared = {} if labelled is None else baselines(run, finished.images, report.mixed)
-        return finished.keep(with_gate(report, candidate, run_gate(run, candidate, labelled, compared)))
+        return finished.keep(with_gate(report, run.model, candidate, run_gate(run, candidate, labelled, compared)))
 
 
 def run_gate(
@@ -94,7 +95,7 @@ def run_gate(
     labelled: None leaves accuracy out. compared: the baselines, which are not looked at without labelled images.
     """
     program = candidate.program
-    inputs, fake_quant_logits = parity_images(candidate.student, program, candidate.images)
+    inputs, *expected = parity_images(run.model, candidate.student, program, candidate.images)
     parity: dict[str, ParityRecord] = {}
     failures: list[findings.Failure] = []
     warnings: list[findings.GateWarning] = []
@@ -110,7 +111,7 @@ def run_gate(
     for target, artifact in candidate.artifacts.items():
         sessions = candidate.engines.get(target)
         validation = validate(artifact, program, inputs, sessions, tell)
-        parity[target] = records.parity_record(validation, fake_quant_logits)
+        parity[target] = records.parity_record(validation, *expected)
         failures += parity_failures(target, validation)
         if sessions is not None:
             failures += float_layers(artifact, program, sessions.engine)
@@ -126,7 +127,7 @@ def run_gate(
     return GateResult(parity, measured, failures, warnings)
 
 
-def with_gate(report: RunReport, candidate: GateCandidate, result: GateResult) -> RunReport:
+def with_gate(report: RunReport, model: Model, candidate: GateCandidate, result: GateResult) -> RunReport:
     """Returns the report with what the gate found. Findings on targets that it did not look at still hold."""
     targets = {*candidate.artifacts, *({FLOAT} if result.measured is not None else ())}
     failures = [failure for failure in report.failures if failure.target not in targets] + result.failures
@@ -139,29 +140,37 @@ def with_gate(report: RunReport, candidate: GateCandidate, result: GateResult) -
         "status": "failed" if failures else "passed",
     }
     if result.measured is not None:
-        changes |= _measured(report, candidate, result.measured)
+        changes |= _measured(report, model, candidate, result.measured)
     return report.changed(**changes)
 
 
-def _measured(report: RunReport, candidate: GateCandidate, measured: Measurement) -> dict[str, object]:
+def _measured(report: RunReport, model: Model, candidate: GateCandidate, measured: Measurement) -> dict[str, object]:
     names = [FLOAT, "fake_quant", "program", *candidate.artifacts]
+    # The program answers as every exact target does: those say it.
+    detailed = [FLOAT, "fake_quant", *candidate.artifacts]
     first = next(iter(candidate.artifacts.values()))
     return {
         "eval": measured.images,
         "accuracy": records.accuracy_record(measured.accuracy, names, "top1"),
         "accuracy_top5": records.accuracy_record(measured.accuracy, names, "top5"),
+        "classes": records.classes_record(measured.accuracy, detailed, measured.labels, model),
+        "reliability": {name: records.reliability_record(measured.accuracy[name]) for name in detailed},
+        "labelled_quality": None if measured.quality is None else records.quality_record(measured.quality),
         "comparison": measured.rows,
         "advice": advise(measured.rows, first.target, first.runtime, only_w8a8=report.is_w8a8),
     }
 
 
-def parity_images(student: FakeQuantNetwork, program: Program, images: SyntheticSet) -> tuple[Tensor, Tensor]:
-    """Returns what integers are compared on, as the program takes it, float32 or uint8 [N, C, H, W], and the fake-quant
-    module's logits for it, float32 [N, classes]."""
+def parity_images(
+    model: Model, student: FakeQuantNetwork, program: Program, images: SyntheticSet
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what integers are compared on, as the program takes it, float32 or uint8 [N, C, H, W], and the logits of
+    the float network and of the fake-quant module for it, float32 [N, classes]."""
     inputs = program_input(program, images.images[: parity_count(program, len(images))])
+    parts = normalised(program, inputs).split(32)
     with torch.no_grad():
-        logits = torch.cat([student(part) for part in normalised(program, inputs).split(32)])
-    return inputs, logits
+        floating, trained = (torch.cat([network(part) for part in parts]) for network in (model.module, student))
+    return inputs, floating, trained
 
 
 def parity_failures(target: str, validation: Validation) -> Iterator[findings.Failure]:

@@ -4,15 +4,21 @@ A stage's key says what it is made from. If its folder is finished under that ke
 made, continuing from the parts that an interrupted session left under the same key.
 """
 
+import csv
+import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from intraq_deploy.errors import DataError, RunError
+from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.run import Run
 
 T = TypeVar("T")
+LOSSES = "losses.csv"
+"""The file in a stage's folder with the losses that it reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,37 @@ class OpenStage:
     folder: Path
     saved: Callable[[], None]
     """A function to call whenever a part has been saved, so that the time spent so far is kept with it."""
+    advance: Callable[[int, str, float | None], None]
+    """A function that is told how much of the stage is done, where in it that is, and the loss, as `Progress.advance`.
+    Losses are kept in the stage's folder."""
+
+
+def _by_work(line: tuple[str, int]) -> int:
+    return line[1]
+
+
+class _Losses:
+    """The losses of one stage: a line for each, with the part that it is of ("batch 2/4"), the work done, and the loss.
+    A session that continues repeats the lines that its predecessor wrote behind the last part saved."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOSSES
+        self._lines: dict[tuple[str, int], str] = {}
+        with suppress(OSError), self._path.open(newline="") as file:
+            _, *lines = csv.reader(file)
+            self._lines = {(part, int(done)): loss for part, done, loss in lines}
+
+    def add(self, done: int, where: str, loss: float) -> None:
+        part = where.rpartition(", ")[0]
+        self._lines[part, done] = f"{loss:.5g}"
+
+    def write(self) -> None:
+        if self._lines:
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(("part", "done", "loss"))
+            writer.writerows((part, done, self._lines[part, done]) for part, done in sorted(self._lines, key=_by_work))
+            write_atomically(self._path, text.getvalue())
 
 
 def kept_or_made(run: Run, work: StageWork, load: Callable[[Path], T], make: Callable[[OpenStage], T]) -> T:
@@ -75,8 +112,20 @@ def kept_or_prepared(
     if damaged:
         stage.clear()
     progress.start(work.name, work.total, work.unit)
-    with directory.running(stage) as saved:
-        value = make(OpenStage(stage.folder, saved))
+    losses = _Losses(stage.folder)
+    with directory.running(stage) as note:
+
+        def saved() -> None:
+            losses.write()
+            note()
+
+        def advance(done: int, where: str, loss: float | None = None) -> None:
+            progress.advance(done, where, loss)
+            if loss is not None:
+                losses.add(done, where, loss)
+
+        value = make(OpenStage(stage.folder, saved, advance))
+        losses.write()
     if work.shared:
         directory.share(work.name, work.key)
     directory.seconds[work.name] = stage.seconds

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from intraq_deploy.data.labelled import LabelledImages
+from intraq_deploy.data.labelled import LabelledImages, normalise
 from intraq_deploy.errors import TargetError
 from intraq_deploy.evaluation.accuracy import Accuracy, Predict, evaluate
 from intraq_deploy.evaluation.latency import interleaved, medians
@@ -26,6 +28,7 @@ from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.quantization.spec import MAX_BITS
+from intraq_deploy.synthesis.quality import Quality, measure_quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.export import export
@@ -46,6 +49,7 @@ _FORMS = {FLOAT: "float network", "fake_quant": "as trained", "program": "intege
 _TARGET = "onnxruntime"
 """The target of the baselines."""
 _BATCH = 100
+_QUALITY_IMAGES = 128
 _ROUNDS, _SECONDS = 200, 0.5
 """The rounds and seconds of timing: at most so many rounds, in about so many seconds for each model."""
 
@@ -56,6 +60,10 @@ class Measurement:
 
     images: str
     """The name of the labelled images."""
+    labels: Tensor
+    """The images' labels, int64 [images]."""
+    quality: Quality | None
+    """The images' quality, as of synthetic ones; None where a person's own images took the place of those."""
     accuracy: dict[str, Accuracy]
     """Accuracy by name: "float", "fake_quant", "program", each target, and the baselines as deployed."""
     rows: list[ComparisonRow]
@@ -132,7 +140,22 @@ def measure_accuracy(
         accuracy[name] = evaluate(_watched(run, name, predict, len(accuracy) * len(labelled)), batches)
     sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if takes_pixels else torch.float32)
     milliseconds = _times({**compared, **timed_here(run, candidate.artifacts)}, on_cuda, engines, sample)
-    return Measurement(labelled.name, accuracy, _rows(accuracy, deployed, on_cuda, engines, milliseconds))
+    rows = _rows(accuracy, deployed, on_cuda, engines, milliseconds)
+    return Measurement(labelled.name, labelled.labels, _quality(run, labelled), accuracy, rows)
+
+
+def _quality(run: Run, labelled: LabelledImages) -> Quality | None:
+    """Returns the quality of labelled images, some of all classes; None for a run without synthetic ones."""
+    if run.options.calibration is not None:
+        return None
+    chosen = torch.linspace(0, len(labelled) - 1, min(_QUALITY_IMAGES, len(labelled))).long()
+    pixels = np.stack([labelled.images.read(index) for index in chosen.tolist()])
+    images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), labelled.preprocessing)
+    size = run.image_model.input_shape[1:]
+    if images.shape[2:] != size:
+        images = interpolate(images, size, mode="bilinear", antialias=True)
+    labels = labelled.labels[chosen]
+    return measure_quality(run.probe, SyntheticSet(images, labels, torch.ones(len(labels))))
 
 
 def _watched(run: Run, name: str, predict: Predict, done: int) -> Predict:

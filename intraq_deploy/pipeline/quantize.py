@@ -1,7 +1,6 @@
 """The main job, in order: the only place that knows it."""
 
 import hashlib
-import json
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +21,7 @@ from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
 from intraq_deploy.pipeline.measurement import baselines
 from intraq_deploy.pipeline.mixed import check_budget, choose_bits
 from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_config
+from intraq_deploy.pipeline.page.writing import write_page
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunReport, read_report
 from intraq_deploy.pipeline.run import Run, prepared
@@ -39,7 +39,6 @@ from intraq_deploy.training.reconstruction import check_ranges
 from intraq_deploy.wording import duration
 
 VALIDATION = "validation"
-PLACEMENT = "placement.json"
 
 
 def synthesize_run(
@@ -82,9 +81,9 @@ def quantize_run(
         check_ranges(scheme.ranges)
     if options.mixed is not None:
         check_budget(run, options.mixed)
-    dry_run(run, scheme)
+    untrained = dry_run(run, scheme)
     with run.directory.opened():
-        _begin(run, config)
+        _begin(run, config, untrained, 0 if labelled is None else len(labelled))
         return _keep(run, _stages(run, labelled))
 
 
@@ -115,9 +114,8 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     mixed = None if run.options.mixed is None else choose_bits(run, images)
     scheme = run.scheme(mixed)
     rows = layer_rows(run.graph, place(run.graph, scheme))
-    run.directory.write(PLACEMENT, json.dumps([asdict(row) for row in rows], indent=1))
-    student, settled = stages.fine_tune(run, images, scheme)
-    program = stages.freeze_student(run, student, stages.student_key(run, scheme, images.key))
+    student = stages.fine_tune(run, images, scheme)
+    program = stages.freeze_student(run, student.network, stages.student_key(run, scheme, images.key))
     bits = run.bits.label(mixed)
     artifacts = {target: export_artifact(run, target, program, bits) for target in run.options.targets}
     compared = {} if labelled is None else baselines(run, made, mixed)
@@ -126,14 +124,15 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
         record,
         status="quantized",
         mixed=mixed,
-        settled=settled,
+        settled=student.settled,
+        layers=records.layer_records(rows, program, student.noise),
         accumulator=records.accumulator_record(program),
         artifacts={name: records.artifact_record(run, artifact, program) for name, artifact in artifacts.items()},
     )
 
     def check(stage: OpenStage) -> RunReport:
-        candidate = GateCandidate(student, program, artifacts, made, mixed=mixed)
-        checked = gate.with_gate(report, candidate, gate.run_gate(run, candidate, labelled, compared))
+        candidate = GateCandidate(student.network, program, artifacts, made, mixed=mixed)
+        checked = gate.with_gate(report, run.model, candidate, gate.run_gate(run, candidate, labelled, compared))
         write_atomically(stage.folder / REPORT, checked.to_json())
         return checked
 
@@ -142,8 +141,8 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
 
 
 def _synthesized(run: Run) -> tuple[SyntheticSet, ImagesRecord]:
-    images, quality = stages.synthesize(run)
-    return images, records.images_record(run, quality)
+    made = stages.synthesize(run)
+    return made.images, records.images_record(run, made.quality, made.noise)
 
 
 def _calibrated(run: Run) -> tuple[SyntheticSet, CalibrationRecord]:
@@ -155,8 +154,11 @@ def _calibrated(run: Run) -> tuple[SyntheticSet, CalibrationRecord]:
     return images, records.calibration_record(images, own)
 
 
-def _begin(run: Run, config: RunConfig) -> None:
-    """Keeps what was asked for, and says how long it will take. The directory is open."""
+def _begin(run: Run, config: RunConfig, untrained: Program | None = None, labelled: int = 0) -> None:
+    """Keeps what was asked for, and says how long it will take. The directory is open.
+
+    untrained, labelled: as in `estimate`.
+    """
     directory, images_only = run.directory, config.configuration is None
     kept = directory.path / CONFIG
     if kept.exists() and not goes_on(config, read_config(kept)):
@@ -166,10 +168,11 @@ def _begin(run: Run, config: RunConfig) -> None:
     # Rounding in closed form reads no label, and misses no class.
     if few is not None and run.calibration is None and (images_only or run.recipe.student.images):
         run.progress.warn(few)
-    seconds = estimate(run, images_only=images_only)
+    seconds = estimate(run, program=untrained, labelled=labelled, images_only=images_only)
     if seconds:
-        parts = [f"{stage} {duration(value)}" for stage, value in seconds.items()]
-        run.progress.say(f"Estimated on this machine: {', '.join(parts)}.")
+        parts = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
+        total = f"{duration(sum(seconds.values()))} ({parts})" if len(seconds) > 1 else parts
+        run.progress.say(f"Estimated on this machine: {total}.")
     hint = faster(run, seconds)
     if hint is not None:
         run.progress.warn(hint)
@@ -185,6 +188,7 @@ def _keep(run: Run, report: RunReport) -> tuple[RunReport, Path]:
             whole = _with_others(whole, read_report(directory.home.path / REPORT))
         directory.inherit()
     directory.write(REPORT, whole.to_json())
+    write_page(directory.path, str(directory.home.path))
     directory.publish()
     return whole, directory.home.path
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,28 @@ from torch import Tensor
 from intraq_deploy.data.unlabelled import UnlabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.evaluation.parity import agreement
+from intraq_deploy.evaluation.reliability import reliability
+from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.report import (
     AccountingRecord,
     AccumulatorRecord,
     ArtifactRecord,
     CalibrationRecord,
+    ClassesRecord,
     ImagesRecord,
+    LayerRecord,
     ModelRecord,
     ParityRecord,
+    QualityRecord,
+    ReliabilityRecord,
     RunReport,
     TolerancedRecord,
 )
 from intraq_deploy.pipeline.run import Run, machine, versions
 from intraq_deploy.pipeline.validation import Validation
-from intraq_deploy.program.bounds import largest_accumulator
+from intraq_deploy.program.bounds import accumulators
 from intraq_deploy.program.program import FloatWeights, IntegerWeights, Program
+from intraq_deploy.quantization.layers_report import LayerRow
 from intraq_deploy.synthesis.quality import Quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
@@ -67,16 +75,25 @@ def model_record(run: Run) -> ModelRecord:
     )
 
 
-def images_record(run: Run, quality: Quality) -> ImagesRecord:
-    """Returns the record of synthetic images."""
+def images_record(run: Run, quality: Quality, noise: Quality | None) -> ImagesRecord:
+    """Returns the record of synthetic images. noise: the quality of noise."""
     recipe = run.recipe.synthesis
     return ImagesRecord(
         count=recipe.images,
         iterations=recipe.iterations,
+        **dict(quality_record(quality)),
+        noise=None if noise is None else quality_record(noise),
+    )
+
+
+def quality_record(quality: Quality) -> QualityRecord:
+    """Returns the record of images' quality."""
+    distance = quality.intra_class_distance
+    return QualityRecord(
         bn_distance=round(quality.bn_distance, 4),
         confidence=round(quality.confidence, 4),
         agreement=round(quality.agreement, 2),
-        intra_class_distance=None if quality.intra_class_distance is None else round(quality.intra_class_distance, 4),
+        intra_class_distance=None if distance is None else round(distance, 4),
     )
 
 
@@ -91,8 +108,26 @@ def calibration_record(images: SyntheticSet, own: UnlabelledImages) -> Calibrati
     )
 
 
-def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRecord:
-    """Returns the record of one comparison. fake_quant_logits: float32 [N, classes], on the compared images."""
+def layer_records(rows: Sequence[LayerRow], program: Program, noise: Mapping[str, float | None]) -> list[LayerRecord]:
+    """Returns the records of the network's nodes. noise: signal to noise by node, in decibels."""
+    largest = accumulators(program)
+    found = []
+    for row in rows:
+        weights, grid, ratio = program.layers.get(row.name), program.grids.get(row.name), noise.get(row.name)
+        found.append(
+            LayerRecord(
+                **asdict(row),
+                weights=weights.codes.numel() if isinstance(weights, IntegerWeights | FloatWeights) else 0,
+                scale=None if grid is None else grid.scale,
+                headroom_bits=_headroom(largest[row.name]) if row.name in largest else None,
+                signal_to_noise=None if ratio is None else round(ratio, 1),
+            )
+        )
+    return found
+
+
+def parity_record(validation: Validation, float_logits: Tensor, fake_quant_logits: Tensor) -> ParityRecord:
+    """Returns the record of one comparison. Logits: float32 [N, classes], on the compared images."""
     parity = validation.parity
     return ParityRecord(
         images=len(parity.expected),
@@ -116,6 +151,7 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
         underused_tensors=[tensor.name for tensor in parity.tensors if tensor.underused],
         top1_agreement=round(validation.top1_agreement, 2),
         fake_quant_agreement=round(agreement(fake_quant_logits, parity.expected), 2),
+        float_agreement=round(agreement(float_logits, validation.logits), 2),
         logits_equal=validation.logits_equal,
         instrumented_equal=validation.instrumented_equal,
         integer_kernels=validation.integer_kernels,
@@ -127,10 +163,16 @@ def parity_record(validation: Validation, fake_quant_logits: Tensor) -> ParityRe
 
 def accumulator_record(program: Program) -> AccumulatorRecord | None:
     """Returns the record of the largest accumulator; None for a program without integer layers."""
-    layer, largest = largest_accumulator(program)
-    if not largest:
+    bounds = accumulators(program)
+    if not bounds:
         return None
-    return AccumulatorRecord(layer=layer, largest=largest, headroom_bits=round(math.log2((1 << 31) / largest), 2))
+    layer, largest = max(bounds.items(), key=lambda item: item[1])
+    return AccumulatorRecord(layer=layer, largest=largest, headroom_bits=_headroom(largest))
+
+
+def _headroom(accumulator: int) -> float:
+    """Returns how many times it could double before it leaves int32."""
+    return round(math.log2((1 << 31) / max(accumulator, 1)), 2)
 
 
 def artifact_record(run: Run, artifact: Artifact, program: Program) -> ArtifactRecord:
@@ -177,3 +219,28 @@ def accuracy_record(accuracy: Mapping[str, Accuracy], names: list[str], figure: 
     """Returns the number of images and a figure, "top1" or "top5", by name, in percent."""
     images = next(iter(accuracy.values())).images
     return {"images": images} | {name: round(getattr(accuracy[name], figure), 3) for name in names}
+
+
+def classes_record(accuracy: Mapping[str, Accuracy], names: list[str], labels: Tensor, model: Model) -> ClassesRecord:
+    """Returns the record of accuracy by class. labels: of the images, int64 [images]."""
+
+    def count(which: Tensor) -> list[int]:
+        counted: list[int] = which.bincount(minlength=model.classes).tolist()
+        return counted
+
+    return ClassesRecord(
+        names=None if model.class_names is None else list(model.class_names),
+        images=count(labels),
+        right={name: count(labels[accuracy[name].right]) for name in names},
+    )
+
+
+def reliability_record(accuracy: Accuracy) -> ReliabilityRecord:
+    """Returns the record of the calibration of a network's confidence."""
+    found = reliability(accuracy.probability, accuracy.right)
+    return ReliabilityRecord(
+        error=round(found.error, 3),
+        images=found.images.tolist(),
+        confidence=[round(value, 2) for value in found.confidence.tolist()],
+        right=[round(value, 2) for value in found.right.tolist()],
+    )

@@ -74,15 +74,22 @@ class MixedRecord(_Record):
         return "/".join(map(str, found)) if len(found) <= 3 else f"{found[0]}-{found[-1]}"
 
 
-class ImagesRecord(_Record):
-    """The synthetic images and their quality (synthesis.quality)."""
+class QualityRecord(_Record):
+    """The quality of images (synthesis.quality)."""
 
-    count: int
-    iterations: int
     bn_distance: float
     confidence: float
     agreement: float
     intra_class_distance: float | None
+
+
+class ImagesRecord(QualityRecord):
+    """The synthetic images and their quality."""
+
+    count: int
+    iterations: int
+    noise: QualityRecord | None = None
+    """The quality of noise, from which images start: what a network says of nothing."""
 
 
 class CalibrationRecord(_Record):
@@ -128,6 +135,8 @@ class ParityRecord(_Record):
     top1_agreement: float
     fake_quant_agreement: float
     """Percent of images on which the fake-quant module and the Program have one answer."""
+    float_agreement: float | None = None
+    """Percent of images on which the float network and the target's file have one answer."""
     logits_equal: bool
     instrumented_equal: bool
     integer_kernels: dict[str, int]
@@ -136,6 +145,29 @@ class ParityRecord(_Record):
     """Whether ONNX Runtime ran the file in place of the target's runtime, in float32 and without optimisations."""
     ran_by: str | None = None
     """The name of what ran the file on a GPU: its engine, or ONNX Runtime's provider."""
+
+
+class LayerRecord(_Record):
+    """One node of the network, in execution order: in what it computes, and why."""
+
+    name: str
+    operator: str
+    output: str
+    """How its output is quantized: "4 bits asymmetric", "as conv1" for moved data, or "float"."""
+    weight: str
+    """How its weight is quantized; empty without a weight."""
+    integer: bool
+    """Whether it computes on integers."""
+    reason: str
+    weights: int = 0
+    """Number of weights."""
+    scale: float | None = None
+    """The value of one step of its output; None for one in float."""
+    headroom_bits: float | None = None
+    """How many times an integer layer's accumulator could double, for any input, before it leaves int32."""
+    signal_to_noise: float | None = None
+    """The ratio of signal to quantization noise of its output on synthetic images, in decibels, with the noise of the
+    layers before it; None where there is no noise."""
 
 
 class AccumulatorRecord(_Record):
@@ -194,6 +226,28 @@ class EngineRecord(_Record):
     """The reasons why its gate failed."""
 
 
+class ClassesRecord(_Record):
+    """Labelled images by class, and how many of them each network is right on."""
+
+    names: list[str] | None
+    images: list[int]
+    right: dict[str, list[int]]
+    """Number of images that each network is right on, by network: float, fake_quant and each target."""
+
+
+class ReliabilityRecord(_Record):
+    """A network's confidence on labelled images beside how often it is right (evaluation.reliability)."""
+
+    error: float
+    """The expected calibration error, in percent."""
+    images: list[int]
+    """Number of images by confidence, in equal steps from 0 to 1."""
+    confidence: list[float]
+    """The mean confidence of these images, in percent; 0 without images."""
+    right: list[float]
+    """Percent of these images that the network is right on; 0 without images."""
+
+
 class RunReport(_Record):
     """The whole run. `accuracy` and `accuracy_top5` are percent by stage: float, fake_quant, program and each target,
     beside `images`."""
@@ -223,6 +277,7 @@ class RunReport(_Record):
     """Whether the student was reconstructed block by block before fine-tuning."""
     steps: int
     """Number of fine-tuning steps."""
+    layers: list[LayerRecord] = []
     accumulator: AccumulatorRecord | None = None
     settled: list[str] = []
     """Adjustments before freezing, as "layer: adjustment"."""
@@ -233,6 +288,11 @@ class RunReport(_Record):
     """The labelled images behind `accuracy`."""
     accuracy: dict[str, int | float] | None = None
     accuracy_top5: dict[str, int | float] | None = None
+    classes: ClassesRecord | None = None
+    reliability: dict[str, ReliabilityRecord] = {}
+    """The calibration of confidence by network: float, fake_quant and each target."""
+    labelled_quality: QualityRecord | None = None
+    """The figures of `images` for labelled ones, which they are to be like."""
     comparison: list[ComparisonRow] = []
     advice: Advice | None = None
     artifacts: dict[str, ArtifactRecord] = {}

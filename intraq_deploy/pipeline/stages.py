@@ -1,12 +1,16 @@
 """The stages from images to the Program, each kept or made: synthesis or calibration, fine-tuning, freezing."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
+from intraq_deploy import seeds
 from intraq_deploy.data.unlabelled import UnlabelledImages
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
@@ -26,11 +30,27 @@ from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.quality import Quality, measure_quality
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.checkpoint import load_student, save_student
+from intraq_deploy.training.noise import signal_to_noise
 from intraq_deploy.training.student import StudentTraining, TrainingSession
 from intraq_deploy.training.teacher import Teacher
 from intraq_deploy.wording import reason
 
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
+_QUALITY_IMAGES = 128
+_NOISE = "noise.json"
+_NOISE_PIXELS = 64 * 32 * 32
+"""Pixels, in all, of the images that the noise of quantization is measured on: 64 images of CIFAR's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedStudent:
+    """A trained and settled student, and what is known of it."""
+
+    network: FakeQuantNetwork
+    settled: list[str]
+    """The adjustments of settling, as "layer: adjustment"."""
+    noise: dict[str, float | None]
+    """The ratio of signal to quantization noise by tensor, in decibels, as `signal_to_noise` returns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +102,25 @@ def kept_calibration(folder: Path) -> SyntheticSet:
     return SyntheticSet.load(folder / "images.safetensors")
 
 
-def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
-    """Returns the images, continued from the last finished batch, and their quality; `sheet.png` shows them.
+@dataclass(frozen=True, slots=True)
+class SynthesizedImages:
+    """Synthetic images and their quality."""
+
+    images: SyntheticSet
+    quality: Quality
+    noise: Quality | None
+    """The quality of noise in their place."""
+
+
+def synthesize(run: Run) -> SynthesizedImages:
+    """Returns the images, continued from the last finished batch; `sheet.png` shows them.
 
     Raises DivergedError for a loss that is not finite.
     """
     recipe = run.recipe.synthesis
     sizes = batch_sizes(recipe)
 
-    def make(stage: OpenStage) -> tuple[SyntheticSet, Quality]:
+    def make(stage: OpenStage) -> SynthesizedImages:
         done = _finished_batches(stage.folder, len(sizes))
 
         def finished(batch: int, images: SyntheticSet) -> None:
@@ -100,30 +130,39 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
         def report(batch: int, iteration: int, loss: float) -> None:
             before = sum(sizes[:batch]) * recipe.iterations
             where = f"batch {batch + 1}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
-            run.progress.advance(before + sizes[batch] * iteration, where, loss)
+            stage.advance(before + sizes[batch] * iteration, where, loss)
 
         images = make_images(
             run.image_model, run.probe, recipe, run.options.seed, done=done, finished=finished, report=report
         )
-        quality = measure_quality(run.probe, images)
+        made = SynthesizedImages(images, measure_quality(run.probe, images), _noise_quality(run, images))
         _write_sheet(run, images, stage)
-        write_atomically(stage.folder / "quality.json", json.dumps({**asdict(quality), "batches": len(sizes)}))
-        return images, quality
+        kept = {**asdict(made.quality), "batches": len(sizes), "noise": made.noise and asdict(made.noise)}
+        write_atomically(stage.folder / "quality.json", json.dumps(kept))
+        return made
 
     work = StageWork(SYNTHESIS, images_key(run), sum(sizes) * recipe.iterations, "image-iterations", shared=True)
     return kept_or_made(run, work, kept_synthesis, make)
 
 
-def kept_synthesis(folder: Path) -> tuple[SyntheticSet, Quality]:
-    """Returns the images of a finished synthesis and their quality. Raises DataError or RunError for a damaged
-    folder."""
+def _noise_quality(run: Run, images: SyntheticSet) -> Quality:
+    """Returns the quality that noise has in the place of some of the images."""
+    few = min(len(images), _QUALITY_IMAGES)
+    noise = torch.randn(images.images[:few].shape, generator=seeds.generator(run.options.seed, "noise for comparison"))
+    return measure_quality(run.probe, SyntheticSet(noise, images.labels[:few], images.targets[:few]))
+
+
+def kept_synthesis(folder: Path) -> SynthesizedImages:
+    """Returns the images of a finished synthesis. Raises DataError or RunError for a damaged folder."""
     try:
         values = json.loads((folder / "quality.json").read_text())
         files = [_batch_file(folder, batch) for batch in range(values.pop("batches"))]
-        quality = Quality(**values)
+        noise = values.pop("noise", None)
+        quality, reference = Quality(**values), None if noise is None else Quality(**noise)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"{folder} holds no finished synthesis ({reason(error)}): run quantize again.") from error
-    return SyntheticSet.concatenate([SyntheticSet.load(file) for file in files]), quality
+    images = SyntheticSet.concatenate([SyntheticSet.load(file) for file in files])
+    return SynthesizedImages(images, quality, reference)
 
 
 def _write_sheet(run: Run, images: SyntheticSet, stage: OpenStage) -> None:
@@ -154,37 +193,46 @@ def student_key(run: Run, scheme: Scheme, images_key: str) -> str:
     return key_of(images=images_key, scheme=asdict(scheme), recipe=how, seed=run.options.seed)
 
 
-def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> tuple[FakeQuantNetwork, list[str]]:
-    """Returns the trained and settled student, continued from the last checkpoint, and what settling adjusted.
+def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> TrainedStudent:
+    """Returns the trained and settled student, continued from the last checkpoint.
 
     Raises DivergedError for a loss that is not finite.
     """
 
-    def make(stage: OpenStage) -> tuple[FakeQuantNetwork, list[str]]:
+    def make(stage: OpenStage) -> TrainedStudent:
         graph = run.prepared(scheme, images.images.images)
         student = build_network(graph, scheme, images.images.images, run.options.seed)
         teacher = Teacher(graph).to(run.device)
         training = StudentTraining(teacher, images.images, run.recipe.student, run.options.seed, run.device)
-        session = TrainingSession(stage.folder, stage.saved, run.progress.advance)
+        session = TrainingSession(stage.folder, stage.saved, stage.advance)
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)
         session.clear()
-        return student, settled
+        noise = signal_to_noise(student, teacher.cpu(), _few(images.images.images))
+        write_atomically(stage.folder / _NOISE, json.dumps(noise))
+        return TrainedStudent(student, settled, noise)
 
     key = student_key(run, scheme, images.key)
     work = StageWork(FINE_TUNING, key, run.recipe.student.images, "images", shared=True)
     return kept_or_made(run, work, lambda folder: kept_student(run, scheme, folder), make)
 
 
-def kept_student(run: Run, scheme: Scheme, folder: Path) -> tuple[FakeQuantNetwork, list[str]]:
-    """Returns the student of a finished fine-tuning, and what settling adjusted. Raises RunError for a damaged
-    folder."""
+def _few(images: Tensor) -> Tensor:
+    """Returns the first images, as many as have the pixels that noise is measured on; at least four."""
+    return images[: max(4, _NOISE_PIXELS // (images.shape[2] * images.shape[3]))]
+
+
+def kept_student(run: Run, scheme: Scheme, folder: Path) -> TrainedStudent:
+    """Returns the student of a finished fine-tuning. Raises RunError for a damaged folder."""
     student = empty_network(run.graph, scheme)
     try:
         notes = load_student(folder / "student.safetensors", student)
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise RunError(f"{folder} holds no finished student ({reason(error)}): run quantize again.") from error
-    return student, list(notes["settled"])
+    noise: dict[str, float | None] = {}
+    with suppress(OSError, ValueError):  # a figure for people: nothing is trained again for it
+        noise = json.loads((folder / _NOISE).read_text())
+    return TrainedStudent(student, list(notes["settled"]), noise)
 
 
 def freeze_student(run: Run, student: FakeQuantNetwork, key: str) -> Program:

@@ -1,7 +1,7 @@
 """One artifact against the Program: integers, kernels, and whether looking changed anything."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class Validation:
     """The comparison of one artifact with the Program."""
 
     parity: Parity
+    logits: Tensor = field(repr=False)
+    """The artifact's logits, float32 [N, classes]."""
     top1_agreement: float
     """Percent of the compared images on which the artifact and the Program predict one class."""
     logits_equal: bool
@@ -111,6 +113,7 @@ def validate(
     layers = sum(not isinstance(weights, IntegerWeights) for weights in program.layers.values())
     return Validation(
         parity=parity,
+        logits=logits,
         top1_agreement=agreement(logits, parity.expected),
         logits_equal=torch.equal(logits, parity.expected),
         instrumented_equal=torch.equal(logits, parity.found),
@@ -133,6 +136,7 @@ def _on_gpu(ran_by: str, program: Program, shipped: Runs, instrumented: Runs, im
     allowed = _EFFECTS * parity.rounding_effect + (parity.logits_tolerance or 0.0)
     return Validation(
         parity=parity,
+        logits=logits,
         top1_agreement=agreement(logits, parity.expected),
         logits_equal=torch.equal(logits, parity.expected),
         instrumented_equal=bool((apart <= allowed).all()),

@@ -66,14 +66,13 @@ def accumulator_bound(weights: IntegerWeights, grid_x: Grid) -> Tensor:
     )
 
 
-def largest_accumulator(program: Program) -> tuple[str, int]:
-    """The integer layer whose accumulator can grow largest, and its bound; ("", 0) without such a layer."""
-    bounds = {
+def accumulators(program: Program) -> dict[str, int]:
+    """Returns the bound of every integer layer's accumulator, for any input, by name."""
+    return {
         name: int(accumulator_bound(weights, program.grids[program.graph[name].inputs[0]]).max())
         for name, weights in program.layers.items()
         if isinstance(weights, IntegerWeights)
     }
-    return max(bounds.items(), key=lambda item: item[1], default=("", 0))
 
 
 def _values(grid: Grid) -> Reach:

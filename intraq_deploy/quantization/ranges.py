@@ -40,13 +40,19 @@ class Range:
     zero_point: int
 
 
+def samples_of(placement: Placement) -> int:
+    """Returns of how many values, at most and in all tensors together, the ranges are searched for."""
+    tensors = len(placement.quantized())
+    return tensors * min(_SAMPLES, _ALL_SAMPLES // max(1, tensors))
+
+
 def calibrate(graph: Graph, placement: Placement, images: Tensor, method: Ranges, seed: int) -> dict[str, Range]:
     """Finds the range of every quantized tensor, from the float network's values for `images`, float32 [N, C, H, W].
 
     "learned" searches for the least error over sampled values (drawn with `seed`), "min-max" averages batch extremes.
     """
     tensors = placement.quantized()
-    samples = min(_SAMPLES, _ALL_SAMPLES // max(1, len(tensors)))
+    samples = samples_of(placement) // max(1, len(tensors))
     observers = {
         name: _Samples(seed + index, len(images), samples) if method == "learned" else _Extremes()
         for index, name in enumerate(tensors)

@@ -21,9 +21,9 @@ def contact_sheet(images: Tensor, labels: Tensor, mean: tuple[float, ...], std: 
         pixels = pixels[:, :1].expand(-1, 3, -1, -1)
     _, _, height, width = pixels.shape
     classes = labels.unique()[:_ROWS].tolist()
-    sheet = torch.full((len(classes) * (height + _GAP) + _GAP, _COLUMNS * (width + _GAP) + _GAP, 3), 255).to(
-        torch.uint8
-    )
+    columns = min(_COLUMNS, max(int((labels == label).sum()) for label in classes))
+    size = len(classes) * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3
+    sheet = torch.full(size, 255).to(torch.uint8)
     for row, label in enumerate(classes):
         members = torch.nonzero(labels == label).flatten()[:_COLUMNS].tolist()
         for column, index in enumerate(members):

@@ -40,8 +40,8 @@ from intraq_deploy.training.rounding import inside
 from intraq_deploy.training.teacher import Teacher
 
 _BATCH = 32
-_PATCHES = 40_000
-"""Patches of a layer, at most."""
+MOST_PATCHES = 40_000
+"""The number of patches of a layer, at most."""
 _DEAD = 1e-3
 """The share of a layer's greatest gain below which a channel's weights stay what they are."""
 _MEMORY = 4 << 30
@@ -152,7 +152,7 @@ def _halves(
     of `_lacking`: float32 [N, ...] in CPU memory. weight: the teacher's, float32 [G, R, K], where the sums are made.
     """
     halves, device = list[MomentSums](), weight.device
-    most = -(-_PATCHES // -(-len(inputs) // _BATCH))
+    most = -(-MOST_PATCHES // -(-len(inputs) // _BATCH))
     for half in torch.arange(len(inputs)).chunk(2):
         sums = MomentSums(weight.shape, device)
         for part in half.split(_BATCH):

@@ -48,7 +48,7 @@ def assert_consistent(directory):
     assert layers.keys() == WEIGHTS.keys()
     assert mixed["average_bits"] == pytest.approx(average(layers), abs=1e-3)
     assert mixed["stored_bytes"] == stored(layers)
-    rows = {row["name"]: row["weight"] for row in json.loads((directory / "placement.json").read_text())}
+    rows = {row["name"]: row["weight"] for row in report_of(directory)["layers"]}
     assert {name: rows[name] for name in layers} == {
         name: f"{bits} bits symmetric{' within 64' if bits == 8 else ''}" for name, bits in layers.items()
     }
@@ -187,7 +187,7 @@ def test_the_ends_of_ends8_keep_their_bits(quantize, directory):
 def test_asymmetric_weights(quantize, directory):
     """The scheme `paper`: below 8 bits asymmetric, as without a search."""
     assert quantize("--average-bits", "5", "--scheme", "paper").exit_code == 0
-    rows = {row["name"]: row["weight"] for row in json.loads((directory / "placement.json").read_text())}
+    rows = {row["name"]: row["weight"] for row in report_of(directory)["layers"]}
     kinds = {4: "4 bits asymmetric", 8: "8 bits symmetric within 64"}
     layers = report_of(directory)["mixed"]["layers"]
     assert {name: rows[name] for name in layers} == {name: kinds[bits] for name, bits in layers.items()}

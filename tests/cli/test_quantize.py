@@ -12,10 +12,10 @@ import onnx
 import pytest
 from support import NETWORK, TINY
 
-from intraq_deploy.cli.report import show_artifacts
-from intraq_deploy.cli.wording import advice_sentence
+from intraq_deploy.cli.summary import show_artifacts
 from intraq_deploy.pipeline.advice import Advice
 from intraq_deploy.pipeline.report import read_report
+from intraq_deploy.pipeline.sentences import advice_sentence
 from intraq_deploy.targets.onnxruntime.session import Session
 
 
@@ -45,8 +45,13 @@ def test_the_run_directory_holds_what_it_promises(finished):
     assert file.stat().st_size == artifact["bytes"] == sum(artifact["items"].values())
     assert artifact["items"]["weights int4"] > 0
     assert (finished / "synthesis" / "sheet.png").read_bytes()[:4] == b"\x89PNG"
-    rows = json.loads((finished / "placement.json").read_text())
-    assert {row["name"] for row in rows} >= {"conv1", "layer3.add", "fc"}
+    rows = {row["name"]: row for row in report["layers"]}
+    assert rows.keys() >= {"conv1", "layer3.add", "fc"}
+    assert all(row["integer"] for row in rows.values() if row["operator"] != "Input")
+    assert rows["fc"]["weights"] == 640
+    assert 0 < rows["conv1"]["headroom_bits"] < 31
+    assert rows["conv1"]["signal_to_noise"] > rows["layer3.add"]["signal_to_noise"] > 0
+    assert 0 <= parity["float_agreement"] <= 100
 
 
 def test_the_same_command_again_does_nothing_again(run, checkpoint, finished, tmp_path):

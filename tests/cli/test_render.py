@@ -2,9 +2,9 @@
 
 import pytest
 
-from intraq_deploy.cli.report import parity_sentence
 from intraq_deploy.cli.ship import show_shipping
 from intraq_deploy.pipeline.report import ParityRecord, TolerancedRecord
+from intraq_deploy.pipeline.sentences import parity_sentence
 from intraq_deploy.pipeline.ship import HostReport, ShipReport
 
 

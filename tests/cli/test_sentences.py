@@ -2,9 +2,9 @@
 
 import pytest
 
-from intraq_deploy.cli.wording import advice_sentence, failure_sentence, warning_sentence
 from intraq_deploy.pipeline import findings as f
 from intraq_deploy.pipeline.advice import Advice
+from intraq_deploy.pipeline.sentences import advice_sentence, failure_sentence, warning_sentence
 
 TENSOR = f.TensorDiffers(
     target="it",

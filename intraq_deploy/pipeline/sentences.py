@@ -1,8 +1,9 @@
-"""The sentences about findings: the only place that words them."""
+"""The sentences about a run's findings: the only place that words them, for the terminal and for pages."""
 
-from intraq_deploy.cli.console import MIB
 from intraq_deploy.pipeline import findings
 from intraq_deploy.pipeline.advice import Advice, as_fast
+from intraq_deploy.pipeline.report import AccountingRecord, MixedRecord, ParityRecord, RunReport
+from intraq_deploy.wording import MIB
 
 _SHOWN = 4
 
@@ -132,3 +133,68 @@ def _beside_w8a8(advice: Advice, bits: str) -> str:
             return f"{bits} is no less accurate than W8A8 here and as fast: it {_change(advice.lost)} against float."
         case "w8a8-is-faster":
             return f"W8A8 is {pace} here, and {bits} no less accurate: it {_change(advice.lost)} against float."
+
+
+def parity_sentence(target: str, parity: ParityRecord) -> str:
+    """Returns how a target's integers compare with the reference, and what computed them."""
+    if parity.rehearsed:
+        return (
+            f"{target}: rehearsed in ONNX Runtime, operator by operator in float32, {parity.integers_mismatched:,} of "
+            f"{parity.integers_compared:,} integers differ from the reference ({parity.tensors} tensors, "
+            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %.{_why_allowed(parity)} What its "
+            "engine computes is checked on the device."
+        )
+    if parity.ran_by is not None:
+        return (
+            f"{target}: run by {parity.ran_by}, {parity.integers_mismatched:,} of {parity.integers_compared:,} "
+            f"integers differ from the reference, {parity.exact_mismatched:,} of them more than rounding in another "
+            f"order explains ({parity.near_ties:,} are so near a tie that it could; {parity.tensors} tensors, "
+            f"{parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %."
+        )
+    kernels = ", ".join(f"{count} {name}" for name, count in parity.integer_kernels.items()) or "none"
+    floats = ", ".join(f"{count} {name}" for name, count in parity.float_kernels.items()) or "none"
+    sentence = (
+        f"{target}: {parity.integers_mismatched:,} of {parity.integers_compared:,} integers differ from the reference "
+        f"({parity.tensors} tensors, {parity.images} images); top-1 agreement {parity.top1_agreement:.2f} %."
+        f"{_why_allowed(parity)} Integer kernels: {kernels}; float: {floats}."
+    )
+    if parity.toleranced:
+        sentence += f" {len(parity.toleranced)} tensors are computed in float and may differ (run.json says why)."
+    return sentence
+
+
+def _why_allowed(parity: ParityRecord) -> str:
+    """Returns why integers differ that may, after a space; empty where none do."""
+    within = sum(tensor.mismatched for tensor in parity.toleranced)
+    ties = parity.integers_mismatched - parity.exact_mismatched - within
+    reasons = [
+        f"{count:,} {reason}"
+        for count, reason in (
+            (ties, "near ties, which another order of float32 arithmetic rounds otherwise"),
+            (within, "in tensors that are computed in float"),
+        )
+        if count
+    ]
+    return f" Allowed: {', and '.join(reasons)}." if reasons else ""
+
+
+def accounting_sentence(report: RunReport, accounting: AccountingRecord) -> str:
+    """Returns how much smaller a target's file is, and in what it computes."""
+    low = min(report.bits.weights, report.bits.activations) < 8
+    pace = ": values of fewer than 8 bits are no faster than 8" if low else ""
+    times = f"{accounting.smaller:.1f} times smaller than" if accounting.smaller > 1 else "no smaller than"
+    return (
+        f"A weight takes {accounting.stored_bits:.1f} bits in it, and it is {times} the weights in float32; layers "
+        f"compute in {accounting.computed_in}{pace}."
+    )
+
+
+def mixed_sentence(mixed: MixedRecord) -> str:
+    """Returns how many layers have how many bits, and what that costs before fine-tuning."""
+    given = list(mixed.layers.values())
+    layers = ", ".join(f"{given.count(bits)} at {bits} bits" for bits in sorted(set(given)))
+    return (
+        f"Weights of layers: {layers}; {mixed.average_bits:.2f} bits on average, {mixed.stored_bytes / MIB:.3f} MiB. "
+        f"Before fine-tuning, on {mixed.images} held synthetic images: top-1 agreement with float "
+        f"{mixed.agreement:.1f} %, with the most bits for every layer {mixed.widest_agreement:.1f} %."
+    )

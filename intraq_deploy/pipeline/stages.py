@@ -11,6 +11,7 @@ from intraq_deploy.data.unlabelled import UnlabelledImages
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
+from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.run import Run, tensor_sha256
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.program.freeze import freeze
@@ -21,9 +22,10 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.synthesis.batches import batch_sizes
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
-from intraq_deploy.synthesis.make import make_images
+from intraq_deploy.synthesis.make import SetReport, make_images
 from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.quality import Quality, measure_quality
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.checkpoint import load_student, save_student
 from intraq_deploy.training.student import StudentTraining, TrainingSession
@@ -97,11 +99,7 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
             images.save(_batch_file(stage.folder, batch))
             stage.saved()
 
-        def report(batch: int, iteration: int, loss: float) -> None:
-            before = sum(sizes[:batch]) * recipe.iterations
-            where = f"batch {batch + 1}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
-            run.progress.advance(before + sizes[batch] * iteration, where, loss)
-
+        report = synthesis_report(recipe, run.progress)
         images = make_images(
             run.image_model, run.probe, recipe, run.options.seed, done=done, finished=finished, report=report
         )
@@ -110,8 +108,25 @@ def synthesize(run: Run) -> tuple[SyntheticSet, Quality]:
         write_atomically(stage.folder / "quality.json", json.dumps({**asdict(quality), "batches": len(sizes)}))
         return images, quality
 
-    work = StageWork(SYNTHESIS, images_key(run), sum(sizes) * recipe.iterations, "image-iterations", shared=True)
+    work = StageWork(SYNTHESIS, images_key(run), synthesis_work(recipe), "image-iterations", shared=True)
     return kept_or_made(run, work, kept_synthesis, make)
+
+
+def synthesis_work(recipe: SynthesisRecipe) -> int:
+    """Returns how many image-iterations a synthesis takes."""
+    return sum(batch_sizes(recipe)) * recipe.iterations
+
+
+def synthesis_report(recipe: SynthesisRecipe, progress: Progress) -> SetReport:
+    """Returns a function that tells the watcher of a synthesis how far it is."""
+    sizes = batch_sizes(recipe)
+
+    def report(batch: int, iteration: int, loss: float) -> None:
+        before = sum(sizes[:batch]) * recipe.iterations
+        where = f"batch {batch + 1}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
+        progress.advance(before + sizes[batch] * iteration, where, loss)
+
+    return report
 
 
 def kept_synthesis(folder: Path) -> tuple[SyntheticSet, Quality]:

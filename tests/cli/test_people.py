@@ -19,7 +19,7 @@ import torchvision
 from rich.console import Console
 from support import NETWORK, TINY
 
-from intraq_deploy.cli.progress import TerminalProgress
+from intraq_deploy.pipeline.display import TerminalProgress
 
 PROGRAM = Path(sys.executable).with_name("intraq-deploy")
 

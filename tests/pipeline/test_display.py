@@ -5,15 +5,15 @@ import io
 import pytest
 from rich.console import Console
 
-from cli import progress
-from cli.progress import PlainProgress
+from intraq_deploy.pipeline import display
+from intraq_deploy.pipeline.display import PlainProgress
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds, which a test sets."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     return now
 
 

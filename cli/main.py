@@ -7,6 +7,7 @@ import typer
 from intraq_deploy.cli.bench import bench
 from intraq_deploy.cli.build import build
 from intraq_deploy.cli.bundle import bundle
+from intraq_deploy.cli.classify import classify
 from intraq_deploy.cli.clean import clean
 from intraq_deploy.cli.doctor import doctor
 from intraq_deploy.cli.export import export
@@ -36,6 +37,11 @@ _EXAMPLES = {
     intraq-deploy inspect model.pth
 
     intraq-deploy inspect torchvision:mobilenet_v2 --bits 8 --layers""",
+    "classify": """Examples:
+
+    intraq-deploy classify runs/model-w4a4 photo.jpg
+
+    intraq-deploy classify model.onnx photos/ --top 1 --json""",
     "bundle": """Example:
 
     intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano""",
@@ -56,8 +62,8 @@ app = typer.Typer(
     rich_markup_mode="rich",  # panels of options
 )
 for command in (
-    quantize, synthesize, sensitivity, export, validate, build, bundle, bench, ship, doctor, lint, inspect, targets,
-    clean,
+    quantize, synthesize, sensitivity, export, validate, classify, build, bundle, bench, ship, doctor, lint, inspect,
+    targets, clean,
 ):  # fmt: skip
     app.command(epilog=_EXAMPLES.get(command.__name__))(command)
 app.add_typer(recipes, name="recipes")

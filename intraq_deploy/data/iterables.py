@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ IMAGE_KEYS = ("image", "images", "pixel_values")
 """The keys under which a dictionary holds images; pixel_values is that of Hugging Face's processors."""
 LABEL_KEYS = ("label", "labels")
 """The keys under which a dictionary holds labels."""
-_FAR = 10.0
-"""The greatest pixel, where white is 1, that normalised images can hold: augmentation leaves 0..1, but not by this."""
+_FAR = 20.0
+"""How far from 0 a pixel may be, where white is 1: augmentation and noise leave 0..1, but not by this."""
 _DARK = 0.1
 """The least mean from which on photographs, normalised, have values below 0."""
 
@@ -79,7 +79,7 @@ def _items(source: object) -> Iterator[tuple[Any, Any]]:
             f"The images are of type {type(source).__name__}: give a path, a tensor, or an iterable of tensors such as "
             "a DataLoader."
         )
-    for item in source:
+    for item in cast(Iterable[Any], source):
         yield from _pairs(item)
 
 

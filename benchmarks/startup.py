@@ -26,6 +26,7 @@ COMMANDS = {
     "quantize builtin:resnet20-cifar10 --target nope": 0.7,
     "validate missing": 0.7,
     "lint missing.onnx --target tensorrt-int8": 0.7,
+    "classify missing photo.jpg": 0.7,
     "targets": 1.5,
     "ship RUN --to me@device --dry-run": 1.5,
     "doctor --on nowhere.invalid": 1.5,

@@ -9,6 +9,7 @@ from intraq_deploy.cli.command import Outcome, command
 from intraq_deploy.cli.completion import targets
 from intraq_deploy.cli.console import show
 from intraq_deploy.cli.errors import explain
+from intraq_deploy.errors import DataError
 
 Source = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory, a file that a run has exported, or a bundle's folder.")
@@ -35,6 +36,8 @@ def classify(*, source: Source, images: Images, target: Target = None, top: Top 
     The shipped file runs in ONNX Runtime, and photos are prepared as on a device, so the answers are those of a
     bundle's run.py. Exits 1 if a file is no image; the others are classified all the same.
     """
+    if not source.exists():
+        raise DataError(f"{source} does not exist: give a run directory, an exported .onnx file or a bundle.")
     from intraq_deploy.pipeline.classify import classify as classify_images
 
     found = classify_images(source, images, target, top)

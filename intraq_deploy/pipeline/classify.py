@@ -19,7 +19,6 @@ from intraq_deploy.targets.device.runner.manifest import model_for, open_bundle
 from intraq_deploy.targets.onnxruntime.described import open_described
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 
-__all__ = ["LIKELIEST", "Classification", "classify"]
 _RUNTIME, _MODEL = "onnxruntime", "model.onnx"
 
 
@@ -78,9 +77,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _model_file(source: Path, target: str | None) -> Path:
     """Returns the path of the file that ONNX Runtime is to run."""
-    if not source.exists():
-        raise DataError(f"{source} does not exist: give a run directory, an exported .onnx file or a bundle.")
-    if source.is_dir() and not (source / MANIFEST).exists():
+    if not source.is_file() and not (source / MANIFEST).exists():
         return _of_run(source, target)
     if target is not None:
         raise UsageError(f"--target is {target!r}, and {source} is no run directory: leave the option out.")
@@ -96,11 +93,9 @@ def _of_run(run: Path, target: str | None) -> Path:
     folders = [(run / has[name].path).parent for name in asked if name in has]
     found = next((folder for folder in folders if read_manifest(folder).runtime == _RUNTIME), None)
     if found is None:
-        which = "" if target is None else f" for {target} that is"
-        raise RunError(
-            f"{run} has no file{which} for ONNX Runtime here (its files are for {', '.join(has) or 'nothing'}): run "
-            f"export {run} --target {_RUNTIME} first."
-        )
+        which, files = "" if target is None else f" for {target}", f"its files are for {', '.join(has) or 'nothing'}"
+        remedy = f"give --target {_RUNTIME}" if _RUNTIME in has else f"run export {run} --target {_RUNTIME} first"
+        raise RunError(f"{run} has no file{which} that ONNX Runtime runs ({files}): {remedy}.")
     return _verified(found)
 
 

@@ -119,7 +119,11 @@ def test_a_file_that_is_no_image_costs_only_itself(run, finished, photos, tmp_pa
         (("run", "empty"), 1, "has no images (known are .jpg"),
         (("run", "a.jpg", "--top", "0"), 2, "--top"),
         (("run", "a.jpg", "--target", "onnxruntme"), 2, "did you mean onnxruntime?"),
-        (("run", "a.jpg", "--target", "tensorrt-int8"), 1, "has no file for tensorrt-int8 that is for ONNX Runtime"),
+        (
+            ("run", "a.jpg", "--target", "tensorrt-int8"),
+            1,
+            "that ONNX Runtime runs (its files are for onnxruntime): give --target onnxruntime.",
+        ),
         (("model.onnx", "a.jpg", "--target", "onnxruntime"), 2, "--target is 'onnxruntime', and "),
         (("foreign.onnx", "a.jpg"), 1, "does not say how pixels become its input (it has no 'mean')"),
         (("text.onnx", "a.jpg"), 1, "ONNX Runtime"),

@@ -26,6 +26,7 @@ COMMANDS = {
     "quantize builtin:resnet20-cifar10 --target nope": 0.7,
     "validate missing": 0.7,
     "lint missing.onnx --target tensorrt-int8": 0.7,
+    "classify missing photo.jpg": 0.7,
     "targets": 1.5,
     "report RUN": 1.5,
     "runs RUN": 1.5,

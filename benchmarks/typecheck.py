@@ -16,11 +16,16 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"intraq_deploy": "intraq_deploy", "cli": "intraq_deploy/cli", "targets": "intraq_deploy/targets"}
 
 
+def lay_out(folder: Path) -> None:
+    """Copies the package into `folder` as it installs."""
+    for source, place in FOLDERS.items():
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / source, folder / place, dirs_exist_ok=True, ignore=ignored)
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        for source, place in FOLDERS.items():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / source, Path(folder) / place, dirs_exist_ok=True, ignore=ignored)
+        lay_out(Path(folder))
         files = sum(1 for _ in Path(folder).rglob("*.py"))
         command = [sys.executable, "-m", "mypy", "-p", "intraq_deploy", "--config-file", str(ROOT / "pyproject.toml")]
         cache = ["--cache-dir", str(ROOT / ".mypy_cache")]

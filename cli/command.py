@@ -175,7 +175,7 @@ class _Display:
         self._stack, self._quiet = stack, quiet
 
     def __getattr__(self, name: str) -> Any:
-        from intraq_deploy.cli.progress import progress_display
+        from intraq_deploy.pipeline.display import progress_display
 
         made = self._stack.enter_context(progress_display(quiet=self._quiet))
         self.__dict__ |= {each: getattr(made, each) for each in dir(Progress) if not each.startswith("_")}

@@ -41,20 +41,21 @@ def errors_explained() -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(exit_code()) from None
     except IntraqError as error:
-        _explain(str(error))
+        explain(str(error))
         raise typer.Exit(error.exit_code) from None
     except (typer.Exit, typer.Abort):
         raise
     except OSError as error:
         where = "" if error.filename is None else f" ({error.filename})"
-        _explain(f"the system refused{where}: {error.strerror or error}; make room or choose another place.")
+        explain(f"the system refused{where}: {error.strerror or error}; make room or choose another place.")
         raise typer.Exit(1) from None
     except Exception as error:
-        _explain(f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the traceback.")
+        explain(f"Unexpected {type(error).__name__}: {error}. Run again with --debug for the traceback.")
         raise typer.Exit(1) from None
 
 
-def _explain(sentence: str) -> None:
+def explain(sentence: str) -> None:
+    """Prints an error on standard error; with --debug, what raised it too."""
     if os.environ.get(_DEBUG):
         traceback.print_exc()
     text = f"Error: {sentence}"

@@ -67,11 +67,7 @@ def _show_findings(report: "LintReport") -> None:
             show(f"  {finding.what}.", wrap=False)
         if len(broken) > SHOWN_FAILURES:
             show(f"  ... and {len(broken) - SHOWN_FAILURES} more; --json has all.")
-    show(
-        f"{report.file} for {report.target}: {report.refused} findings that it refuses or computes wrongly, "
-        f"{len(report.findings) - report.refused} that cost speed.",
-        wrap=False,
-    )
+    show(f"{report.summary}.", wrap=False)
 
 
 def _show_fit(device: str, reports: list["LintReport"]) -> None:

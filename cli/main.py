@@ -7,6 +7,7 @@ import typer
 from intraq_deploy.cli.bench import bench
 from intraq_deploy.cli.build import build
 from intraq_deploy.cli.bundle import bundle
+from intraq_deploy.cli.classify import classify
 from intraq_deploy.cli.clean import clean
 from intraq_deploy.cli.doctor import doctor
 from intraq_deploy.cli.export import export
@@ -43,6 +44,11 @@ _EXAMPLES = {
     intraq-deploy report runs/model-w4a4 --open
 
     intraq-deploy report runs/model-w4a4 runs/model-w8a8 --out compared.html""",
+    "classify": """Examples:
+
+    intraq-deploy classify runs/model-w4a4 photo.jpg
+
+    intraq-deploy classify model.onnx photos/ --top 1 --json""",
     "bundle": """Example:
 
     intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano""",
@@ -63,8 +69,8 @@ app = typer.Typer(
     rich_markup_mode="rich",  # panels of options
 )
 for command in (
-    quantize, synthesize, sensitivity, export, validate, report, runs, build, bundle, bench, ship, doctor, lint,
-    inspect, targets, clean,
+    quantize, synthesize, sensitivity, export, validate, report, runs, classify, build, bundle, bench, ship, doctor,
+    lint, inspect, targets, clean,
 ):  # fmt: skip
     app.command(epilog=_EXAMPLES.get(command.__name__))(command)
 app.add_typer(recipes, name="recipes")

@@ -2,7 +2,19 @@
 
     from intraq_deploy import export, freeze, load_model, quantize, synthesize, validate
 
-Names are imported on first use: importing this package needs neither torch nor a runtime.
+    load_model(source)                    a checkpoint, a name or a network in memory -> Model
+    synthesize(model)                     images, made from the network alone -> SyntheticSet
+    calibration_images(model, images)     your own images in their place -> SyntheticSet
+    quantize(model, images)               the low-bit student, trained -> FakeQuantNetwork
+    freeze(student)                       the integers -> Program
+    export(program, folder)               the file for a target -> Artifact
+    validate(artifact, program, images)   are the file's integers the program's? -> Validation
+    evaluate(network, images)             top-1 and top-5 of any of these -> Accuracy
+    bundle(run, device=NAME)              a finished run, packed for a device -> BundleReport
+    lint(path, target=NAME)               what a target would refuse of an ONNX file -> LintReport
+
+Every error is an IntraqError. Names are imported on first use: importing this package needs neither torch nor a
+runtime.
 """
 
 from importlib import import_module
@@ -11,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 from intraq_deploy.version import __version__
 
 if TYPE_CHECKING:
-    from intraq_deploy.api import calibration_images, export, load_model, quantize, synthesize, validate
+    from intraq_deploy.api import (
+        bundle,
+        calibration_images,
+        evaluate,
+        export,
+        load_model,
+        quantize,
+        synthesize,
+        validate,
+    )
     from intraq_deploy.errors import (
         ArchitectureError,
         CheckpointError,
@@ -24,8 +45,11 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         UsageError,
     )
+    from intraq_deploy.evaluation.accuracy import Accuracy
     from intraq_deploy.models.model import Model
-    from intraq_deploy.pipeline.linting import lint_file
+    from intraq_deploy.pipeline.bundle import BundleReport
+    from intraq_deploy.pipeline.linting import LintReport, lint
+    from intraq_deploy.pipeline.validation import Validation
     from intraq_deploy.program.freeze import freeze
     from intraq_deploy.program.program import Program
     from intraq_deploy.quantization.network import FakeQuantNetwork
@@ -33,14 +57,17 @@ if TYPE_CHECKING:
     from intraq_deploy.targets.artifact import Artifact
 
 _HOMES = {
+    "Accuracy": "evaluation.accuracy",
     "ArchitectureError": "errors",
     "Artifact": "targets.artifact",
+    "BundleReport": "pipeline.bundle",
     "CheckpointError": "errors",
     "DataError": "errors",
     "DivergedError": "errors",
     "FakeQuantNetwork": "quantization.network",
     "FreezeError": "errors",
     "IntraqError": "errors",
+    "LintReport": "pipeline.linting",
     "Model": "models.model",
     "Program": "program.program",
     "RunError": "errors",
@@ -48,10 +75,13 @@ _HOMES = {
     "TargetError": "errors",
     "UnsupportedModelError": "errors",
     "UsageError": "errors",
+    "Validation": "pipeline.validation",
+    "bundle": "api",
     "calibration_images": "api",
+    "evaluate": "api",
     "export": "api",
     "freeze": "program.freeze",
-    "lint_file": "pipeline.linting",
+    "lint": "pipeline.linting",
     "load_model": "api",
     "quantize": "api",
     "synthesize": "api",
@@ -59,14 +89,17 @@ _HOMES = {
 }
 
 __all__ = [
+    "Accuracy",
     "ArchitectureError",
     "Artifact",
+    "BundleReport",
     "CheckpointError",
     "DataError",
     "DivergedError",
     "FakeQuantNetwork",
     "FreezeError",
     "IntraqError",
+    "LintReport",
     "Model",
     "Program",
     "RunError",
@@ -74,11 +107,14 @@ __all__ = [
     "TargetError",
     "UnsupportedModelError",
     "UsageError",
+    "Validation",
     "__version__",
+    "bundle",
     "calibration_images",
+    "evaluate",
     "export",
     "freeze",
-    "lint_file",
+    "lint",
     "load_model",
     "quantize",
     "synthesize",

@@ -1,31 +1,43 @@
 """The Python face: a few verbs over typed values. The command line's stages do the same with files in between.
 
 model = load_model("builtin:resnet20-cifar10")
-images = synthesize(model)  # or calibration_images(model, "photos")
+images = synthesize(model)  # or calibration_images(model, "photos" or a DataLoader)
 student = quantize(model, images, weight_bits=4, activation_bits=4)
 program = freeze(student)
-artifact = export(program, Path("out"), model=model)
+artifact = export(program, "out", model=model)
 result = validate(artifact, program, images)
+accuracy = evaluate(artifact, "labelled", model=model)
+
+What takes long shows its progress on a terminal and in a notebook; `progress=False` keeps it silent.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from intraq_deploy.data.iterables import first_images
 from intraq_deploy.data.unlabelled import load_unlabelled
 from intraq_deploy.errors import DataError, UsageError
+from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.graph.trace import trace
 from intraq_deploy.models.loading import load_model
 from intraq_deploy.models.model import Model
+from intraq_deploy.pipeline.bundle import BundleReport, bundle_run
 from intraq_deploy.pipeline.devices import choose_device, has_bfloat16
+from intraq_deploy.pipeline.display import shown_stage
+from intraq_deploy.pipeline.evaluating import evaluate as evaluate_network
 from intraq_deploy.pipeline.export import model_metadata
 from intraq_deploy.pipeline.image_size import model_at
+from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.options import MADE_FOR
 from intraq_deploy.pipeline.probing import differentiable_probe
 from intraq_deploy.pipeline.schemes import SchemeChoice, check_depthwise
-from intraq_deploy.pipeline.targets import choose
-from intraq_deploy.pipeline.validation import Validation, program_input
+from intraq_deploy.pipeline.stages import FINE_TUNING, SYNTHESIS, synthesis_report, synthesis_work
+from intraq_deploy.pipeline.targets import choose, find_for
+from intraq_deploy.pipeline.validation import Validation, parity_count, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
 from intraq_deploy.program.program import Program
 from intraq_deploy.quantization.build import build_network, prepare
@@ -38,10 +50,19 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.artifact import Artifact
 from intraq_deploy.targets.onnx.export import export as export_program
 from intraq_deploy.targets.profile import load_profile
-from intraq_deploy.training.student import StudentTraining
+from intraq_deploy.training.student import StudentTraining, TrainingSession
 from intraq_deploy.training.teacher import Teacher
 
-__all__ = ["calibration_images", "export", "load_model", "quantize", "synthesize", "validate"]
+__all__ = [
+    "bundle",
+    "calibration_images",
+    "evaluate",
+    "export",
+    "load_model",
+    "quantize",
+    "synthesize",
+    "validate",
+]
 
 
 def recipe_file(recipe: str | Path) -> RecipeFile:
@@ -75,8 +96,12 @@ def synthesize(
     iterations: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    progress: bool = True,
 ) -> SyntheticSet:
-    """Makes images from the network alone: float32 [N, C, H, W], normalised. images, iterations: override the recipe.
+    """Makes images from the network alone: float32 [N, C, H, W], normalised.
+
+    recipe: the name of a built-in one, or the path of your own. images, iterations: override the recipe. device: auto,
+    cpu or cuda. progress: whether it is shown, on a terminal or in a notebook.
 
     Raises UnsupportedModelError for a network without batch norm, DivergedError for a loss that is not finite.
     """
@@ -85,12 +110,14 @@ def synthesize(
     chosen = _recipe(recipe, model, Overrides(images=images, iterations=iterations), where).synthesis
     graph = cache(lambda: trace(model.module, model.input_shape))
     small = model_at(model, graph(), chosen.resolution) if chosen.resolution < 1 else model
-    return make_images(small, differentiable_probe(small, graph, where), chosen, seed)
+    probe = differentiable_probe(small, graph, where)
+    with shown_stage(progress, SYNTHESIS, synthesis_work(chosen), "image-iterations") as display:
+        return make_images(small, probe, chosen, seed, report=synthesis_report(chosen, display.advance))
 
 
 def calibration_images(
     model: Model,
-    path: str | Path,
+    images: str | Path | Iterable[Any],
     *,
     recipe: str | Path = "quick",
     count: int | None = None,
@@ -99,14 +126,21 @@ def calibration_images(
 ) -> SyntheticSet:
     """Takes your own images in place of synthetic ones, with pseudo-labels: for networks without batch norm.
 
-    path: a folder of images, searched through; or an .npz with `images` uint8 [N, H, W, C]. No label is read.
-    count: at most so many, drawn with `seed` where there are more; overrides the recipe.
-    Raises DataError for images that cannot be used.
+    images: a folder of images, searched through; an .npz with `images` uint8 [N, H, W, C]; a tensor [N, C, H, W] of any
+    float dtype, normalised as the network takes it; or an iterable, such as a DataLoader, of such batches or of images
+    [C, H, W]: alone, first in a tuple, or in a dictionary under "image", "images" or "pixel_values". No label is read.
+    count: at most so many; overrides the recipe. Where files are more, `seed` draws which; a tensor or an iterable
+    gives its first `count`, and is not read further, so let a loader shuffle.
+    Raises DataError for images that cannot be used, UsageError for what holds none.
     """
     _check("model is", model, Model, "load_model")
     where = choose_device(device)
     chosen = _recipe(recipe, model, Overrides(images=count), where).synthesis
-    return pseudo_labelled(model, load_unlabelled(path, model, chosen.images, seed).images, where)
+    if isinstance(images, str | Path):
+        taken = load_unlabelled(images, model, chosen.images, seed).images
+    else:
+        taken = first_images(images, model, chosen.images)
+    return pseudo_labelled(model, taken, where)
 
 
 def quantize(
@@ -123,6 +157,7 @@ def quantize(
     targets: str | Path | tuple[str | Path, ...] = MADE_FOR,
     seed: int = 0,
     device: str = "auto",
+    progress: bool = True,
 ) -> FakeQuantNetwork:
     """Returns the low-bit student, fine-tuned on `images` and settled, on the CPU.
 
@@ -130,7 +165,7 @@ def quantize(
     reconstruct: before fine-tuning, round each block's weights to what its output needs, as the recipe's reconstruction
     says; a recipe that does so by itself does not with steps=0. targets: the targets that it will be exported for:
     names of targets or devices, or paths of your own; some allow more than others; one may stand alone. Default: one
-    network for ONNX Runtime and TensorRT.
+    network for ONNX Runtime and TensorRT. progress: whether it is shown, on a terminal or in a notebook.
 
     Raises UnsupportedModelError for a network that cannot be traced, DivergedError for a loss that is not finite,
     DataError for images that are not finite, UsageError for the reconstruction of min-max ranges, and for
@@ -155,7 +190,9 @@ def quantize(
     check_depthwise(traced, depthwise_bits, weight_bits)
     graph = prepare(traced, chosen.quantization, placed, images.images, seed)
     student = build_network(graph, placed, images.images, seed)
-    StudentTraining(Teacher(graph).to(where), images, chosen.student, seed, where).train(student)
+    training = StudentTraining(Teacher(graph).to(where), images, chosen.student, seed, where)
+    with shown_stage(progress, FINE_TUNING, chosen.student.images, "images") as display:
+        training.train(student, TrainingSession(report=display.advance))
     return student
 
 
@@ -176,6 +213,66 @@ def export(
     return export_program(program, profile, path, {} if model is None else model_metadata(model))
 
 
-def validate(artifact: Artifact, program: Program, images: SyntheticSet) -> Validation:
-    """Compares every quantized tensor of the artifact with the program's, on `images`. `.passes` is the gate."""
-    return validate_images(artifact, program, program_input(program, images.images))
+def validate(artifact: Artifact, program: Program, images: SyntheticSet, *, progress: bool = True) -> Validation:
+    """Compares every quantized tensor of the artifact with the program's, on `images`. `.passes` is the gate.
+
+    progress: whether it is shown, on a terminal or in a notebook.
+    """
+    _check("artifact is", artifact, Artifact, "export")
+    _check("program is", program, Program, "freeze")
+    _check("images are", images, SyntheticSet, "synthesize")
+    given = program_input(program, images.images)
+    with shown_stage(progress, "comparison", parity_count(program, len(given)), "images") as display:
+        done = 0
+
+        def compared(count: int) -> None:
+            nonlocal done
+            done += count
+            display.advance(done, f"{done} images, every integer")
+
+        return validate_images(artifact, program, given, compared=compared)
+
+
+def evaluate(
+    network: Model | FakeQuantNetwork | Program | Artifact,
+    images: str | Path | Iterable[Any],
+    *,
+    model: Model | None = None,
+    progress: bool = True,
+) -> Accuracy:
+    """Measures top-1 and top-5 on labelled images: of a model, a student, a program (by the reference, which is exact
+    and not fast) or an artifact (in ONNX Runtime, also where the target has a runtime of its own).
+
+    images: a folder with one folder of images per class, an .npz with `images` uint8 [N, H, W, C] and `labels`, or
+    "builtin:cifar10-sample"; or an iterable, such as a DataLoader, of pairs (images, labels) or of dictionaries with
+    them: batches [n, C, H, W] of any float dtype, normalised as the network takes them, and class indices [n], or one
+    image [C, H, W] and its label. All of it is read.
+    model: what the network was made from; it prepares files. progress: whether it is shown, on a terminal or in a
+    notebook.
+    Raises DataError for images or labels that cannot be used, UsageError for files without `model`.
+    """
+    return evaluate_network(network, images, model, progress=progress)
+
+
+def bundle(
+    run: str | Path,
+    *,
+    device: str | Path,
+    out: str | Path | None = None,
+    trust_pickle: bool = False,
+    progress: bool = True,
+) -> BundleReport:
+    """Packs a finished run for a device that has no intraq-deploy, as `intraq-deploy bundle` does.
+
+    run: its directory. device: the name of a device or a target, or the path of your own. out: the bundle's folder; its
+    archive is written beside. Default: bundles/NAME in the run directory. `.shortfall` of the result says what the
+    device would run best and could not be packed. trust_pickle: read a checkpoint that runs code.
+    Raises RunError for what is no finished run, or one whose gate failed, TargetError where nothing can be packed,
+    UsageError for an unknown device.
+    """
+    path = Path(run)
+    opening = Opening(path, trust_pickle)
+    opening.check()
+    target = find_for(path, str(device))
+    with shown_stage(progress, "bundle", 1, "") as display:
+        return bundle_run(opening, target, None if out is None else Path(out), display)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pydoc
 import re
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import torch
 import torchvision
 from PIL import Image
 from support import SMALL_SHAPE, model_of, random_images, small_network
+from torch.utils.data import DataLoader, TensorDataset
 
 import intraq_deploy
 from intraq_deploy import api
+from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.errors import ArchitectureError, CheckpointError, DataError, UsageError
 from intraq_deploy.program.freeze import freeze
+from intraq_deploy.program.program import Normalization
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training import student
 
@@ -153,6 +157,111 @@ def test_values_are_short_to_look_at(model, tmp_path):
     result = api.validate(api.export(program, tmp_path), program, IMAGES)
     assert re.fullmatch(r"Validation\(passes: 0 of [\d,]+ integers differ, top-1 agreement 100.00 %\)", repr(result))
     assert "<td>passes</td>" in result._repr_html_()
+
+
+def test_a_loader_calibrates_as_a_tensor_does(model):
+    tensor, labels = random_images(20), torch.arange(20)
+    loader = DataLoader(TensorDataset(tensor, labels), batch_size=6)
+    one, other = (api.calibration_images(model, images, count=8) for images in (tensor, loader))
+    assert torch.equal(one.images, tensor[:8])
+    for part in ("images", "labels", "targets"):
+        assert torch.equal(getattr(one, part), getattr(other, part))
+    assert torch.equal(one.labels, model.module(tensor[:8]).argmax(1))
+
+
+# --- accuracy, files and bundles -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def forms(model, tmp_path_factory):
+    """A model, its student, program and artifact; and the last two for images that are uint8."""
+    student = api.quantize(model, IMAGES, steps=0)
+    preprocessing = model.preprocessing
+    programs = [freeze(student), freeze(student, Normalization.of(preprocessing.mean, preprocessing.std))]
+    shipped = tmp_path_factory.mktemp("shipped")
+    artifacts = [api.export(program, shipped / str(index), model=model) for index, program in enumerate(programs)]
+    return [model, student, *programs, *artifacts]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    file = tmp_path_factory.mktemp("labelled") / "images.npz"
+    draw = np.random.default_rng(0)
+    np.savez(file, images=draw.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8), labels=draw.integers(0, 10, 30))
+    return file
+
+
+def test_files_and_loaders_measure_the_same(model, forms, labelled):
+    ((images, labels),) = load_labelled(labelled, model).batches()
+    loader = DataLoader(TensorDataset(images, labels), batch_size=30)
+    for network in forms:
+        found = intraq_deploy.evaluate(network, labelled, model=model)
+        assert found == intraq_deploy.evaluate(network, loader, model=model)
+        assert found.images == 30
+    logits = model.module(images)
+    right = int((logits.argmax(1) == labels).sum())
+    assert intraq_deploy.evaluate(model, str(labelled)).top1 == 100 * right / 30
+    # The program for pixels is another form of the same integers; a student and its program agree.
+    tops = {intraq_deploy.evaluate(network, labelled, model=model).top1 for network in forms[1:]}
+    assert len(tops) == 1
+
+
+def test_what_cannot_be_measured_is_one_sentence(model, forms, labelled):
+    student, artifact_of_pixels = forms[1], forms[-1]
+    for call, error, words in (
+        (lambda: api.evaluate(student, labelled), UsageError, "are files, and only a model says how they are prepared"),
+        (lambda: api.evaluate(artifact_of_pixels, []), UsageError, "takes pixels, and only a model says"),
+        (lambda: api.evaluate(IMAGES, labelled), UsageError, "The network is of type SyntheticSet: give what load_mod"),
+        (lambda: api.evaluate(student, []), DataError, "The images are none: give at least one, with its label."),
+        (lambda: api.evaluate(student, IMAGES.images), DataError, "The images come without labels"),
+        (
+            lambda: api.evaluate(student, labelled, model=model_of(model.module, (3, 64, 64), 10)),
+            UsageError,
+            "The model reads images of 3x64x64, and the network of 3x32x32",
+        ),
+        (lambda: api.validate(student, forms[2], IMAGES), UsageError, "The artifact is of type FakeQuantNetwork: give"),
+    ):
+        with pytest.raises(error) as refusal:
+            call()
+        assert words in str(refusal.value)
+
+
+def test_any_file_is_linted(forms, tmp_path):
+    report = intraq_deploy.lint(str(forms[-2].path), target="onnxruntime")
+    assert report.refused == 0
+    assert (
+        repr(report)
+        == str(report)
+        == (
+            f"LintReport({forms[-2].path} for onnxruntime: 0 findings that it refuses or computes wrongly, "
+            f"{len(report.findings)} that cost speed)"
+        )
+    )
+    with pytest.raises(UsageError, match="jetson-orin-nano has several targets: give one of tensorrt-int8, "):
+        intraq_deploy.lint(forms[-2].path, target="jetson-orin-nano")
+    with pytest.raises(DataError, match="absent.onnx cannot be read"):
+        intraq_deploy.lint(tmp_path / "absent.onnx", target="onnxruntime")
+
+
+def test_a_run_that_is_none_is_not_bundled(tmp_path):
+    with pytest.raises(intraq_deploy.RunError, match="is no run directory"):
+        intraq_deploy.bundle(tmp_path, device="jetson-orin-nano")
+
+
+def test_nobody_is_watching_a_test(model, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    images = api.synthesize(model, images=4, iterations=1)
+    api.quantize(model, images, steps=1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_names_the_verbs():
+    text = pydoc.plain(pydoc.render_doc(intraq_deploy))
+    summary = text.partition("PACKAGE CONTENTS")[0]
+    for verb in api.__all__:
+        assert re.search(rf"^ +{verb}\(", summary, re.MULTILINE), verb
+        assert f"    {verb}(" in text.partition("FUNCTIONS")[2]
+    assert "weight_bits: int = 4" in pydoc.plain(pydoc.render_doc(intraq_deploy.quantize))
 
 
 def test_the_package_lists_what_it_has():

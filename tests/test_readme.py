@@ -42,7 +42,7 @@ def test_the_python_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
-    assert re.fullmatch(r"0 of [\d,]+ integers differ\n", capsys.readouterr().out)
+    assert re.fullmatch(r"0 of [\d,]+ integers differ\ntop-1 [89]\d\.\d\d %\n", capsys.readouterr().out)
     assert (tmp_path / "shipped" / "model.onnx").is_file()
 
 

@@ -47,6 +47,7 @@ ALLOWED = {
 MOST_LINES = 350
 MOST_PARAMETERS = 6
 MANY_PARAMETERS = {
+    "intraq_deploy.api.synthesize": "the Python face of synthesis: one keyword for each option of a person",
     "intraq_deploy.models.loading.load_model": "the Python face of loading: one keyword for each option of a person",
     "intraq_deploy.api.quantize": "the Python face of quantizing: one keyword for each option of a person",
     "intraq_deploy.synthesis.make.make_images": "four say what is made; three optional ones resume and watch it",

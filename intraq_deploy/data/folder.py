@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from intraq_deploy.data.forms import SUFFIXES, image_files
 from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.data.resizing import to_network_size
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model, Preprocessing
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 
 MODES = {1: "L", 3: "RGB"}
 """PIL's names of image modes, by the network's number of channels."""
@@ -60,7 +59,7 @@ def load_folder(path: Path, model: Model) -> LabelledImages:
 
     names = [folder.name for folder in folders]
     indices = class_indices(names, model.classes, model.class_names, place=path)
-    found = [_image_files(folder) for folder in folders]
+    found = [image_files(folder) for folder in folders]
     files = [file for of_folder in found for file in of_folder]
     if not files:
         raise DataError(f"{path} contains no images in its {len(folders)} folders; known are {' '.join(SUFFIXES)}.")
@@ -83,7 +82,7 @@ def read_folder(path: Path, model: Model) -> FolderImages:
 
     Raises DataError if the network does not read images of 1 or 3 channels.
     """
-    return FolderImages(_image_files(path), _mode(model), model.preprocessing)
+    return FolderImages(image_files(path), _mode(model), model.preprocessing)
 
 
 def _mode(model: Model) -> str:
@@ -144,17 +143,6 @@ def _refuse_doubles(names: Sequence[str], class_names: Sequence[str], place: Pat
         raise DataError(
             f"{place} has a folder {doubles[0]!r}, and two classes have that name; number the folders by class index."
         )
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """Hidden files and what lies in hidden folders (thumbnails) are left alone."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
 
 
 def _check_headers(files: Sequence[Path]) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from intraq_deploy import seeds
 from intraq_deploy.data.arrays import read_arrays
-from intraq_deploy.data.folder import SUFFIXES, read_folder
-from intraq_deploy.data.forms import UNLABELLED, check_there
+from intraq_deploy.data.folder import read_folder
+from intraq_deploy.data.forms import SUFFIXES, UNLABELLED, check_there
 from intraq_deploy.data.labelled import ImageSource, normalise
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model

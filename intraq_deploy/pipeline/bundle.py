@@ -58,6 +58,10 @@ class BundleReport:
     remedy: str | None = None
     """The command that makes a run with that file, if one does."""
 
+    def __repr__(self) -> str:
+        missing = "" if self.missing is None else f", without {self.missing}"
+        return f"BundleReport({self.archive}: {self.bytes:,} bytes, for {', '.join(self.targets)}{missing})"
+
     @property
     def exit_code(self) -> int:
         """The exit code: 3 where the device's best file is missing, else 0."""

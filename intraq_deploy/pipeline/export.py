@@ -102,5 +102,6 @@ def model_metadata(model: Model) -> dict[str, str]:
         "std": json.dumps(preprocessing.std),
         "resize": json.dumps(preprocessing.resize),
         "interpolation": preprocessing.interpolation,
+        "squash": json.dumps(preprocessing.squash),
     }
     return values if model.class_names is None else values | {"classes": json.dumps(model.class_names)}

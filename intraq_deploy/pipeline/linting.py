@@ -7,9 +7,10 @@ import onnx
 import onnx_ir as ir
 from pydantic import BaseModel, TypeAdapter
 
-from intraq_deploy.errors import DataError
+from intraq_deploy.errors import DataError, UsageError
+from intraq_deploy.pipeline.targets import choose
 from intraq_deploy.targets.onnx.findings import LintFinding
-from intraq_deploy.targets.onnx.lint import lint
+from intraq_deploy.targets.onnx.lint import lint as broken_rules
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 
 
@@ -19,6 +20,19 @@ class LintReport(BaseModel):
     file: str
     target: str
     findings: list[LintFinding]
+
+    def __repr__(self) -> str:
+        return f"LintReport({self.summary})"
+
+    __str__ = __repr__
+
+    @property
+    def summary(self) -> str:
+        """How many findings there are of each kind, for people."""
+        return (
+            f"{self.file} for {self.target}: {self.refused} findings that it refuses or computes wrongly, "
+            f"{len(self.findings) - self.refused} that cost speed"
+        )
 
     @property
     def refused(self) -> int:
@@ -33,6 +47,19 @@ class LintReport(BaseModel):
 def list_json(reports: list[LintReport]) -> str:
     """Returns the reports for several targets as JSON."""
     return TypeAdapter(list[LintReport]).dump_json(reports, indent=2).decode()
+
+
+def lint(path: str | Path, *, target: str | Path) -> LintReport:
+    """Checks any ONNX file against a target's rules, without torch: `.findings` names each layer that the target would
+    refuse, compute wrongly or leave in float, and `.refused` counts those that are refused or wrong.
+
+    target: a name, or the path of your own. Raises UsageError for an unknown one, and for a device of several targets,
+    DataError for a file that is no ONNX model.
+    """
+    chosen = choose((target,))
+    if len(chosen.targets) > 1:
+        raise UsageError(f"{target} has several targets: give one of {', '.join(chosen.targets)}.")
+    return lint_file(Path(path), chosen.targets[0], chosen.own)
 
 
 def lint_file(path: Path, target: str, own: Iterable[TargetProfile] = ()) -> LintReport:
@@ -50,7 +77,7 @@ def lint_file(path: Path, target: str, own: Iterable[TargetProfile] = ()) -> Lin
         raise DataError(f"{path} holds no operators: give an ONNX model.")
     try:
         onnx.checker.check_model(path)
-        findings = lint(model, profile)
+        findings = broken_rules(model, profile)
     except onnx.checker.ValidationError as error:
         raise DataError(f"{path} is no valid ONNX model ({str(error).splitlines()[0]}): export it again.") from error
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The messages of a long run to whoever watches it. The command line draws them; the stages only report."""
+"""The messages of a long run to whoever watches it. `display.py` draws them; the stages only report."""
 
 from typing import Protocol
 

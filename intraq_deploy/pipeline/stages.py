@@ -1,6 +1,7 @@
 """The stages from images to the Program, each kept or made: synthesis or calibration, fine-tuning, freezing."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +26,10 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.scheme import Scheme
 from intraq_deploy.synthesis.batches import batch_sizes
 from intraq_deploy.synthesis.contact_sheet import contact_sheet
-from intraq_deploy.synthesis.make import make_images
+from intraq_deploy.synthesis.make import SetReport, make_images
 from intraq_deploy.synthesis.pseudo_labels import pseudo_labelled
 from intraq_deploy.synthesis.quality import Quality, measure_quality
+from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.checkpoint import load_student, save_student
 from intraq_deploy.training.noise import signal_to_noise
@@ -127,11 +129,7 @@ def synthesize(run: Run) -> SynthesizedImages:
             images.save(_batch_file(stage.folder, batch))
             stage.saved()
 
-        def report(batch: int, iteration: int, loss: float) -> None:
-            before = sum(sizes[:batch]) * recipe.iterations
-            where = f"batch {batch + 1}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
-            stage.advance(before + sizes[batch] * iteration, where, loss)
-
+        report = synthesis_report(recipe, stage.advance)
         images = make_images(
             run.image_model, run.probe, recipe, run.options.seed, done=done, finished=finished, report=report
         )
@@ -141,7 +139,7 @@ def synthesize(run: Run) -> SynthesizedImages:
         write_atomically(stage.folder / "quality.json", json.dumps(kept))
         return made
 
-    work = StageWork(SYNTHESIS, images_key(run), sum(sizes) * recipe.iterations, "image-iterations", shared=True)
+    work = StageWork(SYNTHESIS, images_key(run), synthesis_work(recipe), "image-iterations", shared=True)
     return kept_or_made(run, work, kept_synthesis, make)
 
 
@@ -150,6 +148,23 @@ def _noise_quality(run: Run, images: SyntheticSet) -> Quality:
     few = min(len(images), _QUALITY_IMAGES)
     noise = torch.randn(images.images[:few].shape, generator=seeds.generator(run.options.seed, "noise for comparison"))
     return measure_quality(run.probe, SyntheticSet(noise, images.labels[:few], images.targets[:few]))
+
+
+def synthesis_work(recipe: SynthesisRecipe) -> int:
+    """Returns how many image-iterations a synthesis takes."""
+    return sum(batch_sizes(recipe)) * recipe.iterations
+
+
+def synthesis_report(recipe: SynthesisRecipe, advance: Callable[[int, str, float | None], None]) -> SetReport:
+    """Returns a function that says how far a synthesis is. advance: what it says it to, as `Progress.advance`."""
+    sizes = batch_sizes(recipe)
+
+    def report(batch: int, iteration: int, loss: float) -> None:
+        before = sum(sizes[:batch]) * recipe.iterations
+        where = f"batch {batch + 1}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
+        advance(before + sizes[batch] * iteration, where, loss)
+
+    return report
 
 
 def kept_synthesis(folder: Path) -> SynthesizedImages:

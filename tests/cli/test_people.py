@@ -19,7 +19,7 @@ import torchvision
 from rich.console import Console
 from support import NETWORK, TINY
 
-from intraq_deploy.cli.progress import TerminalProgress
+from intraq_deploy.pipeline.display import TerminalProgress
 
 PROGRAM = Path(sys.executable).with_name("intraq-deploy")
 
@@ -210,6 +210,7 @@ def test_a_stage_is_one_line_at_any_width(width):
         ("intraq-deploy quantize m --preset st", {"standard"}),
         ("intraq-deploy quantize m --target jetson-orin", {"jetson-orin-nano", "jetson-orin-nx"}),
         ("intraq-deploy bundle r --target tensorrt8", {"tensorrt8-int8"}),
+        ("intraq-deploy classify r p --target onnxruntime-a", {"onnxruntime-arm64", "onnxruntime-avx2"}),
         ("intraq-deploy inspect m --arch torchvision:resnet1", {"torchvision:resnet18", "torchvision:resnet101"}),
         ("intraq-deploy quantize m --method p", {"ptq"}),
     ],

@@ -4,16 +4,19 @@ import math
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import List, cast
+from typing import List, Optional, Sequence, cast
 
 from .arrays import np
-from .backends import EngineBackend, engine_of
+from .backends import EngineBackend, ModelSession, engine_of
 from .base import LARGEST_BATCH, OUTPUT, Problem
 from .choosing import Choice, Json, Result
 from .machine import power_mode, temperatures
-from .manifest import Bundle
+from .manifest import Bundle, InputEntry, PreprocessingEntry
 from .preprocessing import network_input, read_images
 from .timing import Measured
+
+LIKELIEST = 5
+"""The classes that `classify` shows of an image."""
 
 
 def build(bundle: Bundle, choice: Choice, options: Namespace) -> Result:
@@ -72,30 +75,45 @@ def bench_lines(where: str, result: Json) -> List[str]:
 def classify(bundle: Bundle, choice: Choice, options: Namespace) -> Result:
     """The five likeliest classes of each image, or why a file cannot be read. Raises Problem where nothing can run."""
     session = choice.backend.prepare(bundle, choice.model, options.cache, False)
-    classes = bundle.classes()
+    manifest = bundle.manifest
+    found = classified(
+        options.images, session, manifest["input"], manifest["preprocessing"], bundle.classes(), LIKELIEST
+    )
+    errors = [image["error"] for image in found if "error" in image]
+    return Result({"images": found}, classify_lines(found), 1 if errors else 0, errors)
+
+
+def classified(
+    names: Sequence[str],
+    session: ModelSession,
+    about: InputEntry,
+    preprocessing: PreprocessingEntry,
+    classes: Optional[Sequence[str]],
+    most: int,
+) -> List[Json]:
+    """The `most` likeliest classes of each image of the files `names`, or why a file cannot be read."""
     found: List[Json] = []
-    for name in options.images:
+    for name in names:
         try:
-            images = read_images(Path(name), bundle.manifest["input"]["shape"][0])
+            images = read_images(Path(name), about["shape"][0])
         except Problem as problem:  # the other images are classified all the same
             found.append({"image": name, "error": str(problem)})
             continue
         for index, pixels in enumerate(images):
-            logits = session.run(network_input(pixels, bundle.manifest))[OUTPUT][0].astype(np.float64)
+            given = network_input(pixels, about["type"], preprocessing)
+            logits = session.run(given)[OUTPUT][0].astype(np.float64)
             likely = np.exp(logits - logits.max())
             likely /= likely.sum()
-            best = np.argsort(-logits, kind="stable")[:5]
             top = [
                 {
                     "class": int(k),
                     "name": str(k) if classes is None else classes[k],
                     "share": round(float(likely[k]), 6),
                 }
-                for k in best
+                for k in np.argsort(-logits, kind="stable")[:most]
             ]
             found.append({"image": name if index == 0 else f"{name}[{index}]", "top": top})
-    errors = [image["error"] for image in found if "error" in image]
-    return Result({"images": found}, _classify_lines(found), 1 if errors else 0, errors)
+    return found
 
 
 def predict(bundle: Bundle, choice: Choice, options: Namespace) -> Result:
@@ -116,7 +134,8 @@ def predict(bundle: Bundle, choice: Choice, options: Namespace) -> Result:
         classes += [int(number) for number in session.run(images)[OUTPUT].argmax(axis=1)]
 
 
-def _classify_lines(found: List[Json]) -> List[str]:
+def classify_lines(found: Sequence[Json]) -> List[str]:
+    """The lines that `classify` prints for a person; images that cannot be read have none."""
     lines = []
     for each in found:
         if "top" in each:

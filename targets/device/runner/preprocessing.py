@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from .arrays import Array, np
 from .base import Problem, one_line
-from .manifest import Manifest, PreprocessingEntry
+from .manifest import PreprocessingEntry
 
 
 def read_images(path: Path, channels: int) -> List[Array]:
@@ -97,11 +97,10 @@ def _with_channels(pixels: Array, channels: int) -> Array:
     return ((pixels.astype(np.int64) @ weights + 0x8000) >> 16).astype(np.uint8)[:, :, None]
 
 
-def network_input(pixels: Array, manifest: Manifest) -> Array:
-    """The network's input [1, C, H, W], of the manifest's type, from pixels: uint8 [H, W, C] of any size."""
-    preprocessing = manifest["preprocessing"]
+def network_input(pixels: Array, kind: str, preprocessing: PreprocessingEntry) -> Array:
+    """The network's input [1, C, H, W], of dtype `kind`, float32 or uint8, from pixels: uint8 [H, W, C] of any size."""
     image = to_network_size(pixels, preprocessing).transpose(2, 0, 1)[None]
-    if manifest["input"]["type"] == "uint8":
+    if kind == "uint8":
         return np.ascontiguousarray(image)
     mean, std = (
         np.array(values, dtype=np.float32).reshape(-1, 1, 1) for values in (preprocessing["mean"], preprocessing["std"])

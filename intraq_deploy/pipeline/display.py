@@ -1,16 +1,23 @@
-"""Drawing a run: one progress display on a terminal, plain log lines elsewhere. All of it goes to standard error."""
+"""Drawing a run, for the command line and for Python. All of it goes to standard error.
 
+On a terminal, and in a notebook that has widgets, that is one live display; else log lines.
+"""
+
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
-from intraq_deploy.cli.console import make_console
+from intraq_deploy.pipeline.progress import Progress, Silent
 
 _PLAIN_SECONDS = 10.0
 _WIDE = 110
@@ -35,7 +42,7 @@ class TerminalProgress:
     def __init__(self, console: Console) -> None:
         wide = console.width >= _WIDE
         detail = TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-        self.bars = Progress(
+        self.bars = Bars(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=24 if wide else 8),
             TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
@@ -44,6 +51,7 @@ class TerminalProgress:
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=console,
             expand=True,
+            redirect_stdout=_is_terminal(sys.stdout),  # what is printed elsewhere, or into a notebook, stays there
         )
         self._tasks: dict[str, TaskID] = {}
         self._current = ""
@@ -66,7 +74,8 @@ class TerminalProgress:
         detail = "kept from before" if kept else f"{seconds:.1f} s"
         task = self._tasks[stage]
         total = next(known.total for known in self.bars.tasks if known.id == task)
-        self.bars.update(task, completed=total, detail=detail, unit="")
+        # Refreshed, because in a notebook the end of a display draws nothing.
+        self.bars.update(task, completed=total, detail=detail, unit="", refresh=True)
 
 
 @dataclass(slots=True)
@@ -134,12 +143,45 @@ class QuietProgress(PlainProgress):
 
 
 @contextmanager
-def progress_display(*, quiet: bool = False) -> Iterator[TerminalProgress | PlainProgress]:
-    """Shows a display on standard error, as it suits what that is. quiet: only what needs attention."""
-    console = make_console(stderr=True)
+def progress_display(*, quiet: bool = False) -> Iterator[Progress]:
+    """Shows a command's display, as it suits what standard error is. quiet: only what needs attention."""
+    console = _console()
     if quiet:
         yield QuietProgress(console)
-    elif console.is_terminal:
+        return
+    with _drawn(console) as display:
+        yield display
+
+
+@contextmanager
+def shown_stage(shown: bool, stage: str, total: int, unit: str) -> Iterator[Progress]:
+    """Shows one stage of `total` units of work to a person who calls it from Python, and how long it took.
+
+    Where nobody watches, that is neither on a terminal nor in a notebook, and unless `shown`, nothing is said.
+    """
+    console = _console()
+    if not shown or not (console.is_jupyter or _is_terminal(console.file)):
+        yield Silent()
+        return
+    with _drawn(console) as display:
+        display.start(stage, total, unit)
+        start = time.perf_counter()
+        yield display
+        display.finish(stage, time.perf_counter() - start)
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    """Whether a stream is a terminal itself, whatever FORCE_COLOR says; None where there is no stream."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+@contextmanager
+def _drawn(console: Console) -> Iterator[Progress]:
+    if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None):
         display = TerminalProgress(console)
         with display.bars:
             yield display

@@ -103,4 +103,6 @@ def model_metadata(model: Model) -> dict[str, str]:
         "resize": json.dumps(preprocessing.resize),
         "interpolation": preprocessing.interpolation,
     }
+    if preprocessing.squash:
+        values["squash"] = "true"
     return values if model.class_names is None else values | {"classes": json.dumps(model.class_names)}

@@ -36,9 +36,11 @@ _EXAMPLES = {
     intraq-deploy inspect model.pth
 
     intraq-deploy inspect torchvision:mobilenet_v2 --bits 8 --layers""",
-    "bundle": """Example:
+    "bundle": """Examples:
 
-    intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano""",
+    intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano
+
+    intraq-deploy bundle runs/model-w4a4 --triton --out models/""",
     "ship": """Examples:
 
     intraq-deploy ship runs/model-w4a4 --to me@jetson

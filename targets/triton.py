@@ -75,14 +75,13 @@ def _config(name: str, profile: TargetProfile, model: ir.Model, *, labelled: boo
 
 def _tensor(value: ir.Value) -> str:
     """A tensor's description, without the batch, which Triton adds."""
-    assert value.shape is not None  # the program's own input and output
-    assert value.dtype is not None
+    assert value.dtype is not None  # the program's own input or output
     return f"name: {json.dumps(value.name)} data_type: {_TYPES[value.dtype]} dims: {_sizes(value)}"
 
 
 def _sizes(value: ir.Value) -> list[int]:
     assert value.shape is not None
-    return [int(size) for size in value.shape[1:]]
+    return [size for size in value.shape[1:] if isinstance(size, int)]
 
 
 def _on_tensorrt(image: ir.Value) -> str:

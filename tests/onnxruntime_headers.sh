@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts ONNX Runtime's C++ headers into PREFIX/include/onnxruntime: those of Debian 13, also where Debian is older. Wheels
-# hold the library without them. It needs apt, and is done in seconds.
+# Puts ONNX Runtime's C++ headers into PREFIX/include/onnxruntime: those of Debian 13, also where Debian is older.
+# Wheels hold the library without them. It needs apt, and is done in seconds.
 #
 #   sudo sh tests/onnxruntime_headers.sh /usr/local
 set -eu
@@ -10,7 +10,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 # The machine's own mirror, and lists of packages apart from the machine's.
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Label: Debian' 'Component: main' | head -n 1)
+mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Label: Debian' | head -n 1)
 [ -n "$mirror" ] || { echo "apt knows no mirror of Debian: run apt-get update" >&2; exit 1; }
 echo "deb $mirror trixie main" > "$scratch/sources.list"
 mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial"

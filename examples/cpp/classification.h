@@ -1,7 +1,7 @@
 // From an image file to a network's input, and from its logits to class names, as intraq-deploy does both.
 //
-// All that a model.onnx needs for this stands in its own properties. The resizing is that of Pillow, pixel for pixel, so
-// that the network sees here what it saw when its accuracy was measured. Compile with -ffp-contract=off: a fused
+// All that a model.onnx needs for this stands in its own properties. The resizing is that of Pillow, pixel for pixel:
+// the network sees here what it saw when its accuracy was measured. Compile with -ffp-contract=off: a fused
 // multiply-add, which compilers use on arm64, rounds differently.
 #pragma once
 
@@ -155,7 +155,8 @@ inline Image read_image(const std::string& path, int channels) {
   if (stored.channels == 3)
     throw std::runtime_error(path + " has colours, and the network reads " + std::to_string(channels) + " channel(s).");
   Image image(stored.height, stored.width, channels);
-  for (std::size_t index = 0; index < image.pixels.size(); ++index) image.pixels[index] = stored.pixels[index / channels];
+  for (std::size_t index = 0; index < image.pixels.size(); ++index)
+    image.pixels[index] = stored.pixels[index / channels];
   return image;
 }
 
@@ -198,7 +199,8 @@ inline Image resized_axis(const Image& image, bool is_height, int wanted, bool i
     }
     const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
     std::vector<std::int64_t> fixed;
-    for (double weight : weights) fixed.push_back(std::int64_t(std::copysign(0.5, weight) + weight / total * (1 << bits)));
+    for (double weight : weights)
+      fixed.push_back(std::int64_t(std::copysign(0.5, weight) + weight / total * (1 << bits)));
     for (int line = 0; line < lines; ++line)
       for (int channel = 0; channel < image.channels; ++channel) {
         std::int64_t sum = std::int64_t(1) << (bits - 1);

@@ -49,9 +49,11 @@ _EXAMPLES = {
     intraq-deploy classify runs/model-w4a4 photo.jpg
 
     intraq-deploy classify model.onnx photos/ --top 1 --json""",
-    "bundle": """Example:
+    "bundle": """Examples:
 
-    intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano""",
+    intraq-deploy bundle runs/model-w4a4 --target jetson-orin-nano
+
+    intraq-deploy bundle runs/model-w4a4 --triton --out models/""",
     "ship": """Examples:
 
     intraq-deploy ship runs/model-w4a4 --to me@jetson

@@ -23,6 +23,7 @@ batch = 4
 learning_rate = 1e-4
 """
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "examples").rglob("README.md"))
 
 
 def blocks(language, page=README):
@@ -70,7 +71,7 @@ def anchors(page):
 def test_links_and_files_exist(page):
     text = page.read_text()
     linked = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    named = re.findall(r"`((?:intraq_deploy|cli|targets|tests|docs|benchmarks)/[\w./]*)`", text)
+    named = re.findall(r"`((?:intraq_deploy|cli|targets|tests|docs|benchmarks|examples)/[\w./]*)`", text)
     for name, _, anchor in linked:
         assert (page.parent / name).exists(), name
         assert not anchor or anchor in anchors(page.parent / name if name else page), f"{name}#{anchor}"

@@ -135,7 +135,7 @@ def rows_of_the_map(readme):
 def folders():
     """Every folder that the map has to name: the rooms, and what stands beside the package."""
     inside = {file.parent.name for file in (ROOT / "intraq_deploy").glob("*/__init__.py")}
-    return {f"intraq_deploy/{name}" for name in inside} | {"targets", "cli", "benchmarks"}
+    return {f"intraq_deploy/{name}" for name in inside} | {"targets", "cli", "benchmarks", "examples"}
 
 
 def test_pyproject_lists_every_package():

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,14 +95,7 @@ def bundle_run(
     path = opening.path
     folder = path / FOLDER / target.name if out is None else out.resolve()
     packed = folder.with_name(f"{folder.name}.tar.gz")
-    own = tuple(profile for profile in profiles if profile.name not in profile_names())
-    with opened_run(replace(opening, own_targets=(*opening.own_targets, *own)), progress) as finished:
-        if finished.report.status == "failed":
-            first = finished.report.failures[0]
-            raise RunError(
-                f"{path} failed its gate ({first.target}: {first.kind}; run.json has the figures): a bundle would ship "
-                "that."
-            )
+    with passed_run(opening, profiles, progress) as finished:
         program = finished.program
         finished.keep_targets()
         artifacts, left_out = _exported(finished, profiles)
@@ -112,7 +105,7 @@ def bundle_run(
         packable = [(profile, artifacts[profile.name]) for profile in profiles if profile.name in artifacts]
         own_rounding = any(profile.runtime == "tensorrt" for profile, _ in packable)
         images = pick_images(program, _images(finished), own_rounding=own_rounding)
-        with _replaced(folder) as scratch:
+        with replaced(folder, _is_bundle, "no bundle") as scratch:
             manifest = write_bundle(scratch, program, packable, images, description)
         best = next((profile.name for profile in profiles if why_left_out(profile) is None), None)
         missing = best if best in left_out else None
@@ -130,6 +123,29 @@ def bundle_run(
         missing=missing,
         remedy=None if missing is None else _remedy(finished.run, target, missing),
     )
+
+
+@contextmanager
+def passed_run(opening: Opening, profiles: tuple[TargetProfile, ...], progress: Progress) -> Iterator[KeptRun]:
+    """A finished run that may be shipped for `profiles`, a person's own among them, as `opened_run` opens it.
+
+    Raises RunError for a run whose gate failed.
+    """
+    own = tuple(profile for profile in profiles if profile.name not in profile_names())
+    with opened_run(replace(opening, own_targets=(*opening.own_targets, *own)), progress) as finished:
+        if finished.report.status == "failed":
+            first = finished.report.failures[0]
+            raise RunError(
+                f"{opening.path} failed its gate ({first.target}: {first.kind}; run.json has the figures): a bundle "
+                "would ship that."
+            )
+        yield finished
+
+
+def stem_of(finished: KeptRun) -> str:
+    """The name of the file, or of the network of a zoo, that a run was made from, without its ending."""
+    location = finished.run.model.source.location
+    return Path(location.partition(":")[2] or location).name.partition(".")[0]
 
 
 def _remedy(run: Run, target: TargetProfile | DeviceProfile, missing: str) -> str | None:
@@ -177,9 +193,8 @@ def _description(
 ) -> BundleDescription:
     run, report, model = finished.run, finished.report, finished.run.model
     preprocessing = asdict(model.preprocessing)
-    stem = Path(model.source.location.partition(":")[2] or model.source.location).name.partition(".")[0]
     return BundleDescription(
-        name=f"{stem}-{report.label.lower().replace('/', '-')}-{target.name}",
+        name=f"{stem_of(finished)}-{report.label.lower().replace('/', '-')}-{target.name}",
         device=target if isinstance(target, DeviceProfile) else None,
         network={
             "architecture": model.architecture.rpartition("/")[2],  # where a person keeps files is theirs to tell
@@ -197,13 +212,14 @@ def _description(
 
 
 @contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path, is_ours: Callable[[Path], bool], otherwise: str) -> Iterator[Path]:
     """A folder beside `folder` that takes its place if the block ends well.
 
-    Raises RunError where `folder` holds something that is no bundle.
+    is_ours: says whether an existing folder may be replaced. Raises RunError where it may not, which calls the folder's
+    content `otherwise`.
     """
-    if folder.exists() and not _is_bundle(folder):
-        raise RunError(f"{folder} holds something that is no bundle: choose another place with --out.")
+    if folder.exists() and not is_ours(folder):
+        raise RunError(f"{folder} holds something that is {otherwise}: choose another place with --out.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

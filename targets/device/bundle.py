@@ -167,7 +167,7 @@ def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, 
     own_rounding = profile.runtime == "tensorrt"
     as_run = engine_program(artifact, program) if own_rounding else program
     logits = as_run.tolerances.get(program.graph.output)
-    since, before = profile.versions or (_CASTS_INT4 if "weights int4" in artifact.items else _READS_OPSET_21, None)
+    since, before = versions_of(profile, artifact)
     return {
         "target": target,
         "runtime": profile.runtime,
@@ -179,6 +179,12 @@ def _model(files: dict[str, bytes], profile: TargetProfile, artifact: Artifact, 
         "zero_points": _unsigned(files[outputs]),
         "logits_share": None if logits is None else logits.bound,
     }
+
+
+def versions_of(profile: TargetProfile, artifact: Artifact) -> tuple[str, str | None]:
+    """The first version of its runtime that reads a file, and the first that does not any more; None: no such is
+    known."""
+    return profile.versions or (_CASTS_INT4 if "weights int4" in artifact.items else _READS_OPSET_21, None)
 
 
 def _unsigned(outputs: bytes) -> bool:

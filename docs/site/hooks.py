@@ -7,7 +7,7 @@ import json
 import posixpath
 import re
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import reference
 from mkdocs.config.defaults import MkDocsConfig
@@ -35,7 +35,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         if not (package / entry.name).exists():
             (package / entry.name).symlink_to(entry.resolve())
     config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [_package.name]
-    reference.SEARCH_PATHS.append(_package.name)
     return config
 
 
@@ -49,12 +48,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Puts references in, and turns links between files of the repository into links between pages of the site."""
+    if page.parent is None:  # no other page beside it
+        page.meta["hide"] = ["navigation"]
     markdown = re.sub(r"^<!-- reference: (\w+) -->$", lambda found: reference.MAKERS[found[1]](), markdown, flags=re.M)
-    return re.sub(r"\]\(([^)#:]+)", lambda found: f"]({_on_site(page.file.src_uri, found[1])}", markdown)
+    return re.sub(
+        r"\[([^]]*)\]\(([^)#:]+)",
+        lambda found: f"[{_title(found[1], page, found[2])}]({_on_site(page.file.src_uri, found[2])}",
+        markdown,
+    )
+
+
+def _title(text: str, page: Page, link: str) -> str:
+    """Returns a link's text, and the title of the page in place of a file's name."""
+    file = ROOT / _source(page.file.src_uri).parent / link
+    if not text.endswith(".md") or file.parent == ROOT:
+        return text
+    return file.read_text().partition("\n")[0].removeprefix("# ")
+
+
+def _source(page: str) -> PurePosixPath:
+    """Returns the file of a page, from the repository's root."""
+    return PurePosixPath(next((source for source, place in PAGES.items() if place == page), f"docs/{page}"))
 
 
 def _on_site(page: str, link: str) -> str:
     """Returns where a page of the site finds what its file in the repository links to."""
-    source = {place: source for source, place in PAGES.items()}.get(page, f"docs/{page}")
-    linked = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+    linked = posixpath.normpath(_source(page).parent / link)
     return posixpath.relpath(PAGES.get(linked, linked.removeprefix("docs/")), posixpath.dirname(page) or ".")

@@ -1,13 +1,14 @@
 """References in Markdown, made from the code: the command line, Python, recipes, targets and run.json."""
 
+import ast
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
-from functools import cache
+from itertools import chain, zip_longest
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import griffe
 import typer
 from annotated_types import Interval
 from pydantic import BaseModel
@@ -19,10 +20,6 @@ from intraq_deploy.recipes import BUILTIN, builtin_text
 from intraq_deploy.recipes.sections import KINDS
 from intraq_deploy.targets.device.profile import DeviceProfile, device_names, load_device
 from intraq_deploy.targets.profile import TargetProfile, load_profile, profile_names, profile_text
-
-SEARCH_PATHS: list[str] = []
-"""Folders in which the package lies as it installs."""
-
 
 # The command line.
 
@@ -45,7 +42,11 @@ def _shared() -> dict[str, Any]:
 
 def cli() -> str:
     shared = _shared()
-    parts = ["## Options of every command {#options-of-every-command}", _options(shared.values()), "`--help`\n:   Show the help of the command."]
+    parts = [
+        "## Options of every command {#options-of-every-command}",
+        _options(shared.values()),
+        "`--help`\n:   Show the help of the command.",
+    ]
     for name, command in commands():
         arguments = [param for param in command.params if param.param_type_name == "argument"]
         usage = " ".join([f"intraq-deploy {name}", *(_argument(each) for each in arguments), "[OPTIONS]"])
@@ -96,24 +97,15 @@ def _kind(param: Any) -> str:
 
 
 def python() -> str:
-    """Returns a section for each kind of public name, in the order of __all__, for mkdocstrings to fill."""
-    public = _package()
-    kinds: dict[str, list[str]] = {"Functions": [], "Types": [], "Errors": []}
-    for name in intraq_deploy.__all__:
-        if not name.startswith("__"):
-            found = public[name]
-            kind = "Functions" if found.is_function else "Errors" if name.endswith("Error") else "Types"
-            kinds[kind].append(found.canonical_path)
-    return "\n\n".join(
-        part
-        for kind, paths in kinds.items()
-        for part in [f"## {kind}", *(f"::: {path}" for path in paths)]
-    )
-
-
-@cache
-def _package() -> Any:
-    return griffe.load("intraq_deploy", search_paths=SEARCH_PATHS, resolve_aliases=True)
+    """Returns a section for each kind of public name, for mkdocstrings to fill."""
+    names = [name for name in intraq_deploy.__all__ if not name.startswith("__")]
+    kinds = {
+        "Functions": [name for name in names if name.islower()],
+        "Types": [name for name in names if not name.islower() and not name.endswith("Error")],
+        "Errors": [name for name in names if name.endswith("Error")],
+    }
+    parts = [[f"## {kind}", *(f"::: intraq_deploy.{name}" for name in those)] for kind, those in kinds.items()]
+    return "\n\n".join(chain.from_iterable(parts))
 
 
 # Files: recipes, targets, run.json.
@@ -150,7 +142,7 @@ def targets() -> str:
 
 
 def run() -> str:
-    return _classes(RunReport, level=2)
+    return f"[The JSON schema](run.schema.json) is for programs.\n\n{_classes(RunReport, level=2)}"
 
 
 def run_schema() -> dict[str, Any]:
@@ -183,35 +175,44 @@ def _kinds_in(hint: Any) -> Iterator[type]:
             yield from _kinds_in(each)
 
 
-def _source(kind: type, path: str = "") -> Any:
-    module = kind.__module__.removeprefix("intraq_deploy.")
-    return _package()[f"{module}.{kind.__qualname__}{path}"]
+class _Source:
+    """A class as it is written: its docstring, and the default and the docstring of each field, where it has them."""
+
+    def __init__(self, kind: type) -> None:
+        (written,) = ast.parse(inspect.getsource(kind)).body
+        assert isinstance(written, ast.ClassDef)
+        self.meaning = ast.get_docstring(written) or ""
+        self.fields: dict[str, tuple[str | None, str]] = {}
+        for node, below in zip_longest(written.body, written.body[1:]):
+            if isinstance(node, ast.AnnAssign):
+                value = below.value if isinstance(below, ast.Expr) else None
+                meaning = inspect.cleandoc(value.value) if isinstance(value, ast.Constant) else ""
+                self.fields[ast.unparse(node.target)] = (node.value and ast.unparse(node.value), meaning)
 
 
 def _summary(kind: type) -> str:
-    return _meaning(_source(kind))
-
-
-def _meaning(found: Any) -> str:
-    return _text(found.docstring.value) if found.docstring else ""
+    return _text(_Source(kind).meaning)
 
 
 def _fields(kind: type) -> str:
     """Returns a definition list of a class's fields: name, type, default, and the docstring below each."""
     hints = get_type_hints(kind, include_extras=True)
+    written: dict[str, tuple[str | None, str]] = {}
+    for each in reversed(kind.__mro__):
+        if each.__module__.startswith("intraq_deploy"):
+            written |= _Source(each).fields
     entries = []
     for name in _keys(kind):
-        owner = next(each for each in kind.__mro__ if name in each.__dict__.get("__annotations__", {}))
-        member = _source(owner, f".{name}")
-        default = "" if member.value is None else f", default `{_plain(member.value)}`"
-        entries.append(f"`{name}`\n:   *{_type(hints[name])}{default}.* {_meaning(member)}".rstrip())
+        value, meaning = written[name]
+        default = "" if value is None else f", default `{_plain(value)}`"
+        entries.append(f"`{name}`\n:   *{_type(hints[name])}{default}.* {_text(meaning)}".rstrip())
     return "\n\n".join(entries)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: str) -> str:
     """Returns a default as JSON and TOML have it."""
     words = {"True": "true", "False": "false", "None": "null"}
-    text = words.get(str(value), str(value))
+    text = words.get(value, value)
     found = re.search(r"default_factory=(\w+)", text)
     return {"dict": "{}", "list": "[]"}[found[1]] if found else text.replace("'", '"')
 

@@ -7,7 +7,7 @@ import json
 import posixpath
 import re
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import reference
 from mkdocs.config.defaults import MkDocsConfig
@@ -51,27 +51,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.parent is None:  # no other page beside it
         page.meta["hide"] = ["navigation"]
     markdown = re.sub(r"^<!-- reference: (\w+) -->$", lambda found: reference.MAKERS[found[1]](), markdown, flags=re.M)
-    return re.sub(
-        r"\[([^]]*)\]\(([^)#:]+)",
-        lambda found: f"[{_title(found[1], page, found[2])}]({_on_site(page.file.src_uri, found[2])}",
-        markdown,
-    )
+    return re.sub(r"\[([^]]*)\]\(([^)#:]+)", lambda found: _link(page.file.src_uri, *found.groups(), files), markdown)
 
 
-def _title(text: str, page: Page, link: str) -> str:
-    """Returns a link's text, and the title of the page in place of a file's name."""
-    file = ROOT / _source(page.file.src_uri).parent / link
-    if not text.endswith(".md") or file.parent == ROOT:
-        return text
-    return file.read_text().partition("\n")[0].removeprefix("# ")
-
-
-def _source(page: str) -> PurePosixPath:
-    """Returns the file of a page, from the repository's root."""
-    return PurePosixPath(next((source for source, place in PAGES.items() if place == page), f"docs/{page}"))
-
-
-def _on_site(page: str, link: str) -> str:
-    """Returns where a page of the site finds what its file in the repository links to."""
-    linked = posixpath.normpath(_source(page).parent / link)
-    return posixpath.relpath(PAGES.get(linked, linked.removeprefix("docs/")), posixpath.dirname(page) or ".")
+def _link(page: str, text: str, link: str, files: Files) -> str:
+    """Returns the start of a link of a page, without the anchor: to the page of the file that is named, and with its
+    title in place of the file's name."""
+    source = next((source for source, place in PAGES.items() if place == page), f"docs/{page}")
+    linked = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+    place = PAGES.get(linked, linked.removeprefix("docs/"))
+    found = files.get_file_from_path(place)
+    if text.endswith(".md") and found is not None and found.page is not None:
+        text = str(found.page.title)
+    return f"[{text}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import reference
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -27,6 +28,7 @@ SCHEMA = "reference/run.schema.json"
 _package = tempfile.TemporaryDirectory()
 
 
+@event_priority(100)  # before mkdocstrings reads it
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Shows mkdocstrings the package as it installs: cli/ and targets/ stand at the top level."""
     package = Path(_package.name) / "intraq_deploy"

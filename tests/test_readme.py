@@ -95,7 +95,7 @@ def test_unknown_values_are_found():
 
 def test_blocks_are_of_known_languages():
     languages = {name for page in PAGES for name in re.findall(r"^ *```(\w+)$", page.read_text(), flags=re.MULTILINE)}
-    assert languages == {"sh", "python", "toml", "yaml"}
+    assert languages <= {"sh", "python", "toml", "yaml"}, "tests read these"
 
 
 @pytest.mark.parametrize("block", snippets("python"))

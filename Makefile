@@ -8,10 +8,11 @@ READY := $(VENV)/.ready
 # Companies add certificates of their own to the system's; a machine without any relies on uv's.
 CERTIFICATES := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),--system-certs)
 RUN_DEMO := runs/demo
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 # The tests of a file share what they prepare, and run on one thread.
 IN_PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test test-slow check environment lock clean
+.PHONY: demo test test-slow check site environment lock clean
 
 # The main job on the built-in network: images, fine-tuning, integers, ONNX Runtime, the gate, real accuracy.
 demo: $(READY)
@@ -28,6 +29,11 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/python benchmarks/typecheck.py
 	$(BIN)/vermin --quiet --no-tips --target=3.8- targets/device/runner
+	$(MKDOCS)
+
+# The documentation with search, in site/. Warnings, such as links to nothing, are errors.
+site: $(READY)
+	$(MKDOCS)
 
 environment: $(READY)
 
@@ -46,4 +52,4 @@ lock: $(READY)
 	$(BIN)/uv lock $(CERTIFICATES)
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

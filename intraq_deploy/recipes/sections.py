@@ -17,10 +17,11 @@ from intraq_deploy.synthesis.recipe import SynthesisRecipe
 from intraq_deploy.training.recipe import FittingRecipe, ReconstructionRecipe, TrainingRecipe
 from intraq_deploy.wording import shown
 
-_KINDS: dict[str, type[Any]] = {
+KINDS: dict[str, type[Any]] = {
     "synthesis": SynthesisRecipe, "quantization": QuantizationRecipe, "fitting": FittingRecipe,
     "training": TrainingRecipe, "reconstruction": ReconstructionRecipe,
 }  # fmt: skip
+"""The dataclass that each section becomes; its fields are the section's keys."""
 _WANTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -42,7 +43,7 @@ class BadValue(ValueError):  # noqa: N818  what it says is the end of a sentence
 
 def keys(section: str) -> tuple[str, ...]:
     """The keys that a section may have."""
-    return tuple(field.name for field in fields(_KINDS[section]))
+    return tuple(field.name for field in fields(KINDS[section]))
 
 
 def value_of(section: str, key: str, value: Any) -> Any:
@@ -59,14 +60,14 @@ def missing(section: str, given: Mapping[str, Any]) -> list[str]:
     """The keys that have no default and are not given."""
     return [
         f"{section}.{field.name}"
-        for field in fields(_KINDS[section])
+        for field in fields(KINDS[section])
         if field.name not in given and field.default is MISSING
     ]
 
 
 def make(section: str, values: Mapping[str, Any]) -> Any:
     """Makes the section's dataclass from its values. Raises BadValue for the first that its key cannot have."""
-    return _KINDS[section](**{key: value_of(section, key, value) for key, value in values.items()})
+    return KINDS[section](**{key: value_of(section, key, value) for key, value in values.items()})
 
 
 def _wanted(error: ErrorDetails) -> str:
@@ -77,7 +78,7 @@ def _wanted(error: ErrorDetails) -> str:
 
 @cache
 def _adapters(section: str) -> dict[str, TypeAdapter[Any]]:
-    kind = _KINDS[section]
+    kind = KINDS[section]
     config = ConfigDict(strict=True, allow_inf_nan=False)
     hints = get_type_hints(kind, include_extras=True)
     return {key: TypeAdapter(hints[key], config=config) for key in keys(section)}

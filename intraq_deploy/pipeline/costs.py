@@ -26,15 +26,18 @@ from intraq_deploy.quantization.sensitivity import logits_of
 from intraq_deploy.quantization.spec import weight_spec
 from intraq_deploy.training.compensation import best_damping, compensated
 from intraq_deploy.training.layerwise import MOST_PATCHES
-from intraq_deploy.training.moments import Columns, Moments, MomentSums
+from intraq_deploy.training.moments import Columns, Moments
 from intraq_deploy.training.teacher import Teacher
 
 SMALL, LARGE = 64, 8
 """Images per timed pass, for small and for large networks' inputs."""
 _SMALL_PIXELS = 64
 _VALUES = 1 << 15
-_FEW, _MANY = (16, 64), (96, 384)
-"""The rows and columns of the layers whose rounding is timed."""
+_FEW, _MANY, _COLUMNS = 16, 128, 256
+"""The rows, and the columns, of the layers whose rounding is timed."""
+_PRODUCTS = 2.2
+"""How many products of the size K x K x (R + K) the rounding of a layer of R rows and K columns takes; fitted to timed
+layers of up to 512 rows and 4,608 columns."""
 _PATCHES = 4096
 _MOVES = 3.0
 """How many times drawing patches takes what the product of their values takes, for layers of small windows."""
@@ -59,7 +62,7 @@ def images_at_once(run: Run) -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """What parts of a run's work take here, in seconds, each measured when it is first asked for."""
+    """The seconds that parts of a run take here, each measured when it is first asked for."""
 
     run: Run
     scheme: Scheme
@@ -95,9 +98,10 @@ class Costs:
             return reference.run(part, observe), codes
 
         shape = program.graph.input.shape
-        images = torch.zeros(2, *shape, dtype=torch.float32 if program.normalization is None else torch.uint8)
+        count = max(2, images_at_once(self.run) // 8)
+        images = torch.zeros(count, *shape, dtype=torch.float32 if program.normalization is None else torch.uint8)
         compare(program, observed, images[:1], 1)
-        return seconds_of(lambda: compare(program, observed, images, 2)) / len(images)
+        return seconds_of(lambda: compare(program, observed, images, count)) / count
 
     @cached_property
     def calibration(self) -> float:
@@ -124,11 +128,8 @@ class Costs:
         if not recipe.correct:
             return 0.0
         images = min(recipe.images, self.images) * (1 + recipe.crops)
-        product = self._product
-        few, many = (self._rounding(*shape) for shape in (_FEW, _MANY)) if recipe.compensate else (0.0, 0.0)
-        column = few / _FEW[1]
-        work = _MANY[1] ** 2 * sum(_MANY)
-        further = max(0.0, many - column * _MANY[1]) / work
+        product = self._product(torch.float32)
+        column, value, exact = self._rounding_rates if recipe.compensate else (0.0, 0.0, 0.0)
         seconds = images * (self.float_image + self.quantized_image)
         for node in self.run.graph.layers():
             assert isinstance(node.op, Conv2d | Linear)
@@ -137,21 +138,28 @@ class Costs:
             rows = columns.shape[0] // columns.groups
             patches = min(MOST_PATCHES, images * math.prod(node.shape[2:]))
             seconds += patches * groups * values * (values + rows) * product * (1 + _MOVES / math.sqrt(values))
-            seconds += column * values + further * groups * values**2 * (rows + values)
+            seconds += column * values + value * groups * rows * values
+            seconds += exact * groups * values**2 * (rows + values)
         return seconds
 
     @cached_property
-    def _product(self) -> float:
-        """Seconds of one multiplication and addition of a product of patches."""
-        generator = torch.Generator().manual_seed(0)
-        patches = torch.randn(1, _PATCHES, _MANY[1], generator=generator)
-        sums = MomentSums(torch.Size((1, _MANY[0], _MANY[1])), torch.device("cpu"))
-        sums.add(patches, patches[:, :, : _MANY[0]])
-        work = _PATCHES * _MANY[1] * sum(_MANY)
-        return seconds_of(lambda: sums.add(patches, patches[:, :, : _MANY[0]])) / work
+    def _rounding_rates(self) -> tuple[float, float, float]:
+        """Seconds for each column of a layer, for each of its weights, and for each product of them all."""
+        self._rounding(_FEW)  # the first call of a solver loads it
+        few, many = self._rounding(_FEW), self._rounding(_MANY)
+        value = max(0.0, many - few) / ((_MANY - _FEW) * _COLUMNS)
+        column = max(0.0, few / _COLUMNS - value * _FEW)
+        return column, value, _PRODUCTS * self._product(torch.float64)
 
-    def _rounding(self, rows: int, values: int) -> float:
-        """Returns the seconds of rounding one layer of so many rows and columns, its damping chosen first."""
+    def _product(self, dtype: torch.dtype) -> float:
+        """Returns the seconds of one multiplication and addition of a product of matrices."""
+        patches = torch.randn(_PATCHES, 2 * _COLUMNS, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        patches[:64].mT @ patches[:64]
+        return seconds_of(lambda: patches.mT @ patches) / (_PATCHES * (2 * _COLUMNS) ** 2)
+
+    def _rounding(self, rows: int) -> float:
+        """Returns the seconds of rounding one layer of so many rows, its damping chosen first."""
+        values = _COLUMNS
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(1, rows, values, generator=generator, dtype=torch.float64)
         patches = torch.randn(1, 4 * values, values, generator=generator, dtype=torch.float64)

@@ -48,7 +48,7 @@ def test_the_run_directory_holds_what_it_promises(finished):
     rows = {row["name"]: row for row in report["layers"]}
     assert rows.keys() >= {"conv1", "layer3.add", "fc"}
     assert all(row["integer"] for row in rows.values() if row["operator"] != "Input")
-    assert rows["fc"]["weights"] == 640
+    assert rows["fc"]["weights"] == 320
     assert 0 < rows["conv1"]["headroom_bits"] < 31
     assert rows["conv1"]["signal_to_noise"] > rows["layer3.add"]["signal_to_noise"] > 0
     assert 0 <= parity["float_agreement"] <= 100

@@ -4,7 +4,9 @@ import pytest
 from support import SMALL_SHAPE, model_of, small_network
 
 from intraq_deploy.pipeline import stages
-from intraq_deploy.pipeline.estimate import estimate
+from intraq_deploy.pipeline.costs import Costs
+from intraq_deploy.pipeline.dry_run import dry_run
+from intraq_deploy.pipeline.estimate import CHECKS, estimate
 from intraq_deploy.pipeline.options import MixedOptions, ModelOptions, OwnRecipe, make_options
 from intraq_deploy.pipeline.progress import Silent
 from intraq_deploy.pipeline.run import Run
@@ -18,8 +20,9 @@ SMALL = {"synthesis": {"images": 8, "iterations": 2}, "training": {"steps": 2, "
 def run_of(tmp_path):
     """A run in one directory, of a small recipe with changes."""
 
-    def make(synthesis=None, training=None, **options):
+    def make(synthesis=None, training=None, fitting=None, **options):
         values = {name: SMALL[name] | (more or {}) for name, more in (("synthesis", synthesis), ("training", training))}
+        values |= {"fitting": fitting} if fitting else {}
         recipe = OwnRecipe(name="mine", values={"extends": "quick"} | values)
         chosen = make_options(ModelOptions(source="test"), recipe=recipe, **options)
         return Run(
@@ -33,10 +36,25 @@ def test_what_has_to_run_is_estimated(run_of):
     run = run_of()
     assert set(estimate(run)) == {stages.SYNTHESIS, stages.FINE_TUNING}
     assert set(estimate(run, images_only=True)) == {stages.SYNTHESIS}
-    assert set(estimate(run_of(synthesis={"iterations": 0}, training={"steps": 0}))) == set()
+    assert set(estimate(run_of(synthesis={"iterations": 0}, training={"steps": 0}))) == {stages.FINE_TUNING}
     with run.directory.running(run.directory.stage(stages.SYNTHESIS, stages.images_key(run))):
         pass
     assert set(estimate(run)) == {stages.FINE_TUNING}
+
+
+def test_checks_take_longer_with_labelled_images(run_of):
+    run = run_of()
+    program = dry_run(run, run.scheme(None))
+    without, with_them = (estimate(run, program=program, labelled=count)[CHECKS] for count in (0, 100_000))
+    assert 0 < without < with_them
+
+
+def test_fitting_is_estimated(run_of):
+    """Small layers take little, however many images there are; without fitting there is nothing to do."""
+    run = run_of()
+    assert 0 < Costs(run, run.scheme(None)).fitting < 60
+    none = run_of(fitting={"compensate": False, "correct": False})
+    assert Costs(none, none.scheme(None)).fitting == 0
 
 
 def test_what_other_options_have_made_is_left_alone(run_of, tmp_path):

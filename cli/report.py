@@ -8,7 +8,6 @@ import typer
 
 from intraq_deploy.cli.command import Outcome, command
 from intraq_deploy.cli.console import show
-from intraq_deploy.errors import UsageError
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run directory; several are shown side by side.")]
 Out = Annotated[
@@ -29,18 +28,21 @@ def report(*, runs: Runs, out: Out = None, markdown: Markdown = False, open_it: 
 
     Every `quantize` writes it too, as report.html in the run directory. Several runs are shown side by side.
     """
-    if markdown and len(runs) > 1:
-        raise UsageError(f"--markdown is for one run, and {len(runs)} are given: write a card of each.")
-    from intraq_deploy.pipeline.page.writing import report_runs
+    from intraq_deploy.pipeline.page.writing import report as write
 
-    path = report_runs(runs, out, markdown=markdown)
-    return Outcome(lambda: json.dumps({"report": str(path)}), lambda: _show(path, opened=open_it))
+    path = write(*runs, out=out, markdown=markdown)
+    opened = _opened(path) if open_it else True
+    return Outcome(lambda: json.dumps({"report": str(path)}), lambda: _show(path, opened=opened))
+
+
+def _opened(path: Path) -> bool:
+    """Opens a file in a browser, and returns whether there is one."""
+    import webbrowser
+
+    return webbrowser.open(path.absolute().as_uri())
 
 
 def _show(path: Path, *, opened: bool) -> None:
     show(f"The report is {path}.", wrap=False)
-    if opened:
-        import webbrowser
-
-        if not webbrowser.open(path.absolute().as_uri()):
-            show("No browser was found to open it.", "yellow")
+    if not opened:
+        show("No browser was found to open it.", "yellow")

@@ -20,11 +20,10 @@ def show_report(report: "RunReport", directory: str) -> None:
     """Prints what a finished run computes, how well, and the files that it wrote."""
     from intraq_deploy.pipeline.sentences import advice_sentence, failure_sentence, mixed_sentence, parity_sentence
 
-    bits = report.label if report.mixed is None else f"{report.label} ({report.mixed.average_bits:.1f} average)"
     if report.mixed is not None:
         show(mixed_sentence(report.mixed))
     if report.comparison:
-        show(_comparison(report, bits))
+        show(_comparison(report))
     for target, parity in report.parity.items():
         show(parity_sentence(target, parity))
     show_artifacts(report, directory)
@@ -61,8 +60,8 @@ def _top1(report: "RunReport") -> str:
     """Returns the accuracy of the first target that has one, and the float network's, after a comma; else nothing."""
     if report.accuracy is None:
         return ""
-    deployed = next(report.accuracy[name] for name in report.artifacts if name in report.accuracy)
-    return f", top-1 {deployed:.2f} % (float {report.accuracy['float']:.2f})"
+    assert report.target is not None
+    return f", top-1 {report.accuracy[report.target]:.2f} % (float {report.accuracy['float']:.2f})"
 
 
 def _next_commands(report: "RunReport", directory: str) -> list[str]:
@@ -115,24 +114,19 @@ def show_artifacts(report: "RunReport", directory: str) -> None:
         show(f"  {accounting_sentence(report, artifact.accounting)}", wrap=False)
 
 
-def _comparison(report: "RunReport", bits: str) -> "Table":
+def _comparison(report: "RunReport") -> "Table":
     from rich.table import Column, Table
+
+    from intraq_deploy.pipeline.sentences import row_name
 
     accuracy = report.accuracy or {}
     headings = ("top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)")
     title = f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime"
     table = Table("", *(Column(heading, justify="right") for heading in headings), title=title)
-    names = {
-        "float32": "float32",
-        "w8a8": "W8A8, ranges only",
-        "a8": f"{report.bits.weights_label(report.mixed)}A8, ranges only",
-    }
-    names |= {"cuda-float32": "float32 on CUDA", "cuda-float16": "float16 on CUDA"}
     for row in report.comparison:
-        own = f"{bits} {report.scheme}" + (f", {row.name}" if len(report.artifacts) > 1 else "")
         time = "on the device" if row.milliseconds is None else f"{row.milliseconds:.3f}"
-        cells = (names.get(row.name, own), f"{row.top1:.2f}", f"{row.top5:.2f}", f"{row.bytes / MIB:.2f}", time)
-        table.add_row(*cells, style="" if row.name in names else "bold")
+        cells = (row_name(report, row.name), f"{row.top1:.2f}", f"{row.top5:.2f}", f"{row.bytes / MIB:.2f}", time)
+        table.add_row(*cells, style="bold" if row.name in report.artifacts else "")
     table.caption = (
         f"In PyTorch: float {accuracy.get('float', 0):.2f}, fake-quant {accuracy.get('fake_quant', 0):.2f}, "
         f"integer reference {accuracy.get('program', 0):.2f}. Values of fewer than 8 bits run in INT8 kernels."

@@ -10,7 +10,8 @@
     export(program, folder)               the file for a target -> Artifact
     validate(artifact, program, images)   are the file's integers the program's? -> Validation
     evaluate(network, images)             top-1 and top-5 of any of these -> Accuracy
-    bundle(run, device=NAME)              a finished run, packed for a device -> BundleReport
+    bundle(run, target=NAME)              a finished run, packed for a device -> BundleReport
+    report(run)                           a finished run as a page for people -> Path
     lint(path, target=NAME)               what a target would refuse of an ONNX file -> LintReport
 
 Every error is an IntraqError. Names are imported on first use: importing this package needs neither torch nor a
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from intraq_deploy.models.model import Model
     from intraq_deploy.pipeline.bundle import BundleReport
     from intraq_deploy.pipeline.linting import LintReport, lint
+    from intraq_deploy.pipeline.page.writing import report
     from intraq_deploy.pipeline.validation import Validation
     from intraq_deploy.program.freeze import freeze
     from intraq_deploy.program.program import Program
@@ -84,6 +86,7 @@ _HOMES = {
     "lint": "pipeline.linting",
     "load_model": "api",
     "quantize": "api",
+    "report": "pipeline.page.writing",
     "synthesize": "api",
     "validate": "api",
 }
@@ -117,6 +120,7 @@ __all__ = [
     "lint",
     "load_model",
     "quantize",
+    "report",
     "synthesize",
     "validate",
 ]

@@ -36,7 +36,7 @@ from intraq_deploy.pipeline.options import MADE_FOR
 from intraq_deploy.pipeline.probing import differentiable_probe
 from intraq_deploy.pipeline.schemes import SchemeChoice, check_depthwise
 from intraq_deploy.pipeline.stages import FINE_TUNING, SYNTHESIS, synthesis_report, synthesis_work
-from intraq_deploy.pipeline.targets import choose, find_for
+from intraq_deploy.pipeline.targets import choose, choose_one, find_for
 from intraq_deploy.pipeline.validation import Validation, parity_count, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
 from intraq_deploy.program.program import Program
@@ -204,10 +204,7 @@ def export(
     target: a name, or the path of your own. Raises UsageError for an unknown one, and for a device of several targets.
     """
     _check("program is", program, Program, "freeze")
-    chosen = choose((target,))
-    if len(chosen.targets) > 1:
-        raise UsageError(f"{target} has several targets: give one of {', '.join(chosen.targets)}.")
-    profile = load_profile(chosen.targets[0], chosen.own)
+    profile = load_profile(*choose_one(target))
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     return export_program(program, profile, path, {} if model is None else model_metadata(model))
@@ -257,14 +254,14 @@ def evaluate(
 def bundle(
     run: str | Path,
     *,
-    device: str | Path,
+    target: str | Path,
     out: str | Path | None = None,
     trust_pickle: bool = False,
     progress: bool = True,
 ) -> BundleReport:
     """Packs a finished run for a device that has no intraq-deploy, as `intraq-deploy bundle` does.
 
-    run: its directory. device: the name of a device or a target, or the path of your own. out: the bundle's folder; its
+    run: its directory. target: the name of a device or a target, or the path of your own. out: the bundle's folder; its
     archive is written beside. Default: bundles/NAME in the run directory. `.shortfall` of the result says what the
     device would run best and could not be packed. trust_pickle: read a checkpoint that runs code.
     Raises RunError for what is no finished run, or one whose gate failed, TargetError where nothing can be packed,
@@ -273,6 +270,6 @@ def bundle(
     path = Path(run)
     opening = Opening(path, trust_pickle)
     opening.check()
-    target = find_for(path, str(device))
+    device = find_for(path, str(target))
     with shown_stage(progress, "bundle", 1, "") as display:
-        return bundle_run(opening, target, None if out is None else Path(out), display)
+        return bundle_run(opening, device, None if out is None else Path(out), display)

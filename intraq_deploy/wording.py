@@ -7,8 +7,6 @@ from typing import Any
 
 MIB = 1 << 20
 """Bytes of a MiB."""
-MIB = 1 << 20
-"""Bytes of a MiB."""
 _LENGTH, _MOST_NAMES = 60, 12
 
 

@@ -245,7 +245,7 @@ def test_any_file_is_linted(forms, tmp_path):
 
 def test_a_run_that_is_none_is_not_bundled(tmp_path):
     with pytest.raises(intraq_deploy.RunError, match="is no run directory"):
-        intraq_deploy.bundle(tmp_path, device="jetson-orin-nano")
+        intraq_deploy.bundle(tmp_path, target="jetson-orin-nano")
 
 
 def test_nobody_is_watching_a_test(model, capsys, monkeypatch):

@@ -36,7 +36,7 @@ def ship(tensor: Tensor, loader: DataLoader[tuple[Tensor, ...]]) -> Validation:
     reveal_type(program)
     reveal_type(artifact)
     reveal_type(evaluate(artifact, loader).top1)
-    reveal_type(bundle("run", device="jetson-orin-nano"))
+    reveal_type(bundle("run", target="jetson-orin-nano"))
     reveal_type(lint("model.onnx", target="onnxruntime"))
     try:
         return validate(artifact, program, images)
@@ -46,7 +46,7 @@ def ship(tensor: Tensor, loader: DataLoader[tuple[Tensor, ...]]) -> Validation:
 
 quantize("model.pth")  # E
 synthesize(load_model("model.pth"), image=3)  # E
-accuracy: Accuracy = bundle("run", device="x86-cpu")  # E
+accuracy: Accuracy = bundle("run", target="x86-cpu")  # E
 """
 REVEALED = [
     "models.model.Model", "synthesis.synthetic_set.SyntheticSet", "quantization.network.FakeQuantNetwork",

@@ -170,7 +170,7 @@ struct Preprocessing {
       : mean(numbers(properties.at("mean"))),
         std(numbers(properties.at("std"))),
         resize(properties.at("resize") == "null" ? 0 : std::stoi(properties.at("resize"))),
-        squash(properties.count("squash") > 0),
+        squash(properties.count("squash") && properties.at("squash") == "true"),
         interpolation(properties.at("interpolation")) {}
 };
 

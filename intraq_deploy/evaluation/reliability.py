@@ -29,10 +29,11 @@ def reliability(probability: Tensor, right: Tensor) -> Reliability:
     bool [N].
     """
     # A bin holds its upper bound, as in the paper; a probability of 0 cannot be.
-    index = (probability.double() * BINS).ceil().long().clamp(1, BINS) - 1
+    probability = probability.double().nan_to_num(0)
+    index = (probability * BINS).ceil().long().clamp(1, BINS) - 1
     images = index.bincount(minlength=BINS)
     some = images.clamp(min=1)
-    confidence = 100 * index.bincount(probability.double(), BINS) / some
+    confidence = 100 * index.bincount(probability, BINS) / some
     accuracy = 100 * index.bincount(right.double(), BINS) / some
     error = ((confidence - accuracy).abs() * images).sum() / images.sum()
     return Reliability(float(error), images, confidence, accuracy)

@@ -16,6 +16,7 @@ from intraq_deploy.pipeline.validation import parity_count
 from intraq_deploy.program.program import Program
 from intraq_deploy.quantization.build import empty_network
 from intraq_deploy.quantization.scheme import Scheme
+from intraq_deploy.quantization.spec import MAX_BITS
 from intraq_deploy.synthesis.make import make_images
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.training.loop import Trainer
@@ -24,8 +25,6 @@ from intraq_deploy.training.teacher import Teacher
 CHECKS = "checks"
 """Everything behind the student: baselines, comparison of integers, accuracy, times."""
 _TIMED = 2
-_BASELINES, _DEPLOYED = 2, 4
-"""The networks that are quantized to compare with, and those that run on the labelled images besides PyTorch's."""
 _TIMING = 3.0
 """Seconds of timing what is deployed."""
 LONG = 30 * 60
@@ -78,9 +77,11 @@ def _checks(run: Run, costs: Costs, program: Program, labelled: int) -> float:
     compared = costs.compared_image(program)
     seconds = len(run.options.targets) * parity_count(program, costs.images) * compared
     if labelled:
-        seconds += _BASELINES * costs.calibration + _TIMING
+        baselines = 1 + (run.options.activation_bits < MAX_BITS)
+        seconds += baselines * costs.calibration + _TIMING
         # The reference computes about what the fake-quant module does.
-        seconds += labelled * ((1 + _DEPLOYED) * costs.float_image + 2 * costs.quantized_image)
+        deployed = 2 + baselines + len(run.options.targets)  # the float network twice: in PyTorch too
+        seconds += labelled * (deployed * costs.float_image + 2 * costs.quantized_image)
     return seconds
 
 

@@ -104,6 +104,4 @@ def model_metadata(model: Model) -> dict[str, str]:
         "interpolation": preprocessing.interpolation,
         "squash": json.dumps(preprocessing.squash),
     }
-    if preprocessing.squash:
-        values["squash"] = "true"
     return values if model.class_names is None else values | {"classes": json.dumps(model.class_names)}

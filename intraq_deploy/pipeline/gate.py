@@ -35,8 +35,8 @@ from intraq_deploy.targets.onnxruntime.opening import why_rehearsed
 from intraq_deploy.targets.tensorrt.engine import Engine
 from intraq_deploy.targets.tensorrt.layers import INT8
 from intraq_deploy.targets.tensorrt.rehearsal import engine_program
+from intraq_deploy.wording import MIB
 
-_MIB = 1 << 20
 _COMPARISON = "comparison"
 """The name of the comparison of integers in the display."""
 _LEAST_POINTS, _LEAST_IMAGES, _SPREADS = 0.1, 3, 3
@@ -248,7 +248,7 @@ def _size_warnings(artifacts: Mapping[str, Artifact], mixed: MixedRecord | None)
         return
     limit, stored = mixed.asked.max_size, mixed.stored_bytes
     for target, artifact in artifacts.items():
-        if artifact.bytes > limit * _MIB:
+        if artifact.bytes > limit * MIB:
             yield findings.LargerThanAsked(target=target, bytes=artifact.bytes, stored_bytes=stored, max_size=limit)
 
 

@@ -58,7 +58,7 @@ class _Losses:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOSSES
         self._lines: dict[tuple[str, int], str] = {}
-        with suppress(OSError), self._path.open(newline="") as file:
+        with suppress(OSError, ValueError), self._path.open(newline="") as file:
             _, *lines = csv.reader(file)
             self._lines = {(part, int(done)): loss for part, done, loss in lines}
 

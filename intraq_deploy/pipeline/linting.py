@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 from pydantic import BaseModel, TypeAdapter
 
-from intraq_deploy.errors import DataError, UsageError
-from intraq_deploy.pipeline.targets import choose
+from intraq_deploy.errors import DataError
+from intraq_deploy.pipeline.targets import choose_one
 from intraq_deploy.targets.onnx.findings import LintFinding
 from intraq_deploy.targets.onnx.lint import lint as broken_rules
 from intraq_deploy.targets.profile import TargetProfile, load_profile
@@ -56,10 +56,7 @@ def lint(path: str | Path, *, target: str | Path) -> LintReport:
     target: a name, or the path of your own. Raises UsageError for an unknown one, and for a device of several targets,
     DataError for a file that is no ONNX model.
     """
-    chosen = choose((target,))
-    if len(chosen.targets) > 1:
-        raise UsageError(f"{target} has several targets: give one of {', '.join(chosen.targets)}.")
-    return lint_file(Path(path), chosen.targets[0], chosen.own)
+    return lint_file(Path(path), *choose_one(target))
 
 
 def lint_file(path: Path, target: str, own: Iterable[TargetProfile] = ()) -> LintReport:

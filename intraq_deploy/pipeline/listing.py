@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from intraq_deploy.errors import RunError
-from intraq_deploy.pipeline.options import kept_config
+from intraq_deploy.pipeline.options import read_config
 from intraq_deploy.pipeline.report import RunReport, read_report
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, UNFINISHED
 
@@ -50,24 +50,25 @@ def list_runs(folder: Path) -> RunList:
     """Returns the runs in a folder and in its folders, or the folder's own run. Raises RunError where there is none."""
     found = sorted({file.parent for file in folder.rglob(CONFIG) if file.parent.name != UNFINISHED})
     found += [path.parent for path in folder.rglob(UNFINISHED) if path.parent not in found and path.is_dir()]
-    if not found:
+    rows = [row for path in sorted(found) if (row := _row(path)) is not None]
+    if not rows:
         raise RunError(f"{folder} has no run in it: give the folder that your runs are in.")
-    return RunList(runs=[_row(path) for path in sorted(found)])
+    return RunList(runs=rows)
 
 
-def _row(path: Path) -> RunRow:
+def _row(path: Path) -> RunRow | None:
+    """Returns the row of a directory; None where its configuration is another program's."""
+    report = path / REPORT
     try:
         if (path / CONFIG).exists():
-            kept_config(path)
-        if not (path / REPORT).exists():
-            return RunRow(path=str(path), status="unfinished")
-        return _finished(path, read_report(path / REPORT))
+            read_config(path / CONFIG)
+        return _finished(path, read_report(report)) if report.exists() else RunRow(path=str(path), status="unfinished")
     except RunError:
-        return RunRow(path=str(path), status="unreadable")
+        return RunRow(path=str(path), status="unreadable") if report.exists() else None
 
 
 def _finished(path: Path, report: RunReport) -> RunRow:
-    target = next(iter(report.artifacts), None)
+    target = report.target
     accuracy = report.accuracy or {}
     parity = report.parity.values()
     return RunRow(
@@ -78,6 +79,6 @@ def _finished(path: Path, report: RunReport) -> RunRow:
         top1=accuracy.get(target or ""),
         float_top1=accuracy.get("float"),
         mismatched=sum(each.integers_mismatched for each in parity) if parity else None,
-        bytes=None if target is None else report.artifacts[target].bytes,
+        bytes=report.artifacts[target].bytes if target in report.artifacts else None,
         made=datetime.fromtimestamp((path / REPORT).stat().st_mtime, UTC).strftime("%Y-%m-%d"),
     )

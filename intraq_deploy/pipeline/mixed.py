@@ -27,11 +27,10 @@ from intraq_deploy.quantization.placement import is_depthwise, place
 from intraq_deploy.quantization.sensitivity import logits_of, loss_between, requantize
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
-from intraq_deploy.wording import reason
+from intraq_deploy.wording import MIB, reason
 
 MIXED = "mixed-precision"
 CHOICE = "choice.json"
-_MIB = 1 << 20
 
 
 def check_budget(run: Run, mixed: MixedOptions) -> None:
@@ -42,7 +41,7 @@ def check_budget(run: Run, mixed: MixedOptions) -> None:
     least = sum(min(_cost(run, option, name, bits) for bits in widths) for name, widths in _widths(run, mixed).items())
     if least <= _budget(run, option, value):
         return
-    unit = _MIB if option == "--max-size" else _weights(run)
+    unit = MIB if option == "--max-size" else _weights(run)
     bits = run.options.depthwise_bits
     depthwise = "" if bits is None else f", --depthwise-bits {bits}"
     possible = math.ceil(1000 * least / unit) / 1000
@@ -194,7 +193,7 @@ def _cost(run: Run, option: str, name: str, bits: int) -> int:
 
 def _budget(run: Run, option: str, value: float) -> int:
     """Returns the budget in the unit of `_cost`."""
-    return math.floor(value * (_weights(run) if option == "--average-bits" else _MIB) + 1e-6)
+    return math.floor(value * (_weights(run) if option == "--average-bits" else MIB) + 1e-6)
 
 
 def _weights(run: Run) -> int:

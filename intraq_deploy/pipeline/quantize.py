@@ -188,8 +188,8 @@ def _keep(run: Run, report: RunReport) -> tuple[RunReport, Path]:
             whole = _with_others(whole, read_report(directory.home.path / REPORT))
         directory.inherit()
     directory.write(REPORT, whole.to_json())
-    write_page(directory.path, str(directory.home.path))
     directory.publish()
+    write_page(directory.home.path)
     return whole, directory.home.path
 
 

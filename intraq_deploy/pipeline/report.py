@@ -169,6 +169,11 @@ class LayerRecord(_Record):
     """The ratio of signal to quantization noise of its output on synthetic images, in decibels, with the noise of the
     layers before it; None where there is no noise."""
 
+    @property
+    def in_float(self) -> bool:
+        """Whether it computes in float."""
+        return not self.integer and self.operator != "Input"
+
 
 class AccumulatorRecord(_Record):
     """The integer layer whose accumulator can grow largest, for any input."""
@@ -298,6 +303,12 @@ class RunReport(_Record):
     artifacts: dict[str, ArtifactRecord] = {}
     engines: dict[str, EngineRecord] = {}
     """Engines by target."""
+
+    @property
+    def target(self) -> str | None:
+        """The first target whose accuracy was measured, that was compared, or that has a file; None without any."""
+        measured = [name for name in self.artifacts if name in (self.accuracy or {})]
+        return next(iter(measured or self.parity or self.artifacts), None)
 
     @property
     def label(self) -> str:

@@ -1,7 +1,8 @@
-"""The sentences about a run's findings: the only place that words them, for the terminal and for pages."""
+"""The sentences about a run's findings, for the terminal and for pages."""
 
 from intraq_deploy.pipeline import findings
 from intraq_deploy.pipeline.advice import Advice, as_fast
+from intraq_deploy.pipeline.comparison import A8, CUDA_FLOAT16, CUDA_FLOAT32, FLOAT32, W8A8
 from intraq_deploy.pipeline.report import AccountingRecord, MixedRecord, ParityRecord, RunReport
 from intraq_deploy.wording import MIB
 
@@ -135,6 +136,20 @@ def _beside_w8a8(advice: Advice, bits: str) -> str:
             return f"W8A8 is {pace} here, and {bits} no less accurate: it {_change(advice.lost)} against float."
 
 
+def row_name(report: RunReport, name: str) -> str:
+    """Returns a person's words for a row of the table of what is deployed."""
+    names = {
+        FLOAT32: "float32",
+        W8A8: "W8A8, ranges only",
+        A8: f"{report.bits.weights_label(report.mixed)}A8, ranges only",
+        CUDA_FLOAT32: "float32 on CUDA",
+        CUDA_FLOAT16: "float16 on CUDA",
+    }
+    bits = report.label if report.mixed is None else f"{report.label} ({report.mixed.average_bits:.1f} average)"
+    own = f"{bits} {report.scheme}" + (f", {name}" if len(report.artifacts) > 1 else "")
+    return names.get(name, own)
+
+
 def parity_sentence(target: str, parity: ParityRecord) -> str:
     """Returns how a target's integers compare with the reference, and what computed them."""
     if parity.rehearsed:
@@ -195,6 +210,6 @@ def mixed_sentence(mixed: MixedRecord) -> str:
     layers = ", ".join(f"{given.count(bits)} at {bits} bits" for bits in sorted(set(given)))
     return (
         f"Weights of layers: {layers}; {mixed.average_bits:.2f} bits on average, {mixed.stored_bytes / MIB:.3f} MiB. "
-        f"Before fine-tuning, on {mixed.images} held synthetic images: top-1 agreement with float "
+        f"Before fine-tuning, on {mixed.images} held images: top-1 agreement with float "
         f"{mixed.agreement:.1f} %, with the most bits for every layer {mixed.widest_agreement:.1f} %."
     )

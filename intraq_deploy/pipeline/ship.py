@@ -24,10 +24,11 @@ from intraq_deploy.targets.device.probe import HostFacts, check_fits, device_of,
 from intraq_deploy.targets.device.profile import DeviceProfile, load_device
 from intraq_deploy.targets.device.ssh import Remote, hashes, quoted, send, values_of
 from intraq_deploy.targets.profile import TargetProfile
+from intraq_deploy.wording import MIB
 
 RESULTS = "device"
 _GATE = 3
-_KIB, _MIB = 1 << 10, 1 << 20
+_KIB = 1 << 10
 _BATCH = 32
 
 
@@ -201,10 +202,10 @@ def _ship(
     progress.start(host, total // _KIB, "KiB")
 
     def sent(count: int) -> None:
-        progress.advance(count // _KIB, f"{count / _MIB:.2f} MiB copied", stage=host)
+        progress.advance(count // _KIB, f"{count / MIB:.2f} MiB copied", stage=host)
 
     report.sent_bytes = send(remote, quoted(shipment.python), folder, bundle, files, sent)
-    progress.say(f"{host}: {report.sent_bytes / _MIB:.2f} MiB copied to {folder}.")
+    progress.say(f"{host}: {report.sent_bytes / MIB:.2f} MiB copied to {folder}.")
     for step in STEPS:
         progress.advance(total // _KIB, step, stage=host)
         answer = remote.run(command_of(shipment, folder, step), codes=(0, 1, _GATE))

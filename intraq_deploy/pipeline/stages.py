@@ -222,9 +222,9 @@ def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> TrainedStudent:
         session = TrainingSession(stage.folder, stage.saved, stage.advance)
         settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
         save_student(stage.folder / "student.safetensors", student, settled=settled)
-        session.clear()
         noise = signal_to_noise(student, teacher.cpu(), _few(images.images.images))
         write_atomically(stage.folder / _NOISE, json.dumps(noise))
+        session.clear()
         return TrainedStudent(student, settled, noise)
 
     key = student_key(run, scheme, images.key)

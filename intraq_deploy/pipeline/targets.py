@@ -80,6 +80,15 @@ def choose_for(run: Path, asked: Iterable[str]) -> Chosen:
     return choose(asked, _kept(run))
 
 
+def choose_one(target: str | Path) -> tuple[str, tuple[TargetProfile, ...]]:
+    """Returns the name of one target, and the person's own profiles. Raises UsageError for an unknown one, and for a
+    device of several targets."""
+    chosen = choose((target,))
+    if len(chosen.targets) > 1:
+        raise UsageError(f"{target} has several targets: give one of {', '.join(chosen.targets)}.")
+    return chosen.targets[0], chosen.own
+
+
 def find_for(run: Path, text: str) -> TargetProfile | DeviceProfile:
     """A target or device, where the targets that a run keeps are known by their names too. Raises UsageError for
     neither."""

@@ -1,4 +1,4 @@
-"""A sheet of synthetic images for people: a grid with one class per row."""
+"""A sheet of synthetic images for people: a grid with one class per row, or of many classes."""
 
 from io import BytesIO
 
@@ -7,10 +7,12 @@ from PIL import Image
 from torch import Tensor
 
 _COLUMNS, _ROWS, _GAP = 10, 10, 2
+_SEVERAL = 3
+"""How many images of a class make a row."""
 
 
 def contact_sheet(images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> bytes:
-    """A PNG of up to ten images of each of the first ten classes.
+    """A PNG of up to ten images of each of the first ten classes; of the first hundred where classes have one or two.
 
     images: float32 [N, C, H, W], normalised; those with one or two channels, or more than three, are shown by their
     first channel in grey. labels: int64 [N]. mean, std: of pixels in [0, 1], per channel.
@@ -20,12 +22,10 @@ def contact_sheet(images: Tensor, labels: Tensor, mean: tuple[float, ...], std: 
     if pixels.shape[1] != 3:
         pixels = pixels[:, :1].expand(-1, 3, -1, -1)
     _, _, height, width = pixels.shape
-    classes = labels.unique()[:_ROWS].tolist()
-    columns = min(_COLUMNS, max(int((labels == label).sum()) for label in classes))
-    size = len(classes) * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3
+    rows = _rows(labels)
+    size = len(rows) * (height + _GAP) + _GAP, max(map(len, rows)) * (width + _GAP) + _GAP, 3
     sheet = torch.full(size, 255).to(torch.uint8)
-    for row, label in enumerate(classes):
-        members = torch.nonzero(labels == label).flatten()[:_COLUMNS].tolist()
+    for row, members in enumerate(rows):
         for column, index in enumerate(members):
             _paste(sheet, pixels[index], _GAP + row * (height + _GAP), _GAP + column * (width + _GAP))
     buffer = BytesIO()
@@ -33,6 +33,15 @@ def contact_sheet(images: Tensor, labels: Tensor, mean: tuple[float, ...], std: 
     enlarge = max(1, 64 // max(height, width))
     picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _rows(labels: Tensor) -> list[list[int]]:
+    """Returns the places of the images in each row."""
+    places = [torch.nonzero(labels == label).flatten().tolist() for label in labels.unique()]
+    if max(map(len, places)) < _SEVERAL:
+        first = [index for each in places for index in each][: _ROWS * _COLUMNS]
+        return [first[start : start + _COLUMNS] for start in range(0, len(first), _COLUMNS)]
+    return [each[:_COLUMNS] for each in places[:_ROWS]]
 
 
 def _paste(sheet: Tensor, image: Tensor, top: int, left: int) -> None:

@@ -7,15 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from browser import console_and_widths
 from typer.testing import CliRunner
 
+import intraq_deploy
 from intraq_deploy.cli.main import app
+from intraq_deploy.pipeline.findings import TensorDiffers
+from intraq_deploy.pipeline.options import MixedOptions
 from intraq_deploy.pipeline.page.facts import read_facts
-from intraq_deploy.pipeline.page.writing import page
-from intraq_deploy.pipeline.report import read_report
+from intraq_deploy.pipeline.page.writing import card, page
+from intraq_deploy.pipeline.report import CalibrationRecord, MixedRecord, read_report
 
 
 class Reader(html.parser.HTMLParser):
@@ -154,8 +158,7 @@ def test_names_are_text(measured):
     names = [f"<b>{index}&" for index in range(10)]
     classes = facts.report.classes.model_copy(update={"names": names})
     report = facts.report.changed(classes=classes)
-    text = page([type(facts)(facts.path, facts.name, report, facts.config)])
-    assert_sound(text)
+    text, _ = both(facts, report)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<b>" not in text
 
@@ -177,6 +180,92 @@ def test_a_report_of_a_version_before_has_a_page(finished, tmp_path):
     assert "training" not in ids
 
 
+def both(facts, report):
+    """Returns the page and the card of a run with another report; the page is sound."""
+    changed = replace(facts, report=report)
+    text = page([changed])
+    assert_sound(text)
+    assert_sound(page([changed, facts]))
+    return text, card(changed)
+
+
+def test_a_failed_run_says_why(measured):
+    facts = read_facts(measured)
+    failure = TensorDiffers(
+        target="onnxruntime", tensor="conv1", mismatched=3, compared=100, largest_difference=2, beyond_rounding=3,
+        allowed_share=None,
+    )  # fmt: skip
+    text, written = both(facts, facts.report.changed(status="failed", failures=[failure]))
+    for said in (text, written):
+        assert "Failed: what would be shipped is not what was trained" in said
+        assert "3 of 100 integers of conv1 differ by up to 2" in said
+
+
+def test_accuracy_of_the_second_target_alone(measured):
+    """As `validate --target` leaves it: the first target was never measured."""
+    facts = read_facts(measured)
+    report = facts.report
+    second = {"onnxruntime-arm64": report.artifacts["onnxruntime"]}
+    accuracy = {
+        ("onnxruntime-arm64" if name == "onnxruntime" else name): value for name, value in report.accuracy.items()
+    }
+    changed = report.changed(artifacts=report.artifacts | second, accuracy=accuracy, classes=None, reliability={})
+    assert changed.target == "onnxruntime-arm64"
+    text, written = both(facts, changed)
+    assert f"{accuracy['onnxruntime-arm64']:.2f} %" in text
+    assert "It was not compared: intraq-deploy validate" in text
+    assert "It was not compared with what was trained." in written
+
+
+def test_images_only(measured):
+    facts = read_facts(measured)
+    empty = {"parity": {}, "artifacts": {}, "accuracy": None, "comparison": [], "advice": None, "layers": []}
+    rest = {"classes": None, "reliability": {}, "labelled_quality": None, "accumulator": None, "warnings": []}
+    text, written = both(facts, facts.report.changed(status="synthesized", **empty, **rest))
+    for said in (text, written):
+        assert "Images only: nothing is quantized yet" in said
+        assert "intraq-deploy quantize" not in said
+        assert "was quantized with them" not in said
+
+
+def test_own_images_are_not_called_synthetic(measured):
+    facts = read_facts(measured)
+    images = CalibrationRecord(calibration="photos | more", count=8, found=9, confidence=0.5, classes=3)
+    text, written = both(
+        facts, facts.report.changed(images=images, labelled_quality=None, accuracy=None, comparison=[])
+    )
+    for said in (text, written):
+        assert "8 of 9 images in photos | more stand in for synthetic ones" in said
+        assert "synthetic images" not in said
+
+
+def test_sensitivity_and_chosen_bits(measured, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(measured, directory)
+    (directory / "sensitivity").mkdir()
+    loss = {str(bits): {"kl": 0.1, "agreement": 90.0 + bits} for bits in (4, 8)}
+    layer = {"name": "conv1", "operator": "Conv2d", "weights": 432, "channels": 16, "loss": loss}
+    table = {"architecture": "a", "scheme": "integer", "images": 8, "reference": loss["8"], "layers": [layer]}
+    (directory / "sensitivity" / "sensitivity.json").write_text(json.dumps(table))
+    facts = read_facts(directory)
+    mixed = MixedRecord(
+        asked=MixedOptions(average_bits=5), layers={"conv1": 8}, average_bits=5, stored_bytes=99, images=4,
+        agreement=90, widest_agreement=95,
+    )  # fmt: skip
+    text, _ = both(facts, facts.report.changed(mixed=mixed))
+    assert '<th scope="row">conv1</th><td>432</td><td>4.00</td><td>0.00</td><td>8</td>' in text
+    (directory / "sensitivity" / "sensitivity.json").write_text("{}")
+    assert "sensitivity" not in assert_sound(page([read_facts(directory)])).ids
+
+
+def test_losses_that_are_cut_or_not_finite(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished, directory)
+    (directory / "fine-tuning" / "losses.csv").write_text("part,done,loss\n,1,nan\n,2,inf\n")
+    (directory / "synthesis" / "losses.csv").write_text("part,do")
+    assert_sound(page([read_facts(directory)]))
+
+
 def test_what_it_refuses(run, finished, tmp_path):
     result = run("report", tmp_path)
     assert result.exit_code == 1
@@ -186,8 +275,16 @@ def test_what_it_refuses(run, finished, tmp_path):
     assert "give another file with --out" in result.stderr
     result = run("report", finished, finished, "--markdown")
     assert result.exit_code == 2
-    assert "write a card of each" in result.stderr
+    assert "2 runs are given: a card is of one." in result.stderr
     assert run("report").exit_code == 2
+
+
+def test_from_python(finished, tmp_path):
+    path = intraq_deploy.report(str(finished), out=tmp_path / "page.html")
+    assert path == tmp_path / "page.html"
+    assert path.read_text() == (finished / "report.html").read_text()
+    with pytest.raises(intraq_deploy.UsageError, match="0 runs are given: give one at least"):
+        intraq_deploy.report()
 
 
 def test_runs_are_listed(run, finished, measured, tmp_path):
@@ -197,6 +294,8 @@ def test_runs_are_listed(run, finished, measured, tmp_path):
     shutil.copy(finished / "config.json", tmp_path / "c" / "unfinished")
     shutil.copytree(finished, tmp_path / "d")
     (tmp_path / "d" / "run.json").write_text("{}")
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "config.json").write_text('{"model_type": "resnet"}')
     listed = json.loads(run("runs", tmp_path, "--json").stdout)["runs"]
     rows = {row["path"].removeprefix(f"{tmp_path}/"): row for row in listed}
     assert {path: row["status"] for path, row in rows.items()} == {

@@ -1,9 +1,11 @@
 """Making sets: labels, reproducibility, resuming, divergence, quality."""
 
+import io
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from support import SMALL_SHAPE, model_of, random_images, small_network
 
 from intraq_deploy.errors import DataError, DivergedError, UsageError
@@ -159,6 +161,14 @@ def test_intra_class_distance_is_the_mean_over_pairs():
     ]
     assert intra_class_distance(features, labels) == pytest.approx(sum(distances) / len(distances), rel=1e-5)
     assert intra_class_distance(features[:2], torch.tensor([0, 1])) is None
+
+
+@pytest.mark.parametrize(("each", "size"), [(1, (342, 70)), (4, (138, 342))])
+def test_contact_sheets_have_a_row_for_each_class_with_several_images(each, size):
+    """Twenty classes: of one image each ten in a row; of four each the first ten classes, one in a row."""
+    labels = torch.arange(20).repeat_interleave(each)
+    sheet = contact_sheet(torch.zeros(len(labels), 3, 32, 32), labels, (0.5,) * 3, (0.2,) * 3)
+    assert Image.open(io.BytesIO(sheet)).size == tuple(2 * pixels for pixels in size)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

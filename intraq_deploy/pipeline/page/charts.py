@@ -51,7 +51,7 @@ class _Axis:
         step = 10 ** math.floor(math.log10((self.high - self.low) / 2))
         step *= next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (factor * step) <= 5)
         first = math.ceil(self.low / step - 1e-9)
-        return [round(step * k, 12) for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return [step * k for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def chart(
@@ -62,12 +62,15 @@ def chart(
     bounds: tuple[float, float] | None = None,
     diagonal: bool = False,
 ) -> Markup:
-    """Returns a chart. title: what it shows, for screen readers too. axes: the words of the horizontal, the vertical.
+    """Returns a chart; nothing without points.
 
-    bounds: of both axes; None: as the points need, and logarithmic upwards where they span much. diagonal: whether the
-    line of equal values is drawn.
+    title: what it shows, for screen readers too. axes: the words of the horizontal and of the vertical one. bounds: of
+    both axes; None: as the points need, and logarithmic upwards where they span much. diagonal: whether the line of
+    equal values is drawn.
     """
     points = [point for each in series for point in each.points if math.isfinite(point[1])]
+    if not points:
+        return Markup("")
     across = _Axis(*(bounds or _range([x for x, _ in points])), _LEFT, _WIDTH - _RIGHT)
     heights = [y for _, y in points]
     logarithmic = bounds is None and min(heights) > 0 and max(heights) > _LOGARITHMIC * min(heights)
@@ -86,8 +89,9 @@ def chart(
         f'<span class="key"><i class="{each.style}"></i>{escape(each.name)}</span>' for each in series if each.name
     )
     caption = f"<figcaption>{escape(title)}{f'<br>{legend}' if legend else ''}</figcaption>"
+    spoken = f"{title}: {axes[1]} from {_number(min(heights))} to {_number(max(heights))}"
     return Markup(  # noqa: S704  texts are escaped above, the rest are numbers
-        f'<figure class="chart"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<figure class="chart"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(spoken)}">'
         f"{''.join(parts)}</svg>{caption}</figure>"
     )
 
@@ -125,4 +129,4 @@ def _line(places: Sequence[tuple[float, float]], style: str) -> str:
 def _number(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
-    return f"{value:g}"
+    return f"{value:.3g}"

@@ -75,11 +75,6 @@ class RunFacts:
         return datetime.fromtimestamp((self.path / REPORT).stat().st_mtime, UTC).strftime("%Y-%m-%d")
 
     @property
-    def target(self) -> str | None:
-        """The first target that was checked; None for a run of images only."""
-        return next(iter(self.report.parity or self.report.artifacts), None)
-
-    @property
     def compared(self) -> int:
         """Number of integers that were compared, over all targets."""
         return sum(parity.integers_compared for parity in self.report.parity.values())
@@ -92,7 +87,7 @@ class RunFacts:
     @property
     def floats(self) -> list[LayerRecord]:
         """The nodes that compute in float."""
-        return [layer for layer in self.report.layers if not layer.integer and layer.operator != "Input"]
+        return [layer for layer in self.report.layers if layer.in_float]
 
     @property
     def least_signal(self) -> float | None:
@@ -122,15 +117,16 @@ class RunFacts:
     @cached_property
     def sensitivity(self) -> dict[str, Any] | None:
         """The table of `intraq-deploy sensitivity`; None where it was not measured."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            # As plain values: what checks them comes with torch.
             table: dict[str, Any] = json.loads((self.path / "sensitivity" / "sensitivity.json").read_bytes())
-            return table
+            return table if table["layers"] and table["reference"] else None
         return None
 
     @cached_property
     def classes(self) -> list[ClassChange]:
         """The classes that have labelled images, in order."""
-        record, target = self.report.classes, self.target
+        record, target = self.report.classes, self.report.target
         if record is None or target not in record.right:
             return []
         names = record.names or [str(index) for index in range(len(record.images))]
@@ -156,12 +152,12 @@ def read_facts(path: Path, name: str | None = None) -> RunFacts:
 
 
 def _curves(path: Path) -> list[Curve]:
-    """Returns the kept losses of a stage, by part; nothing where there are none."""
+    """Returns the kept losses of a stage, of each part that has several."""
     parts: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         for row in csv.DictReader(io.StringIO(path.read_text())):
             parts[row["part"]].append((int(row["done"]), float(row["loss"])))
-    return [Curve(part, points) for part, points in parts.items()]
+    return [Curve(part, points) for part, points in parts.items() if len(points) > 1]
 
 
 def _data_uri(picture: bytes) -> str:

@@ -37,10 +37,11 @@ def images_sentence(run: RunFacts) -> str:
             f"{images.count:,} of {images.found:,} images in {images.calibration} stand in for synthetic ones. No "
             f"label was read: the network sees {images.classes:,} of its {run.report.model.classes:,} classes in them."
         )
+    used = " The network was quantized with them, and integers are compared on them." if run.report.parity else ""
     return (
         f"{images.count:,} images, made in {images.iterations:,} iterations each from the network alone: from the "
         "statistics that its batch norms keep of its training data, and from the classes that it knows. No photograph "
-        "was used, and none is in them. The network was quantized with them, and integers are compared on them."
+        f"was used, and none is in them.{used}"
     )
 
 
@@ -50,17 +51,17 @@ def compared(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
     rows: list[tuple[str, list[str]]] = [
         ("verdict", [run.report.status for run in runs]),
         ("network", [run.report.model.architecture for run in runs]),
-        ("bits", [run.report.label for run in runs]),
+        ("bits", ["" if run.report.status == "synthesized" else run.report.label for run in runs]),
         ("top-1 %, float", [_accuracy(run, FLOAT) for run in runs]),
         ("top-1 %, as trained", [_accuracy(run, TRAINED) for run in runs]),
-        ("top-1 %, deployed", [_accuracy(run, run.target) for run in runs]),
-        ("answers as float, on synthetic images, %", [_agreement(run) for run in runs]),
+        ("top-1 %, deployed", [_accuracy(run, run.report.target) for run in runs]),
+        ("answers as float, on the run's images, %", [_agreement(run) for run in runs]),
         ("integers that differ", [f"{run.mismatched:,} of {run.compared:,}" if run.compared else "" for run in runs]),
         ("file, MiB", [_size(run) for run in runs]),
         ("ms (batch 1, 1 thread)", [_milliseconds(run) for run in runs]),
-        ("calibration error %, deployed", [_calibration(run) for run in runs]),
+        ("expected calibration error %, deployed", [_calibration(run) for run in runs]),
         ("least signal to noise, dB", ["" if run.least_signal is None else f"{run.least_signal:.1f}" for run in runs]),
-        ("layers in float", [str(len(run.floats)) if run.report.layers else "" for run in runs]),
+        ("nodes in float", [str(len(run.floats)) if run.report.layers else "" for run in runs]),
         ("images", [f"{run.report.images.count:,}" for run in runs]),
         ("BN distance of the images", [_distance(run) for run in runs]),
         ("recipe", [run.report.preset for run in runs]),
@@ -79,22 +80,22 @@ def _accuracy(run: RunFacts, name: str | None) -> str:
 
 
 def _agreement(run: RunFacts) -> str:
-    parity = run.report.parity.get(run.target or "")
+    parity = run.report.parity.get(run.report.target or "")
     return "" if parity is None or parity.float_agreement is None else f"{parity.float_agreement:.2f}"
 
 
 def _size(run: RunFacts) -> str:
-    artifact = run.report.artifacts.get(run.target or "")
+    artifact = run.report.artifacts.get(run.report.target or "")
     return "" if artifact is None else f"{artifact.bytes / MIB:.2f}"
 
 
 def _milliseconds(run: RunFacts) -> str:
-    times = [row.milliseconds for row in run.report.comparison if row.name == run.target and row.milliseconds]
+    times = [row.milliseconds for row in run.report.comparison if row.name == run.report.target and row.milliseconds]
     return f"{times[0]:.3f}" if times else ""
 
 
 def _calibration(run: RunFacts) -> str:
-    record = run.report.reliability.get(run.target or "")
+    record = run.report.reliability.get(run.report.target or "")
     return "" if record is None else f"{record.error:.2f}"
 
 

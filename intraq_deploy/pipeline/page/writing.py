@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from intraq_deploy.errors import UsageError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.pipeline.comparison import A8, CUDA_FLOAT16, CUDA_FLOAT32, FLOAT32, W8A8
 from intraq_deploy.pipeline.page import texts
 from intraq_deploy.pipeline.page.charts import Series, chart
 from intraq_deploy.pipeline.page.facts import FLOAT, TRAINED, Curve, RunFacts, read_facts
@@ -20,6 +19,7 @@ from intraq_deploy.pipeline.sentences import (
     failure_sentence,
     mixed_sentence,
     parity_sentence,
+    row_name,
     warning_sentence,
 )
 from intraq_deploy.version import __version__
@@ -29,21 +29,26 @@ PAGE, CARD = "report.html", "report.md"
 _PERCENT = (0.0, 100.0)
 
 
-def write_page(directory: Path, name: str | None = None) -> None:
-    """Writes the page of a run into its directory. name: the directory to say in place of `directory`."""
-    write_atomically(directory / PAGE, page([read_facts(directory, name)]))
+def write_page(directory: Path) -> None:
+    """Writes the page of a run into its directory."""
+    write_atomically(directory / PAGE, page([read_facts(directory)]))
 
 
-def report_runs(paths: Sequence[Path], out: Path | None, *, markdown: bool = False) -> Path:
-    """Writes the page of runs, or one run's card, and returns its path. Leaves the runs as they are.
+def report(*runs: str | Path, out: str | Path | None = None, markdown: bool = False) -> Path:
+    """Writes what is known of a run as one HTML file, or of several side by side, and returns its path.
 
-    out: the file; None: in the directory of the run, or of several in the current one. Raises RunError for what is no
-    run, UsageError where the file cannot be written.
+    runs: their directories, which are left as they are. out: the file. Default: report.html, or report.md, in the run
+    directory; for several runs in the current one. markdown: a model card in place of a page, of one run.
+
+    Raises RunError for what is no finished run, UsageError for no run, several runs on a card, and a file that cannot
+    be written.
     """
-    runs = [read_facts(path) for path in paths]
+    if not runs or (markdown and len(runs) > 1):
+        raise UsageError(f"{len(runs)} runs are given: {'a card is of one' if runs else 'give one at least'}.")
+    facts = [read_facts(Path(run)) for run in runs]
     name = CARD if markdown else PAGE
-    path = out or (paths[0] / name if len(paths) == 1 else Path(name))
-    text = card(runs[0]) if markdown else page(runs)
+    path = Path(out or (Path(runs[0]) / name if len(runs) == 1 else name))
+    text = card(facts[0]) if markdown else page(facts)
     try:
         write_atomically(path, text)
     except OSError as error:
@@ -72,8 +77,13 @@ def _losses(stage: str, curves: Sequence[Curve]) -> list[Markup]:
     blocks = [curve for curve in curves if curve.part]
     charts = [chart("Loss of fine-tuning", ("images", "loss"), [Series("", curve.points)]) for curve in last]
     if blocks:
-        gained = [Series("before", _numbered(blocks, 0)), Series("after", _numbered(blocks, -1), "b")]
-        charts.insert(0, chart("Error of each block, before and after its reconstruction", ("block", "error"), gained))
+        gained = [Series("first step", _numbered(blocks, 0)), Series("last step", _numbered(blocks, -1), "b")]
+        charts.insert(
+            0,
+            chart(
+                "Error of each block, at the first and the last step of its reconstruction", ("block", "error"), gained
+            ),
+        )
     return charts
 
 
@@ -94,7 +104,7 @@ def _signal(run: RunFacts) -> Markup:
 
 def _reliability(run: RunFacts) -> Markup:
     series = []
-    for name, label, style in ((FLOAT, "float", "a"), (run.target, "deployed", "b")):
+    for name, label, style in ((FLOAT, "float", "a"), (run.report.target, "deployed", "b")):
         record = run.report.reliability[name or FLOAT]
         bins = zip(record.images, record.confidence, record.right, strict=True)
         points = [(confidence, right) for images, confidence, right in bins if images]
@@ -107,19 +117,6 @@ def _classes(run: RunFacts) -> Markup:
     points = [(each.float_right, each.right) for each in run.classes]
     title = "Accuracy of each class, float and deployed"
     return chart(title, ("float %", "deployed %"), [Series("", points, line=False)], bounds=_PERCENT, diagonal=True)
-
-
-def _row_name(run: RunFacts, name: str) -> str:
-    """Returns a person's words for a row of the table of what is deployed."""
-    report = run.report
-    names = {
-        FLOAT32: "float32",
-        W8A8: "W8A8, ranges only",
-        A8: f"{report.bits.weights_label(report.mixed)}A8, ranges only",
-        CUDA_FLOAT32: "float32 on CUDA",
-        CUDA_FLOAT16: "float16 on CUDA",
-    }
-    return names.get(name, f"{report.label}, {name}")
 
 
 @cache
@@ -141,7 +138,7 @@ def _environment() -> Environment:
         "signal_chart": _signal,
         "reliability_chart": _reliability,
         "classes_chart": _classes,
-        "row_name": _row_name,
+        "row_name": row_name,
         "failure_sentence": failure_sentence,
         "warning_sentence": warning_sentence,
         "parity_sentence": parity_sentence,
@@ -153,5 +150,9 @@ def _environment() -> Environment:
         "images_sentence": texts.images_sentence,
     }
     environment.globals |= helpers
-    environment.filters |= {"mib": lambda size: f"{size / MIB:.2f}", "duration": duration}
+    environment.filters |= {
+        "mib": lambda size: f"{size / MIB:.2f}",
+        "duration": duration,
+        "cell": lambda value: str(value).replace("|", "\\|"),
+    }
     return environment

@@ -180,7 +180,7 @@ def test_python_measures_what_the_command_does(run, finished, labelled, tmp_path
 def test_python_bundles_what_the_command_does(finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
-    report = api.bundle(str(directory), device="x86-cpu", out=tmp_path / "packed")
+    report = api.bundle(str(directory), target="x86-cpu", out=tmp_path / "packed")
     assert report.shortfall is None
     assert repr(report).startswith(f"BundleReport({tmp_path / 'packed.tar.gz'}: ")
     assert (tmp_path / "packed" / "run.py").is_file()

@@ -42,7 +42,8 @@ def test_a_reconstructed_run(run, command, tmp_path):
     report = report_of(directory)
     assert (report["status"], report["reconstructed"], report["steps"]) == ("passed", True, 2)
     assert report["parity"]["onnxruntime"]["integers_mismatched"] == 0
-    assert sorted(file.name for file in (directory / "fine-tuning").iterdir()) == ["stage.json", "student.safetensors"]
+    left = ["losses.csv", "noise.json", "stage.json", "student.safetensors"]
+    assert sorted(file.name for file in (directory / "fine-tuning").iterdir()) == left
     assert run("validate", directory).exit_code == 0
     assert "fine-tuning: kept from before" in run(*command, directory, "--reconstruct").stderr
     result = run(*command, directory)
@@ -68,7 +69,6 @@ def test_without_training_it_has_to_be_asked_for(run, command, tmp_path, way):
     for asked, expected in (((), False), (("--reconstruct",), True)):
         result = run(*command, tmp_path / "run", *way, *asked)
         assert result.exit_code == 0, result.output
-        assert ("fine-tuning 0 s" in result.stderr) == expected, "the estimate knows of it"
         report = report_of(tmp_path / "run")
         assert (report["status"], report["reconstructed"], report["steps"]) == ("passed", expected, 0)
 

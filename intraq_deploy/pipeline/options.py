@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from intraq_deploy.data.forms import LABELLED, UNLABELLED, check_there
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.models.file_kind import file_kind
-from intraq_deploy.pipeline.rundir import CONFIG, recover
+from intraq_deploy.pipeline.rundir import CONFIG, UNFINISHED, recover
 from intraq_deploy.quantization.scheme import SCHEMES
 from intraq_deploy.quantization.spec import MAX_BITS, MIN_BITS
 from intraq_deploy.recipes import builtin, read
@@ -286,6 +286,10 @@ def read_config(path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (path.parent / UNFINISHED).is_dir():
+            raise RunError(
+                f"{path.parent} holds an unfinished run: give the same quantize again, which continues."
+            ) from error
         raise RunError(f"{path.parent} is no run directory (it has no {path.name}): run quantize first.") from error
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]

@@ -306,6 +306,9 @@ def test_runs_are_listed(run, finished, measured, tmp_path):
     }
     assert rows["a"]["top1"] is None
     assert rows["deep/b"]["top1"] == read_report(measured / "run.json").accuracy["onnxruntime"]
+    unfinished = run("report", tmp_path / "c")
+    assert unfinished.exit_code == 1
+    assert "holds an unfinished run: give the same quantize again" in " ".join(unfinished.stderr.split())
     said = run("runs", tmp_path).stdout
     assert f"intraq-deploy report {tmp_path}/a {tmp_path}/deep/b" in said
     nothing = run("runs", tmp_path / "c" / "unfinished" / "none")

@@ -127,6 +127,6 @@ def _line(places: Sequence[tuple[float, float]], style: str) -> str:
 
 
 def _number(value: float) -> str:
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
+    if abs(value) >= 1000:
+        return f"{value / 1000:.3g}k"
     return f"{value:.3g}"

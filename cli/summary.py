@@ -44,10 +44,9 @@ def show_closing(report: "RunReport", directory: str, seconds: float) -> None:
         show(f"FAILED after {duration(seconds)}: what would be shipped is not what was trained.", "bold red")
         show(f"{directory}/run.json has every figure.", wrap=False)
         return
-    differ = sum(parity.integers_mismatched for parity in report.parity.values())
-    compared = sum(parity.integers_compared for parity in report.parity.values())
     show(
-        f"PASSED after {duration(seconds)}: {report.label}{_top1(report)}; {differ:,} of {compared:,} integers differ.",
+        f"PASSED after {duration(seconds)}: {report.label}{_top1(report)}; {report.mismatched:,} of "
+        f"{report.compared:,} integers differ.",
         "bold green",
     )
     show(f"Results are in {directory}; run.json has every figure.", wrap=False)

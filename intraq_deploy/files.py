@@ -1,8 +1,9 @@
-"""Files that are either whole or not there, and their hashes."""
+"""Files that are either whole or not there, their hashes and dates."""
 
 import hashlib
 import os
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -30,3 +31,8 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def date_of(path: Path) -> str:
+    """Returns the date at which a file was written, UTC, as "2026-01-31"."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d")

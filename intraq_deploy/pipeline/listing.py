@@ -1,12 +1,12 @@
 """The runs in a folder, and what came of them. Imports no torch."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from intraq_deploy.errors import RunError
+from intraq_deploy.files import date_of
 from intraq_deploy.pipeline.options import read_config
 from intraq_deploy.pipeline.report import RunReport, read_report
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, UNFINISHED
@@ -70,7 +70,6 @@ def _row(path: Path) -> RunRow | None:
 def _finished(path: Path, report: RunReport) -> RunRow:
     target = report.target
     accuracy = report.accuracy or {}
-    parity = report.parity.values()
     return RunRow(
         path=str(path),
         status=report.status,
@@ -78,7 +77,7 @@ def _finished(path: Path, report: RunReport) -> RunRow:
         bits=None if report.status == "synthesized" else report.label,
         top1=accuracy.get(target or ""),
         float_top1=accuracy.get("float"),
-        mismatched=sum(each.integers_mismatched for each in parity) if parity else None,
+        mismatched=report.mismatched if report.parity else None,
         bytes=report.artifacts[target].bytes if target in report.artifacts else None,
-        made=datetime.fromtimestamp((path / REPORT).stat().st_mtime, UTC).strftime("%Y-%m-%d"),
+        made=date_of(path / REPORT),
     )

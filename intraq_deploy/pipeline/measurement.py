@@ -22,6 +22,7 @@ from intraq_deploy.pipeline.report import MixedRecord
 from intraq_deploy.pipeline.run import Run, tensor_sha256
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.schemes import SchemeChoice
+from intraq_deploy.pipeline.stages import QUALITY_IMAGES
 from intraq_deploy.program.freeze import float_program, freeze
 from intraq_deploy.program.reference import Reference
 from intraq_deploy.program.settle import settle
@@ -49,7 +50,6 @@ _FORMS = {FLOAT: "float network", "fake_quant": "as trained", "program": "intege
 _TARGET = "onnxruntime"
 """The target of the baselines."""
 _BATCH = 100
-_QUALITY_IMAGES = 128
 _ROUNDS, _SECONDS = 200, 0.5
 """The rounds and seconds of timing: at most so many rounds, in about so many seconds for each model."""
 
@@ -148,7 +148,7 @@ def _quality(run: Run, labelled: LabelledImages) -> Quality | None:
     """Returns the quality of labelled images, some of all classes; None for a run without synthetic ones."""
     if run.options.calibration is not None:
         return None
-    chosen = torch.linspace(0, len(labelled) - 1, min(_QUALITY_IMAGES, len(labelled))).long()
+    chosen = torch.linspace(0, len(labelled) - 1, min(QUALITY_IMAGES, len(labelled))).long()
     pixels = np.stack([labelled.images.read(index) for index in chosen.tolist()])
     images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), labelled.preprocessing)
     size = run.image_model.input_shape[1:]

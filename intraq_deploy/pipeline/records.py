@@ -13,18 +13,17 @@ from intraq_deploy.evaluation.accuracy import Accuracy
 from intraq_deploy.evaluation.parity import agreement
 from intraq_deploy.evaluation.reliability import reliability
 from intraq_deploy.models.model import Model
+from intraq_deploy.pipeline.details import ClassesRecord, ReliabilityRecord
 from intraq_deploy.pipeline.report import (
     AccountingRecord,
     AccumulatorRecord,
     ArtifactRecord,
     CalibrationRecord,
-    ClassesRecord,
     ImagesRecord,
     LayerRecord,
     ModelRecord,
     ParityRecord,
     QualityRecord,
-    ReliabilityRecord,
     RunReport,
     TolerancedRecord,
 )

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from intraq_deploy.errors import RunError
 from intraq_deploy.pipeline.advice import Advice
 from intraq_deploy.pipeline.comparison import ComparisonRow
+from intraq_deploy.pipeline.details import ClassesRecord, ReliabilityRecord
 from intraq_deploy.pipeline.findings import Failure, GateWarning
 from intraq_deploy.pipeline.options import MixedOptions
 
@@ -231,28 +232,6 @@ class EngineRecord(_Record):
     """The reasons why its gate failed."""
 
 
-class ClassesRecord(_Record):
-    """Labelled images by class, and how many of them each network is right on."""
-
-    names: list[str] | None
-    images: list[int]
-    right: dict[str, list[int]]
-    """Number of images that each network is right on, by network: float, fake_quant and each target."""
-
-
-class ReliabilityRecord(_Record):
-    """A network's confidence on labelled images beside how often it is right (evaluation.reliability)."""
-
-    error: float
-    """The expected calibration error, in percent."""
-    images: list[int]
-    """Number of images by confidence, in equal steps from 0 to 1."""
-    confidence: list[float]
-    """The mean confidence of these images, in percent; 0 without images."""
-    right: list[float]
-    """Percent of these images that the network is right on; 0 without images."""
-
-
 class RunReport(_Record):
     """The whole run. `accuracy` and `accuracy_top5` are percent by stage: float, fake_quant, program and each target,
     beside `images`."""
@@ -309,6 +288,16 @@ class RunReport(_Record):
         """The first target whose accuracy was measured, that was compared, or that has a file; None without any."""
         measured = [name for name in self.artifacts if name in (self.accuracy or {})]
         return next(iter(measured or self.parity or self.artifacts), None)
+
+    @property
+    def compared(self) -> int:
+        """Number of integers that were compared, over all targets."""
+        return sum(parity.integers_compared for parity in self.parity.values())
+
+    @property
+    def mismatched(self) -> int:
+        """Number of integers that differ, over all targets."""
+        return sum(parity.integers_mismatched for parity in self.parity.values())
 
     @property
     def label(self) -> str:

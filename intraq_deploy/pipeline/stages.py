@@ -38,7 +38,8 @@ from intraq_deploy.training.teacher import Teacher
 from intraq_deploy.wording import reason
 
 SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
-_QUALITY_IMAGES = 128
+QUALITY_IMAGES = 128
+"""The number of images, at most, whose quality is measured for comparison with synthetic ones."""
 _NOISE = "noise.json"
 _NOISE_PIXELS = 64 * 32 * 32
 """Pixels, in all, of the images that the noise of quantization is measured on: 64 images of CIFAR's size."""
@@ -145,7 +146,7 @@ def synthesize(run: Run) -> SynthesizedImages:
 
 def _noise_quality(run: Run, images: SyntheticSet) -> Quality:
     """Returns the quality that noise has in the place of some of the images."""
-    few = min(len(images), _QUALITY_IMAGES)
+    few = min(len(images), QUALITY_IMAGES)
     noise = torch.randn(images.images[:few].shape, generator=seeds.generator(run.options.seed, "noise for comparison"))
     return measure_quality(run.probe, SyntheticSet(noise, images.labels[:few], images.targets[:few]))
 

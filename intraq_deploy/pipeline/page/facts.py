@@ -7,7 +7,6 @@ import json
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from intraq_deploy.errors import RunError
+from intraq_deploy.files import date_of
 from intraq_deploy.pipeline.invocation import quantize_command
 from intraq_deploy.pipeline.options import RunConfig, kept_config
 from intraq_deploy.pipeline.report import ImagesRecord, LayerRecord, RunReport, read_report
@@ -72,17 +72,7 @@ class RunFacts:
     @property
     def made(self) -> str:
         """The date of the report, UTC."""
-        return datetime.fromtimestamp((self.path / REPORT).stat().st_mtime, UTC).strftime("%Y-%m-%d")
-
-    @property
-    def compared(self) -> int:
-        """Number of integers that were compared, over all targets."""
-        return sum(parity.integers_compared for parity in self.report.parity.values())
-
-    @property
-    def mismatched(self) -> int:
-        """Number of integers that differ, over all targets."""
-        return sum(parity.integers_mismatched for parity in self.report.parity.values())
+        return date_of(self.path / REPORT)
 
     @property
     def floats(self) -> list[LayerRecord]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from intraq_deploy.pipeline.page.facts import FLOAT, TRAINED, RunFacts
-from intraq_deploy.pipeline.report import CalibrationRecord
+from intraq_deploy.pipeline.report import CalibrationRecord, RunReport
 from intraq_deploy.wording import MIB, duration
 
 _VERDICTS = {
@@ -56,7 +56,10 @@ def compared(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
         ("top-1 %, as trained", [_accuracy(run, TRAINED) for run in runs]),
         ("top-1 %, deployed", [_accuracy(run, run.report.target) for run in runs]),
         ("answers as float, on the run's images, %", [_agreement(run) for run in runs]),
-        ("integers that differ", [f"{run.mismatched:,} of {run.compared:,}" if run.compared else "" for run in runs]),
+        (
+            "integers that differ",
+            [f"{run.report.mismatched:,} of {run.report.compared:,}" if run.report.compared else "" for run in runs],
+        ),
         ("file, MiB", [_size(run) for run in runs]),
         ("ms (batch 1, 1 thread)", [_milliseconds(run) for run in runs]),
         ("expected calibration error %, deployed", [_calibration(run) for run in runs]),
@@ -77,6 +80,10 @@ def compared(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
 def _accuracy(run: RunFacts, name: str | None) -> str:
     accuracy = run.report.accuracy or {}
     return f"{accuracy[name]:.2f}" if name in accuracy else ""
+
+
+def _differ(report: RunReport) -> str:
+    return f"{report.mismatched:,} of {report.compared:,}" if report.compared else ""
 
 
 def _agreement(run: RunFacts) -> str:

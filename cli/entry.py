@@ -12,6 +12,9 @@ def main() -> None:
     """Runs the command line. Never shows a traceback for a signal."""
     handle()
     try:
+        from intraq_deploy.pipeline.busy import wait_in_turn
+
+        wait_in_turn()
         from intraq_deploy.cli.main import app
 
         app()

@@ -19,7 +19,14 @@ TrustPickle = Annotated[
         "--trust-pickle", help="Read a pickle that runs code. Only for files that you made yourself. Default: refused."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda",
+        autocompletion=one_of("auto", "cpu", "cuda"),
+        help="Where images are made and the network is trained. auto: on the GPU, if torch sees one.",
+    ),
+]
 Eval = Annotated[
     str | None,
     typer.Option(
@@ -41,6 +48,7 @@ Target = Annotated[
 SchemeName = Annotated[
     str,
     typer.Option(
+        metavar="integer|paper|ends8",
         autocompletion=one_of("integer", "paper", "ends8"),
         help="Who gets a quantizer. integer: every tensor, so that all runs on integers; paper: IntraQ's own, the rest "
         "in float; ends8: first and last layer at 8 bits.",
@@ -127,10 +135,9 @@ class RecipeGroup:
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
+            metavar="quick|standard|best|paper",
             autocompletion=presets,
-            help="A built-in recipe: quick, standard, best or paper; `intraq-deploy recipes list` says more. "
-            "Default: quick.",
+            help="A built-in recipe; `intraq-deploy recipes list` says more. Default: quick.",
         ),
     ] = None
     recipe: Annotated[
@@ -218,13 +225,20 @@ class BitsGroup:
 
     @property
     def weights(self) -> int:
-        """The bits of weights."""
-        return self.bits if self.weight_bits is None else self.weight_bits
+        """The bits of weights. Raises UsageError for --bits that are not supported."""
+        return self._checked() if self.weight_bits is None else self.weight_bits
 
     @property
     def activations(self) -> int:
-        """The bits of activations."""
-        return self.bits if self.activation_bits is None else self.activation_bits
+        """The bits of activations. Raises UsageError for --bits that are not supported."""
+        return self._checked() if self.activation_bits is None else self.activation_bits
+
+    def _checked(self) -> int:
+        """Returns --bits: an error names it, and not the options that it stands for, which nobody gave."""
+        from intraq_deploy.pipeline.options import check_bits
+
+        check_bits("--bits", self.bits)
+        return self.bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Method = Annotated[
     str,
     typer.Option(
+        metavar="qat|ptq",
         autocompletion=one_of("qat", "ptq"),
         help="qat: as the preset says; ptq: no fine-tuning, and rounding in closed form alone.",
     ),
@@ -54,6 +55,7 @@ InputType = Annotated[
     str,
     typer.Option(
         "--input",
+        metavar="float|uint8",
         autocompletion=one_of("float", "uint8"),
         help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph.",
     ),

@@ -40,12 +40,14 @@ def show_closing(report: "RunReport", directory: str, seconds: float) -> None:
     """Prints the verdict, how long it took, where the results are, and what to type next. seconds: of the whole
     command."""
     show("")
+    before = sum(report.seconds.values()) - seconds
+    kept = f" (and {duration(before)} before, whose results were kept)" if before >= 1 else ""
     if report.status == "failed":
-        show(f"FAILED after {duration(seconds)}: what would be shipped is not what was trained.", "bold red")
+        show(f"FAILED after {duration(seconds)}{kept}: what would be shipped is not what was trained.", "bold red")
         show(f"{directory}/run.json has every figure.", wrap=False)
         return
     show(
-        f"PASSED after {duration(seconds)}: {report.label}{_top1(report)}; {report.mismatched:,} of "
+        f"PASSED after {duration(seconds)}{kept}: {report.label}{_top1(report)}; {report.mismatched:,} of "
         f"{report.compared:,} integers differ.",
         "bold green",
     )

@@ -35,7 +35,7 @@ from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.options import MADE_FOR
 from intraq_deploy.pipeline.probing import differentiable_probe
 from intraq_deploy.pipeline.schemes import SchemeChoice, check_depthwise
-from intraq_deploy.pipeline.stages import FINE_TUNING, SYNTHESIS, synthesis_report, synthesis_work
+from intraq_deploy.pipeline.stages import FINE_TUNING, FITTING, SYNTHESIS, synthesis_report, synthesis_work
 from intraq_deploy.pipeline.targets import choose, choose_one, find_for
 from intraq_deploy.pipeline.validation import Validation, parity_count, program_input
 from intraq_deploy.pipeline.validation import validate as validate_images
@@ -191,6 +191,9 @@ def quantize(
     graph = prepare(traced, chosen.quantization, placed, images.images, seed)
     student = build_network(graph, placed, images.images, seed)
     training = StudentTraining(Teacher(graph).to(where), images, chosen.student, seed, where)
+    if chosen.fitting.correct:
+        with shown_stage(progress, FITTING, len(list(graph.layers())), "layers") as display:
+            training.fit(student, TrainingSession(report=display.advance))
     with shown_stage(progress, FINE_TUNING, chosen.student.images, "images") as display:
         training.train(student, TrainingSession(report=display.advance))
     return student

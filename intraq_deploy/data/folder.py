@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from intraq_deploy.data.forms import SUFFIXES, image_files
+from intraq_deploy.data.forms import class_folders, image_files
 from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.data.resizing import to_network_size
 from intraq_deploy.errors import DataError
@@ -48,21 +48,16 @@ class FolderImages:
 
 
 def load_folder(path: Path, model: Model) -> LabelledImages:
-    """Find the images of an ImageFolder, and check that each file begins as an image.
+    """Find the images of an ImageFolder that holds some, and check that each file begins as an image.
 
-    Raises DataError if there are no images, one is unreadable, or the folders do not fit the classes.
+    Raises DataError if one is unreadable, or the folders do not fit the classes.
     """
     mode = _mode(model)
-    folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not folders:
-        raise DataError(f"{path} contains no folders; give a folder with one folder of images per class.")
-
+    folders = class_folders(path)
     names = [folder.name for folder in folders]
     indices = class_indices(names, model.classes, model.class_names, place=path)
     found = [image_files(folder) for folder in folders]
     files = [file for of_folder in found for file in of_folder]
-    if not files:
-        raise DataError(f"{path} contains no images in its {len(folders)} folders; known are {' '.join(SUFFIXES)}.")
     _check_headers(files)
 
     counts = torch.tensor([len(of_folder) for of_folder in found])

@@ -5,9 +5,8 @@ from pathlib import Path
 from intraq_deploy.data.arrays import load_npz
 from intraq_deploy.data.cifar10 import load_cifar10_sample
 from intraq_deploy.data.folder import load_folder
-from intraq_deploy.data.forms import LABELLED, SAMPLE, check_there
+from intraq_deploy.data.forms import SAMPLE, check_labelled
 from intraq_deploy.data.labelled import LabelledImages
-from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model
 
 
@@ -19,15 +18,8 @@ def load_labelled(path: str | Path, model: Model) -> LabelledImages:
         "builtin:cifar10-sample". Folders are read image by image.
     Raises DataError if there is nothing to read, or the images or labels do not fit the model.
     """
+    check_labelled(path)
     if str(path) == SAMPLE:
         return load_cifar10_sample(SAMPLE, model)
-    if str(path).startswith("builtin:"):
-        raise DataError(f"there are no built-in images {str(path)!r}; give {LABELLED}.")
-
-    path = Path(path)
-    if path.is_dir():
-        return load_folder(path, model)
-    check_there(path, LABELLED)
-    if path.suffix == ".npz":
-        return load_npz(path, model)
-    raise DataError(f"{path} is no folder and no .npz; give {LABELLED}.")
+    place = Path(path)
+    return load_folder(place, model) if place.is_dir() else load_npz(place, model)

@@ -13,7 +13,7 @@ from torch import Tensor
 from intraq_deploy import seeds
 from intraq_deploy.data.arrays import read_arrays
 from intraq_deploy.data.folder import read_folder
-from intraq_deploy.data.forms import SUFFIXES, UNLABELLED, check_there
+from intraq_deploy.data.forms import SUFFIXES, check_unlabelled
 from intraq_deploy.data.labelled import ImageSource, normalise
 from intraq_deploy.errors import DataError
 from intraq_deploy.models.model import Model
@@ -60,11 +60,9 @@ def load_unlabelled(path: str | Path, model: Model, count: int, seed: int) -> Un
 
 def _source(path: Path, model: Model) -> tuple[ImageSource, int]:
     """The images, and how many there are."""
+    check_unlabelled(path)
     if path.is_dir():
         files = read_folder(path, model)
         return files, len(files.paths)
-    check_there(path, UNLABELLED)
-    if path.suffix != ".npz":
-        raise DataError(f"{path} is no folder and no .npz; give {UNLABELLED}.")
     arrays = read_arrays(path, model)
     return arrays, len(arrays.images)

@@ -19,6 +19,8 @@ class FileKind(Enum):
     ONNX = "ONNX"
 
 
+_HEAD, _SHOWN = 64, 40
+"""Bytes of a file that are looked at, and characters of a text that are shown."""
 _IR_VERSIONS = range(3, 64)
 """Versions of ONNX's format, which its files begin with."""
 
@@ -66,7 +68,17 @@ def file_kind(path: Path) -> FileKind:
         raise CheckpointError(f"{path} is damaged: its header is cut off; copy or save it again.")
     if path.suffix == ".onnx":
         raise CheckpointError(f"{path} is damaged: it does not begin as an ONNX file does; copy or export it again.")
-    raise CheckpointError(f"{path} is no checkpoint: it begins with the bytes {head[:8].hex(' ')}; {REMEDY}.")
+    raise CheckpointError(f"{path} is no checkpoint: {_beginning(head)}; {REMEDY}.")
+
+
+def _beginning(head: bytes) -> str:
+    """How a file begins, for people: its first line where it is text, else its first bytes."""
+    text = head.decode(errors="ignore")
+    whole = len(text.encode()) > len(head) - 4  # the last character may be cut off
+    line = text.strip().partition("\n")[0].strip()
+    if whole and line and line.isprintable() and "\0" not in text:
+        return f"it is a text file, which begins with {line[:_SHOWN]!r}"
+    return f"it begins with the bytes {head[:8].hex(' ')}"
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -85,7 +97,7 @@ def _head(path: Path) -> tuple[bytes, int]:
 
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(_HEAD)
         size = path.stat().st_size
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error

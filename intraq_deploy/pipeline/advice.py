@@ -11,6 +11,9 @@ _FASTER = 1.1
 """The ratio of times from which on one is called faster."""
 _POINTS = 0.05
 """A difference of top-1, in percent, that is none once it is rounded to a tenth."""
+_FEWEST = 6
+"""The fewest images by which two networks can differ so that it is no chance: that five of five answers that differ
+speak for one of them happens by chance in 6 % of cases (a sign test of both sides), five of more of them more often."""
 
 Verdict = Literal[
     "only-w8a8",
@@ -33,7 +36,7 @@ class Advice(BaseModel):
     verdict: Verdict
     """The decision. only-w8a8: the run's bits are W8A8; timed-apart: the run was timed on a GPU, W8A8 on the CPU;
     float-is-fastest: quantize for size only; w8a8: it is more accurate, and not slower; equal: the run's bits lose no
-    more and are as fast; w8a8-is-faster: they lose no more, and W8A8 is faster."""
+    more, as far as the images tell, and are as fast; w8a8-is-faster: the same, and W8A8 is faster."""
     lost: float
     """Points that the run's bits lose."""
     w8a8_lost: float
@@ -45,12 +48,20 @@ class Advice(BaseModel):
     """The bytes of the run's file over those of W8A8's."""
     a8_lost: float | None = None
     """Points that the run's weight bits lose with 8-bit activations, ranges only; None where it has them anyway."""
+    images: int = 0
+    """The number of labelled images."""
+
+    @property
+    def least_points(self) -> float:
+        """Points of top-1 below which a difference on these images says nothing."""
+        return max(_POINTS, 100 * _FEWEST / self.images) if self.images else _POINTS
 
 
-def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, only_w8a8: bool) -> Advice:
+def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, images: int, only_w8a8: bool) -> Advice:
     """Decides which bits to ship for `target`.
 
-    rows: with FLOAT32, W8A8 and `target` among them. runtime: the target's. only_w8a8: the run's bits are W8A8 too.
+    rows: with FLOAT32, W8A8 and `target` among them. runtime: the target's. images: the number of labelled images.
+    only_w8a8: the run's bits are W8A8 too.
     """
     by_name = {row.name: row for row in rows}
     plain, w8a8, low = by_name[FLOAT32], by_name[W8A8], by_name[target]
@@ -60,31 +71,32 @@ def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, only_w8a
     speed = float_speed = None
     if len(times) == 3 and not apart:
         speed, float_speed = times[1] / times[2], min(times[1:]) / times[0]
-    verdict: Verdict
-    if only_w8a8:
-        verdict = "only-w8a8"
-    elif apart:
-        verdict = "timed-apart"
-    elif speed is None or float_speed is None:
-        verdict = "not-timed"
-    elif float_speed > _FASTER:
-        verdict = "float-is-fastest"
-    elif speed > _FASTER:
-        verdict = "low-bits-are-faster"
-    elif w8a8_lost + _POINTS < lost:
-        verdict = "w8a8"
-    else:
-        verdict = "equal" if as_fast(speed) else "w8a8-is-faster"
-    return Advice(
+    found = Advice(
         target=target,
-        verdict=verdict,
+        verdict="not-timed",
         lost=lost,
         w8a8_lost=w8a8_lost,
         speed=speed,
         float_speed=float_speed,
         size=low.bytes / w8a8.bytes,
         a8_lost=plain.top1 - by_name[A8].top1 if A8 in by_name else None,
+        images=images,
     )
+    verdict = "only-w8a8" if only_w8a8 else "timed-apart" if apart else _verdict(found)
+    return found.model_copy(update={"verdict": verdict})
+
+
+def _verdict(found: Advice) -> Verdict:
+    """Returns the decision by times and accuracy."""
+    if found.speed is None or found.float_speed is None:
+        return "not-timed"
+    if found.float_speed > _FASTER:
+        return "float-is-fastest"
+    if found.speed > _FASTER:
+        return "low-bits-are-faster"
+    if found.lost - found.w8a8_lost >= found.least_points:
+        return "w8a8"
+    return "equal" if as_fast(found.speed) else "w8a8-is-faster"
 
 
 def as_fast(speed: float) -> bool:

@@ -13,7 +13,7 @@ from intraq_deploy.targets.device.join import runner
 from intraq_deploy.targets.device.probe import OLDEST, probe
 from intraq_deploy.targets.device.profile import DeviceProfile, Release, device_names, load_device
 from intraq_deploy.targets.device.runner.base import Problem
-from intraq_deploy.targets.device.runner.machine import nvidia_smi
+from intraq_deploy.targets.device.runner.machine import gpu_name, nvidia_smi
 from intraq_deploy.targets.device.ssh import Remote, check_host, quoted, values_of
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, Provider, absence
@@ -56,19 +56,19 @@ class DoctorReport(BaseModel):
 
 def examine_here() -> DoctorReport:
     """Looks at this machine, for this package, and at whether what device profiles say fits together."""
-    findings = [DoctorFinding(what="Python", found=platform.python_version()), _torch(), _onnxruntime()]
-    findings += [
-        _provider(CUDA),
-        _provider(TENSORRT),
-        _optional("TensorRT", _tensorrt_version),
-        _optional("trtexec", _trtexec_version),
-        _optional("TensorRT for RTX", lambda: str(tensorrt_rtx().__version__)),
-        _driver(),
-        _disk(Path.cwd()),
-        _ssh(),
-        *_devices(),
-    ]
-    return DoctorReport(host=None, findings=findings)
+    return DoctorReport(
+        host=None,
+        findings=[
+            DoctorFinding(what="Python", found=platform.python_version()),
+            _torch(),
+            _onnxruntime(),
+            *_gpu(),
+            _optional("TensorRT for RTX", lambda: str(tensorrt_rtx().__version__)),
+            _disk(Path.cwd()),
+            _ssh(),
+            *_devices(),
+        ],
+    )
 
 
 def examine(host: str, port: int | None, python: str) -> DoctorReport:
@@ -91,11 +91,24 @@ def _torch() -> DoctorFinding:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_name()
         return DoctorFinding(what="torch", found=f"{torch.__version__}, CUDA {torch.version.cuda}, {gpu}")
-    return DoctorFinding(
-        what="torch",
-        found=f"{torch.__version__}, no GPU that it sees",
-        remedy="larger networks want one: install NVIDIA's driver, or use a machine that has it",
-    )
+    return DoctorFinding(what="torch", found=f"{torch.__version__}, on the CPU: it sees no GPU")
+
+
+def _gpu() -> list[DoctorFinding]:
+    """Returns what is here for NVIDIA's GPUs. Where there is none, what is missing for it is no finding of its own."""
+    import torch  # noqa: PLC0415
+
+    driver = _driver()
+    found = [
+        driver,
+        _provider(CUDA),
+        _provider(TENSORRT),
+        _optional("TensorRT", _tensorrt_version),
+        _optional("trtexec", _trtexec_version),
+    ]
+    if gpu_name() is not None or torch.cuda.is_available():
+        return found
+    return [driver, *(each for each in found[1:] if each.remedy is None)]
 
 
 def _onnxruntime() -> DoctorFinding:

@@ -34,7 +34,7 @@ LONG = 30 * 60
 def estimate(
     run: Run, *, program: Program | None = None, labelled: int = 0, images_only: bool = False
 ) -> dict[str, float]:
-    """Returns seconds for each stage that has to run: synthesis, sensitivity, fine-tuning, checks.
+    """Returns seconds for each stage that has to run: synthesis, sensitivity, fitting, fine-tuning, checks.
 
     program: of the same network, untrained (`dry_run`); without one the checks have no estimate. labelled: number of
     labelled images. images_only: synthesis alone is looked at. Leaves the run directory as it is. A stage whose timed
@@ -67,7 +67,13 @@ def _ahead(
         yield SENSITIVITY, lambda: work_of(run, synthesis.images, asked.widths) * costs.quantized_image
     if known and finished(stages.FINE_TUNING, stages.student_key(run, scheme, key)):
         return
-    yield stages.FINE_TUNING, lambda: costs.calibration + costs.fitting + _training(run, scheme)
+    if not run.recipe.fitting.correct:
+        yield stages.FINE_TUNING, lambda: costs.calibration + _training(run, scheme)
+    else:
+        if not known or not finished(stages.FITTING, stages.fitted_key(run, scheme, key)):
+            yield stages.FITTING, lambda: costs.calibration + costs.fitting
+        if run.recipe.student.images:
+            yield stages.FINE_TUNING, lambda: _training(run, scheme)
     if program is not None:
         yield CHECKS, lambda: _checks(run, costs, program, labelled)
 
@@ -106,14 +112,14 @@ def _synthesis_rate(run: Run, images: int) -> float:
 
 def _training_rate(run: Run, scheme: Scheme, images: int) -> float:
     """Returns images per second of fine-tuning."""
-    # One step more than are taken: behind the last one, what it leaves is looked at.
-    recipe = replace(run.recipe.training, batch=images, steps=2 + _TIMED)
+    # More steps than are taken: behind the last one, what it leaves is looked at.
+    recipe = replace(run.recipe.training, batch=images, steps=2 + 2 * _TIMED)
     samples = SyntheticSet(noise_like(run, images), torch.zeros(images, dtype=torch.int64), torch.ones(images))
     trainer = Trainer(
         empty_network(run.graph, scheme), Teacher(run.graph).to(run.device), samples, recipe, 0, run.device
     )
     trainer.run(1)
-    return images * _TIMED / seconds_of(lambda: trainer.run(1 + _TIMED))
+    return images * _TIMED / seconds_of(lambda: trainer.run(trainer.step + _TIMED))
 
 
 def faster(run: Run, seconds: dict[str, float]) -> str | None:
@@ -128,5 +134,9 @@ def faster(run: Run, seconds: dict[str, float]) -> str | None:
         ways.append("no --reconstruct")
     if run.device.type == "cpu":
         ways.append("a CUDA device")
-    ways.append("fewer --images and --iterations" if seconds.get(stages.SYNTHESIS, 0) > total / 2 else "fewer --steps")
-    return f"This will take about {total / 60:.0f} minutes. Faster: {', or '.join(ways)}."
+    longest = max(seconds, key=seconds.__getitem__)
+    if longest == stages.SYNTHESIS:
+        ways.append("fewer --images and --iterations")
+    elif longest == stages.FINE_TUNING:
+        ways.append("fewer --steps")
+    return f"This will take about {total / 60:.0f} minutes. Faster: {', or '.join(ways)}." if ways else None

@@ -157,7 +157,9 @@ def _measured(report: RunReport, model: Model, candidate: GateCandidate, measure
         "reliability": {name: records.reliability_record(measured.accuracy[name]) for name in detailed},
         "labelled_quality": None if measured.quality is None else records.quality_record(measured.quality),
         "comparison": measured.rows,
-        "advice": advise(measured.rows, first.target, first.runtime, only_w8a8=report.is_w8a8),
+        "advice": advise(
+            measured.rows, first.target, first.runtime, images=len(measured.labels), only_w8a8=report.is_w8a8
+        ),
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from intraq_deploy.data.forms import LABELLED, UNLABELLED, check_there
+from intraq_deploy.data.forms import check_labelled, check_unlabelled
 from intraq_deploy.errors import RunError, UsageError
 from intraq_deploy.models.file_kind import file_kind
 from intraq_deploy.pipeline.rundir import CONFIG, UNFINISHED, recover
@@ -117,6 +117,12 @@ class MixedOptions(BaseModel):
             raise UsageError(f"{option} is {value:g}: with --widths {text_of(self.widths)}, give {least} to {most}.")
 
 
+def check_bits(option: str, bits: int) -> None:
+    """Checks bits. Raises UsageError, naming the option, for bits that are not supported."""
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
+
+
 def check_widths(option: str, widths: tuple[int, ...]) -> None:
     """Checks bits. Raises UsageError, naming the option, for bits that are not supported or given twice."""
     for bits in widths:
@@ -199,8 +205,8 @@ class QuantizeOptions(BaseModel):
             "--depthwise-bits": self.depthwise_bits,
         }
         for option, bits in asked.items():
-            if bits is not None and not MIN_BITS <= bits <= MAX_BITS:
-                raise UsageError(f"{option} is {bits}: {MIN_BITS} to {MAX_BITS} are supported.")
+            if bits is not None:
+                check_bits(option, bits)
         if self.scheme not in SCHEMES:
             raise UsageError(f"The scheme {self.scheme!r} is unknown: choose one of {', '.join(SCHEMES)}.")
         if self.method == "ptq" and self.steps:
@@ -213,9 +219,9 @@ class QuantizeOptions(BaseModel):
         if self.recipe is None:
             builtin(self.preset)
         if self.calibration is not None:
-            check_there(self.calibration, UNLABELLED)
+            check_unlabelled(self.calibration)
         if self.eval is not None:
-            check_there(self.eval, LABELLED)
+            check_labelled(self.eval)
         check_apart(self.calibration, self.eval)
 
 

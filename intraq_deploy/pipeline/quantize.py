@@ -12,6 +12,7 @@ from intraq_deploy.data.loading import load_labelled
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
 from intraq_deploy.pipeline import gate, records, stages
+from intraq_deploy.pipeline.busy import load
 from intraq_deploy.pipeline.candidate import GateCandidate
 from intraq_deploy.pipeline.directories import choose_directory, config_of, goes_on, kept_before
 from intraq_deploy.pipeline.dry_run import dry_run
@@ -168,6 +169,7 @@ def _begin(run: Run, config: RunConfig, untrained: Program | None = None, labell
     # Rounding in closed form reads no label, and misses no class.
     if few is not None and run.calibration is None and (images_only or run.recipe.student.images):
         run.progress.warn(few)
+    others = load()
     seconds = estimate(run, program=untrained, labelled=labelled, images_only=images_only)
     if seconds:
         parts = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
@@ -176,6 +178,8 @@ def _begin(run: Run, config: RunConfig, untrained: Program | None = None, labell
     hint = faster(run, seconds)
     if hint is not None:
         run.progress.warn(hint)
+    if others is not None and seconds:
+        run.progress.warn(f"Other processes keep this machine busy (load {others:.1f}), so this is a rough estimate.")
 
 
 def _keep(run: Run, report: RunReport) -> tuple[RunReport, Path]:

@@ -33,6 +33,7 @@ from intraq_deploy.recipes.overrides import Overrides, recipe_for
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.targets.profile import TargetProfile, load_profile
 from intraq_deploy.version import __version__
+from intraq_deploy.wording import listing
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,26 @@ def prepared(options: QuantizeOptions, place: Callable[[Run], RunDirectory], pro
     place: as Run's. Raises what loading, tracing and the recipe raise.
     """
     run = Run(options, place, options.model.load(), progress)
+    progress.say(_network_sentence(run))
     # First the graph: a person's own images would not help a network that cannot be traced.
     _ = run.device, run.recipe, run.graph
     if options.calibration is None:
         _ = run.probe
     return run
+
+
+def _network_sentence(run: Run) -> str:
+    """Returns what the network was taken for: the size of its images is no part of a checkpoint."""
+    model, given = run.model, run.options.model
+    sentence = (
+        f"{model.architecture}: {model.classes:,} classes, images of {'x'.join(map(str, model.input_shape))}, "
+        f"preprocessing: {model.preprocessing.source}."
+    )
+    options = {"--input-size": given.input_size, "--mean": given.mean, "--std": given.std}
+    missing = [option for option, value in options.items() if value is None]
+    if model.source.kind != "file" or not missing:
+        return sentence
+    return f"{sentence} If it was trained otherwise, give {listing(missing)}."
 
 
 def machine() -> str:

@@ -87,53 +87,53 @@ def warning_sentence(warning: findings.GateWarning) -> str:
 
 
 def advice_sentence(advice: Advice, bits: str, weights: str) -> str:
-    """Returns which bits to ship, and what fewer than 8 bits of activations cost. bits: "W4A4"; weights: "W4"."""
+    """Returns which bits to ship, and what fewer than 8 bits of activations buy. bits: "W4A4"; weights: "W4"."""
     sentence = _beside_w8a8(advice, bits)
     if advice.a8_lost is None:
         return sentence
     return (
-        f"{sentence} {weights}A8 (--activation-bits 8), in the same kernels and as large, {_change(advice.a8_lost)} "
-        f"before any fine-tuning, and {bits} {_change(advice.lost)} after it: fewer activation bits gain nothing on "
-        "INT8 hardware, and are for hardware that computes with them."
+        f"{sentence} In INT8 kernels, activations of fewer than 8 bits make it neither smaller nor faster: {weights}A8 "
+        "(--activation-bits 8) usually loses less."
     )
 
 
-def _change(lost: float) -> str:
-    """Returns what becomes of an accuracy: "loses 0.3 points"."""
-    points = abs(round(lost, 1))
-    return f"{'loses' if lost > 0 else 'gains'} {points:.1f} points" if points else "loses nothing"
+def _change(lost: float, advice: Advice) -> str:
+    """Returns what becomes of an accuracy: "loses 1.3 points"."""
+    if abs(lost) < advice.least_points:
+        return "loses nothing"
+    return f"{'loses' if lost > 0 else 'gains'} {abs(lost):.1f} points"
 
 
 def _beside_w8a8(advice: Advice, bits: str) -> str:
-    own, other = f"{bits} {_change(advice.lost)}", f"W8A8 {_change(advice.w8a8_lost)}"
+    own, other = f"{bits} {_change(advice.lost, advice)}", f"W8A8 {_change(advice.w8a8_lost, advice)}"
+    if advice.images:
+        own = f"As far as {advice.images:,} images tell, {own}"
     speed, float_speed = advice.speed or 1.0, advice.float_speed or 1.0
     pace = "as fast" if as_fast(speed) else f"{1 / speed:.1f}x as fast"
+    size = f"the file of {bits} has {advice.size:.2f} times the size"
     match advice.verdict:
         case "only-w8a8":
-            return f"{own} against float."
+            return f"{own} against float32."
         case "timed-apart":
             return (
-                f"{own}, {other}; {advice.target} was timed on the GPU, W8A8 on the CPU: their times do not compare, "
-                "and both would run in the same INT8 kernels."
+                f"{own}, {other}. {advice.target} was timed on the GPU and W8A8 on the CPU, so their times do not "
+                "compare. Both would run in the same INT8 kernels."
             )
         case "not-timed":
-            return f"{own}, {other}; how fast they are is measured on the device."
+            return f"{own}, {other}. How fast they are is measured on the device."
         case "float-is-fastest":
             return (
-                f"float32 is {float_speed:.1f}x as fast as either here: quantize this network for size, not for speed "
-                f"({own}, {other})."
+                f"float32 is {float_speed:.1f}x as fast here as {bits} or W8A8: quantize this network for size, not "
+                f"for speed. {own}, {other}."
             )
         case "low-bits-are-faster":
-            return f"{bits} is {speed:.1f}x as fast as W8A8 and {_change(advice.lost)} ({other})."
+            return f"{bits} is {speed:.1f}x as fast as W8A8. {own}, {other}."
         case "w8a8":
-            return (
-                f"W8A8 is {pace} here and {_change(advice.w8a8_lost)} where {own}: ship W8A8 unless size counts "
-                f"({bits}'s file is {advice.size:.2f} of its; both run in INT8 kernels)."
-            )
+            return f"{own}, {other} and is {pace}: ship W8A8, unless size counts ({size})."
         case "equal":
-            return f"{bits} is no less accurate than W8A8 here and as fast: it {_change(advice.lost)} against float."
+            return f"{own}, {other}, and they are equally fast here: ship {bits} ({size})."
         case "w8a8-is-faster":
-            return f"W8A8 is {pace} here, and {bits} no less accurate: it {_change(advice.lost)} against float."
+            return f"{own}, {other} and is {pace}: ship W8A8 for speed, {bits} for size ({size})."
 
 
 def row_name(report: RunReport, name: str) -> str:

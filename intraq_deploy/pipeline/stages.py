@@ -1,4 +1,4 @@
-"""The stages from images to the Program, each kept or made: synthesis or calibration, fine-tuning, freezing."""
+"""The stages from images to the Program, each kept or made: images, fitting, fine-tuning, freezing."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from intraq_deploy import seeds
 from intraq_deploy.data.unlabelled import UnlabelledImages
 from intraq_deploy.errors import RunError
 from intraq_deploy.files import write_atomically
-from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made
+from intraq_deploy.graph.graph import Graph
+from intraq_deploy.pipeline.keeping import OpenStage, StageWork, kept_or_made, kept_or_prepared
 from intraq_deploy.pipeline.run import Run, tensor_sha256
 from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.program.freeze import freeze
@@ -37,10 +38,16 @@ from intraq_deploy.training.student import StudentTraining, TrainingSession
 from intraq_deploy.training.teacher import Teacher
 from intraq_deploy.wording import reason
 
-SYNTHESIS, CALIBRATION, FINE_TUNING, FREEZING = "synthesis", "calibration", "fine-tuning", "program"
+SYNTHESIS, CALIBRATION, FITTING, FINE_TUNING, FREEZING = (
+    "synthesis",
+    "calibration",
+    "fitting",
+    "fine-tuning",
+    "program",
+)
 QUALITY_IMAGES = 128
 """The number of images, at most, whose quality is measured for comparison with synthetic ones."""
-_NOISE = "noise.json"
+_STUDENT, _NOISE = "student.safetensors", "noise.json"
 _NOISE_PIXELS = 64 * 32 * 32
 """Pixels, in all, of the images that the noise of quantization is measured on: 64 images of CIFAR's size."""
 
@@ -202,35 +209,76 @@ def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
 
 def student_key(run: Run, scheme: Scheme, images_key: str) -> str:
     """Returns the key of the student: the images, the scheme, the recipe, the seed."""
-    recipe = run.recipe
-    how = {name: asdict(getattr(recipe, name)) for name in ("quantization", "fitting", "training")}
-    if recipe.reconstruction.enabled:
-        how["reconstruction"] = asdict(recipe.reconstruction)
+    parts = ["quantization", "fitting", "training"]
+    if run.recipe.reconstruction.enabled:
+        parts.append("reconstruction")
+    return _student_key(run, scheme, images_key, parts)
+
+
+def fitted_key(run: Run, scheme: Scheme, images_key: str) -> str:
+    """Returns the key of the student that is fitted and not trained yet."""
+    return _student_key(run, scheme, images_key, ["quantization", "fitting"])
+
+
+def _student_key(run: Run, scheme: Scheme, images_key: str, parts: list[str]) -> str:
+    """Returns the key of a student. parts: those of the recipe that make it."""
+    how = {name: asdict(getattr(run.recipe, name)) for name in parts}
     return key_of(images=images_key, scheme=asdict(scheme), recipe=how, seed=run.options.seed)
 
 
 def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> TrainedStudent:
-    """Returns the trained and settled student, continued from the last checkpoint.
+    """Returns the trained and settled student, continued from the last checkpoint. It is fitted first, which is a stage
+    of its own.
 
     Raises DivergedError for a loss that is not finite.
     """
 
-    def make(stage: OpenStage) -> TrainedStudent:
+    def prepare() -> Callable[[OpenStage], TrainedStudent]:
         graph = run.prepared(scheme, images.images.images)
-        student = build_network(graph, scheme, images.images.images, run.options.seed)
         teacher = Teacher(graph).to(run.device)
         training = StudentTraining(teacher, images.images, run.recipe.student, run.options.seed, run.device)
-        session = TrainingSession(stage.folder, stage.saved, stage.advance)
-        settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
-        save_student(stage.folder / "student.safetensors", student, settled=settled)
-        noise = signal_to_noise(student, teacher.cpu(), _few(images.images.images))
-        write_atomically(stage.folder / _NOISE, json.dumps(noise))
-        session.clear()
-        return TrainedStudent(student, settled, noise)
+        fitted = _fitted(run, images, graph, scheme, training) if run.recipe.fitting.correct else None
+
+        def make(stage: OpenStage) -> TrainedStudent:
+            student = _calibrated(run, images, graph, scheme) if fitted is None else fitted
+            session = TrainingSession(stage.folder, stage.saved, stage.advance)
+            settled = [f"{adjustment.name}: {adjustment.what}" for adjustment in training.train(student, session)]
+            save_student(stage.folder / _STUDENT, student, settled=settled)
+            noise = signal_to_noise(student, teacher.cpu(), _few(images.images.images))
+            write_atomically(stage.folder / _NOISE, json.dumps(noise))
+            session.clear()
+            return TrainedStudent(student, settled, noise)
+
+        return make
 
     key = student_key(run, scheme, images.key)
     work = StageWork(FINE_TUNING, key, run.recipe.student.images, "images", shared=True)
-    return kept_or_made(run, work, lambda folder: kept_student(run, scheme, folder), make)
+    student = kept_or_prepared(run, work, lambda folder: kept_student(run, scheme, folder), prepare)
+    fitted, directory = fitted_key(run, scheme, images.key), run.directory
+    if FITTING not in directory.seconds and directory.finished(FITTING, fitted):  # a kept student was fitted too
+        directory.seconds[FITTING] = directory.stage(FITTING, fitted).seconds
+    return student
+
+
+def _fitted(run: Run, images: RunImages, graph: Graph, scheme: Scheme, training: StudentTraining) -> FakeQuantNetwork:
+    """Returns the student after the fitting of its layers, continued from the last layers that were saved. graph: the
+    network as it is quantized."""
+
+    def make(stage: OpenStage) -> FakeQuantNetwork:
+        student = _calibrated(run, images, graph, scheme)
+        session = TrainingSession(stage.folder, stage.saved, stage.advance)
+        training.fit(student, session)
+        save_student(stage.folder / _STUDENT, student)
+        session.clear()
+        return student
+
+    work = StageWork(FITTING, fitted_key(run, scheme, images.key), len(list(graph.layers())), "layers", shared=True)
+    return kept_or_made(run, work, lambda folder: _load_student(run, scheme, folder)[0], make)
+
+
+def _calibrated(run: Run, images: RunImages, graph: Graph, scheme: Scheme) -> FakeQuantNetwork:
+    """Returns the student with its ranges alone. graph: the network as it is quantized."""
+    return build_network(graph, scheme, images.images.images, run.options.seed)
 
 
 def _few(images: Tensor) -> Tensor:
@@ -240,15 +288,22 @@ def _few(images: Tensor) -> Tensor:
 
 def kept_student(run: Run, scheme: Scheme, folder: Path) -> TrainedStudent:
     """Returns the student of a finished fine-tuning. Raises RunError for a damaged folder."""
-    student = empty_network(run.graph, scheme)
-    try:
-        notes = load_student(folder / "student.safetensors", student)
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise RunError(f"{folder} holds no finished student ({reason(error)}): run quantize again.") from error
+    student, notes = _load_student(run, scheme, folder)
     noise: dict[str, float | None] = {}
     with suppress(OSError, ValueError):  # a figure for people: nothing is trained again for it
         noise = json.loads((folder / _NOISE).read_text())
     return TrainedStudent(student, list(notes["settled"]), noise)
+
+
+def _load_student(run: Run, scheme: Scheme, folder: Path) -> tuple[FakeQuantNetwork, dict[str, Any]]:
+    """Returns the student in a finished stage's folder, and what is noted beside it. Raises RunError for a damaged
+    folder."""
+    student = empty_network(run.graph, scheme)
+    try:
+        notes = load_student(folder / _STUDENT, student)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise RunError(f"{folder} holds no finished student ({reason(error)}): run quantize again.") from error
+    return student, notes
 
 
 def freeze_student(run: Run, student: FakeQuantNetwork, key: str) -> Program:

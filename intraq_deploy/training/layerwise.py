@@ -56,12 +56,15 @@ def fit_layers(
     recipe: FittingRecipe,
     seed: int,
     device: torch.device,
+    *,
+    fitted: int = 0,
     report: Callable[[int, int], None] | None = None,
 ) -> None:
     """Fits the student in place and on `device`, where the teacher is already.
 
     Weights whose range follows them (min-max) keep their values; their means and gains are corrected. Images and
-    patches are drawn with `seed`. report: called before each layer with its number, from 1, and how many there are.
+    patches are drawn with `seed`. fitted: the number of layers that are fitted already, the first ones. report: called
+    before each other layer with its number, from 1, and how many there are.
     """
     student.to(device)
     parts = single_nodes(student.graph)
@@ -70,8 +73,9 @@ def fit_layers(
     layers = [node.name for node in student.graph.layers()]
     for index, block in enumerate(parts):
         (node,) = block.nodes
-        if isinstance(node.op, Conv2d | Linear):
-            number = layers.index(node.name)
+        number = layers.index(node.name) if node.name in layers else -1
+        if number >= fitted:
+            assert isinstance(node.op, Conv2d | Linear)
             if report is not None:
                 report(number + 1, len(layers))
             (name,) = node.inputs

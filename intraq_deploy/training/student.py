@@ -3,6 +3,7 @@
 The recipe says which of the first three take place. Each starts from what the one before it left.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from intraq_deploy.training.reconstruction import reconstruct
 from intraq_deploy.training.teacher import Teacher
 
 _CHECKPOINT_STEPS = 50
+_CHECKPOINT_SECONDS = 20.0
+"""How much fitting is lost, at most, beside the layer at which it is interrupted."""
 _FITTED, _RECONSTRUCTED = "fitted.safetensors", "reconstructed.safetensors"
 _CHECKPOINT = "checkpoint.safetensors"
 
@@ -38,8 +41,8 @@ class TrainingSession:
     saved: Callable[[], None] = lambda: None
     """Called when a part has been saved."""
     report: Callable[[int, str, float | None], None] = _silent
-    """A function that is told how many images went through the student (of `StudentRecipe.images`), where in the work
-    that is, and the loss."""
+    """A function that is told how much is done, where in the work that is, and the loss. In fitting it is layers that
+    are done, else images that went through the student, of `StudentRecipe.images`."""
 
     def part(self, name: str) -> Path | None:
         """The file that keeps a part, which may not exist; None if nothing is kept."""
@@ -65,46 +68,62 @@ class StudentTraining:
     device: torch.device
 
     def train(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> list[Adjustment]:
-        """Trains `student` in place and returns what settling adjusted; the student is then on the CPU.
+        """Trains a fitted `student` in place and returns what settling adjusted; the student is then on the CPU.
 
-        student: calibrated, as `build_network` makes it. session: continues what an earlier one left in its folder.
-        Raises DivergedError for a loss that is not finite, UsageError for the reconstruction of min-max ranges.
+        session: continues what an earlier one left in its folder. Raises DivergedError for a loss that is not finite,
+        UsageError for the reconstruction of min-max ranges.
         """
-        self.learn(student, session)
+        self.tune(student, session)
         return settle(student.cpu())
 
-    def learn(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> None:
-        """Trains `student` in place as `train` does, but for settling; the student may be on `device`."""
+    def learn(self, student: FakeQuantNetwork) -> None:
+        """Fits and trains `student` in place, but for settling; the student may be on `device` then.
+
+        student: calibrated, as `build_network` makes it. Raises what `train` raises.
+        """
+        self.fit(student)
+        self.tune(student)
+
+    def fit(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> None:
+        """Fits a calibrated `student` in place, if the recipe says so; the student is on `device` then. session: as in
+        `train`."""
+        if not self.recipe.fitting.correct:
+            return
         session = TrainingSession() if session is None else session
-        if self.recipe.fitting.correct:
-            self._once(_FITTED, student, session, self._fit)
+        kept = session.part(_FITTED)
+        fitted = load_student(kept, student)["fitted"] if kept is not None and kept.exists() else 0
+        last = time.monotonic()
+
+        def report(layer: int, count: int) -> None:
+            nonlocal last
+            if kept is not None and time.monotonic() - last > _CHECKPOINT_SECONDS:
+                save_student(kept, student, fitted=layer - 1)
+                session.saved()
+                last = time.monotonic()
+            session.report(layer - 1, f"layer {layer}/{count}", None)
+
+        recipe = self.recipe.fitting
+        fit_layers(student, self.teacher, self.images, recipe, self.seed, self.device, fitted=fitted, report=report)
+
+    def tune(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> None:
+        """Reconstructs and fine-tunes a fitted `student` in place, as the recipe says; the student may be on `device`
+        then. session, and what is raised: as in `train`."""
+        session = TrainingSession() if session is None else session
         if self.recipe.reconstruction.enabled:
-            self._once(_RECONSTRUCTED, student, session, self._reconstruct)
+            self._reconstruct_once(student, session)
         if self.recipe.training.steps:
             self._fine_tune(student, session)
 
-    def _once(
-        self,
-        name: str,
-        student: FakeQuantNetwork,
-        session: TrainingSession,
-        part: Callable[[FakeQuantNetwork, TrainingSession], None],
-    ) -> None:
-        """Does a part of the work, or loads what an earlier session has kept of it."""
-        kept = session.part(name)
+    def _reconstruct_once(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
+        """Reconstructs the student, or loads what an earlier session has kept of it."""
+        kept = session.part(_RECONSTRUCTED)
         if kept is not None and kept.exists():
             load_student(kept, student)
             return
-        part(student, session)
+        self._reconstruct(student, session)
         if kept is not None:
             save_student(kept, student)
             session.saved()
-
-    def _fit(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
-        def report(layer: int, count: int) -> None:
-            session.report(0, f"fitting layer {layer}/{count}", None)
-
-        fit_layers(student, self.teacher, self.images, self.recipe.fitting, self.seed, self.device, report)
 
     def _reconstruct(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         recipe, count = self.recipe.reconstruction, len(blocks(student.graph))

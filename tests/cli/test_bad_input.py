@@ -79,8 +79,9 @@ def test_checkpoints(run, tmp_path, make, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--bits", "1"], ("--weight-bits is 1", "2 to 8")),
-        (["--bits", "9"], ("--weight-bits is 9", "2 to 8")),
+        (["--bits", "1"], ("--bits is 1", "2 to 8")),
+        (["--bits", "9"], ("--bits is 9", "2 to 8")),
+        (["--weight-bits", "9"], ("--weight-bits is 9", "2 to 8")),
         (["--depthwise-bits", "9"], ("--depthwise-bits is 9", "2 to 8")),
         (["--depthwise-bits", "3"], ("--depthwise-bits is 3", "other layers have 4")),
         (["--depthwise-bits", "8"], ("--depthwise-bits is 8", "no depthwise layer", "leave it out")),

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from intraq_deploy.pipeline import doctor
 from intraq_deploy.pipeline.doctor import _problems, _usable
 from intraq_deploy.targets.device.profile import Release, device_names, load_device
 
@@ -17,7 +18,6 @@ def test_this_machine(run):
     assert findings["Python"]["found"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert findings["ONNX Runtime"]["remedy"] is None
     assert "GiB free" in findings["disk"]["found"]
-    assert "CUDAExecutionProvider" in findings
     text = run("doctor").stdout
     assert "ok  ONNX Runtime" in text
     assert re.search(r"jetson-orin-nano +JetPack 7.2, JetPack 6.2 and JetPack 6.1: tensorrt-int8, ", text)
@@ -30,7 +30,20 @@ def test_options_of_another_machine(run, option):
     assert f"{option[0]} is for another machine: name it with --on." in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize("gpu", [None, "a GPU"])
+def test_what_is_missing_for_a_gpu_is_said_where_there_is_one(run, monkeypatch, gpu):
+    monkeypatch.setattr(doctor, "gpu_name", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    findings = {finding["what"]: finding for finding in json.loads(run("doctor", "--json").stdout)["findings"]}
+    assert findings["NVIDIA's driver"]["remedy"] is not None
+    assert ("TensorRT" in findings) is (gpu is not None)
+    assert ("CUDAExecutionProvider" in findings) is (gpu is not None)
+    assert findings["torch"]["remedy"] is None
+
+
 def test_what_is_missing_has_a_remedy(run, monkeypatch):
+    monkeypatch.setattr(doctor, "gpu_name", lambda: "a GPU")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     result = run("doctor", "--json")

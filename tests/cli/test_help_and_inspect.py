@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from intraq_deploy.quantization.scheme import SCHEMES
+from intraq_deploy.recipes import BUILTIN
+
 SUPPORT = Path(__file__).parents[1] / "support.py"
 NETWORK = ["--arch", f"{SUPPORT}:SmallResNet", "--input-size", "32", "--mean", "0.5", "--std", "0.25"]
 COMMANDS = ["quantize", "synthesize", "export", "validate", "inspect"]
@@ -27,6 +30,14 @@ def test_help_lists_the_commands_and_version_is_the_packages(run):
     listing = run("--help").stdout
     assert all(command in listing for command in COMMANDS)
     assert run("--version").stdout.strip() == __version__
+
+
+def test_help_shows_the_values_that_an_option_takes(run, monkeypatch):
+    """Those that the shell completes too, and no other is taken."""
+    monkeypatch.setenv("COLUMNS", "200")
+    text = run("quantize", "--help").stdout
+    for choices in (BUILTIN, SCHEMES, ("qat", "ptq"), ("float", "uint8"), ("auto", "cpu", "cuda")):
+        assert "|".join(choices) in text
 
 
 def test_help_does_not_import_torch():

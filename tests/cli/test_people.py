@@ -19,7 +19,9 @@ import torchvision
 from rich.console import Console
 from support import NETWORK, TINY
 
+from intraq_deploy.cli.summary import show_closing
 from intraq_deploy.pipeline.display import TerminalProgress
+from intraq_deploy.pipeline.report import read_report
 
 PROGRAM = Path(sys.executable).with_name("intraq-deploy")
 
@@ -40,7 +42,8 @@ def test_a_run_closes_with_its_verdict_and_the_next_commands(run, checkpoint, fi
     plain = run("quantize", checkpoint, *NETWORK, *TINY, "--out", directory)
     closing = plain.stdout.split("\n\n")[-1]
     text = " ".join(closing.split())
-    assert re.match(r"PASSED after \d+ s: W4A4; 0 of [\d,]+ integers differ\.", text)
+    kept = r"( \(and \d+ s before, whose results were kept\))?"
+    assert re.match(rf"PASSED after \d+ s{kept}: W4A4; 0 of [\d,]+ integers differ\.", text)
     assert f"Results are in {directory}; run.json has every figure." in closing
     assert len(closing.splitlines()) <= 24
     commands = [shlex.split(line) for line in closing.splitlines() if line.startswith("  intraq-deploy ")]
@@ -51,6 +54,15 @@ def test_a_run_closes_with_its_verdict_and_the_next_commands(run, checkpoint, fi
     assert measured.exit_code == 0, measured.stderr
     assert re.search(r"W4A4, top-1 \d+\.\d\d % \(float \d+\.\d\d\)", " ".join(measured.stdout.split()))
     assert "intraq-deploy bench " in measured.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3, "PASSED after 3 s (and 57 s before, whose results were kept): "), (130, "after 2 min: ")]
+)
+def test_the_time_of_what_was_kept_is_not_lost(finished, capsys, seconds, said):
+    report = read_report(finished / "run.json").changed(seconds={"synthesis": 40.0, "fine-tuning": 20.0})
+    show_closing(report, str(finished), seconds)
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_failed_gate_closes_with_it(run, checkpoint, finished, tmp_path, monkeypatch):

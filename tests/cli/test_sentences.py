@@ -114,55 +114,56 @@ def advice(verdict, **figures):
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
-        (advice("only-w8a8"), "W4A4 loses 1.3 points against float."),
-        (advice("only-w8a8", lost=-0.3), "W4A4 gains 0.3 points against float."),
-        (advice("only-w8a8", lost=-0.04), "W4A4 loses nothing against float."),
+        (advice("only-w8a8"), "W4A4 loses 1.3 points against float32."),
+        (advice("only-w8a8", lost=-0.3), "W4A4 gains 0.3 points against float32."),
+        (advice("only-w8a8", lost=-0.04), "W4A4 loses nothing against float32."),
         (
-            advice("equal", lost=0.04),
-            "W4A4 is no less accurate than W8A8 here and as fast: it loses nothing against float.",
+            advice("only-w8a8", lost=-0.3, images=1000),
+            "As far as 1,000 images tell, W4A4 loses nothing against float32.",
+        ),
+        (
+            advice("equal", lost=0.5, images=1000),
+            "As far as 1,000 images tell, W4A4 loses nothing, W8A8 loses nothing, and they are equally fast here: "
+            "ship W4A4 (the file of W4A4 has 0.55 times the size).",
         ),
         (
             advice("timed-apart", speed=None, float_speed=None),
-            "W4A4 loses 1.3 points, W8A8 loses 0.1 points; it was timed on the GPU, W8A8 on the CPU: their "
-            "times do not compare, and both would run in the same INT8 kernels.",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points. it was timed on the GPU and W8A8 on the CPU, so their times "
+            "do not compare. Both would run in the same INT8 kernels.",
         ),
         (
             advice("not-timed", speed=None, float_speed=None),
-            "W4A4 loses 1.3 points, W8A8 loses 0.1 points; how fast they are is measured on the device.",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points. How fast they are is measured on the device.",
         ),
         (
             advice("float-is-fastest", float_speed=2.0),
-            "float32 is 2.0x as fast as either here: quantize this network for size, not for speed (W4A4 loses 1.3 "
-            "points, W8A8 loses 0.1 points).",
+            "float32 is 2.0x as fast here as W4A4 or W8A8: quantize this network for size, not for speed. W4A4 loses "
+            "1.3 points, W8A8 loses 0.1 points.",
         ),
         (
             advice("low-bits-are-faster", speed=2.0),
-            "W4A4 is 2.0x as fast as W8A8 and loses 1.3 points (W8A8 loses 0.1 points).",
+            "W4A4 is 2.0x as fast as W8A8. W4A4 loses 1.3 points, W8A8 loses 0.1 points.",
         ),
         (
             advice("w8a8"),
-            "W8A8 is as fast here and loses 0.1 points where W4A4 loses 1.3 points: ship W8A8 unless size counts "
-            "(W4A4's file is 0.55 of its; both run in INT8 kernels).",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is as fast: ship W8A8, unless size counts (the file of "
+            "W4A4 has 0.55 times the size).",
         ),
         (
             advice("w8a8", speed=0.5),
-            "W8A8 is 2.0x as fast here and loses 0.1 points where W4A4 loses 1.3 points: ship W8A8 unless size counts "
-            "(W4A4's file is 0.55 of its; both run in INT8 kernels).",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8, unless size counts (the file "
+            "of W4A4 has 0.55 times the size).",
         ),
         (
-            advice("equal"),
-            "W4A4 is no less accurate than W8A8 here and as fast: it loses 1.3 points against float.",
+            advice("w8a8-is-faster", lost=0.1, speed=0.5),
+            "W4A4 loses 0.1 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8 for speed, W4A4 for size (the "
+            "file of W4A4 has 0.55 times the size).",
         ),
         (
-            advice("w8a8-is-faster", speed=0.5),
-            "W8A8 is 2.0x as fast here, and W4A4 no less accurate: it loses 1.3 points against float.",
-        ),
-        (
-            advice("equal", a8_lost=0.6),
-            "W4A4 is no less accurate than W8A8 here and as fast: it loses 1.3 points against float. W4A8 "
-            "(--activation-bits 8), in the same kernels and as large, loses 0.6 points before any fine-tuning, and "
-            "W4A4 loses 1.3 points after it: fewer activation bits gain nothing on INT8 hardware, and are for "
-            "hardware that computes with them.",
+            advice("w8a8", a8_lost=0.6),
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is as fast: ship W8A8, unless size counts (the file of "
+            "W4A4 has 0.55 times the size). In INT8 kernels, activations of fewer than 8 bits make it neither smaller "
+            "nor faster: W4A8 (--activation-bits 8) usually loses less.",
         ),
     ],
 )

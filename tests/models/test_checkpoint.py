@@ -232,6 +232,17 @@ def test_random_bytes(tmp_path):
     assert "torch.save, safetensors, torch.export or torch.onnx.export" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "beginning"),
+    [("epochs: 30\nlr: 0.1\n", "'epochs: 30'"), ("é" * 99, repr("é" * 32)), ("xé" * 99, repr("xé" * 20))],
+)
+def test_a_text_is_shown_as_one(tmp_path, text, beginning):
+    """Also where its beginning ends within a character."""
+    path = tmp_path / "weights.pth"
+    path.write_text(text)
+    assert f"it is a text file, which begins with {beginning}; give a file" in refusal(path)
+
+
 def test_jpeg(tmp_path):
     path = tmp_path / "weights.pth"
     Image.new("RGB", (8, 8)).save(path, "JPEG")

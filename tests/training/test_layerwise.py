@@ -163,7 +163,7 @@ def test_as_many_images_are_taken_as_fit_into_memory(student, monkeypatch):
 
 def test_it_tells_of_every_layer_with_weights(student):
     made, told = student(), []
-    fit_layers(made, teacher(), IMAGES, CORRECTED, 0, CPU, lambda *at: told.append(at))
+    fit_layers(made, teacher(), IMAGES, CORRECTED, 0, CPU, report=lambda *at: told.append(at))
     count = sum(isinstance(node.op, HAS_WEIGHT) for node in made.graph.nodes)
     assert told == [(layer, count) for layer in range(1, count + 1)]
 

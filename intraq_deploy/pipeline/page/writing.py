@@ -1,5 +1,6 @@
 """Pages from runs: HTML that needs nothing beside it, and Markdown for a model card."""
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -75,7 +76,14 @@ def _losses(stage: str, curves: Sequence[Curve]) -> list[Markup]:
         return [chart(f"Loss of {len(series)} batch{plural} of images", ("image-iterations", "loss"), series)]
     last = [curve for curve in curves if not curve.part]
     blocks = [curve for curve in curves if curve.part]
-    charts = [chart("Loss of fine-tuning", ("images", "loss"), [Series("", curve.points)]) for curve in last]
+    charts = [
+        chart(
+            "Loss of fine-tuning: every batch is another mixture of images",
+            ("images", "loss"),
+            [Series("each step", curve.points, "plain"), Series("smoothed", _smoothed(curve.points))],
+        )
+        for curve in last
+    ]
     if blocks:
         gained = [Series("first step", _numbered(blocks, 0)), Series("last step", _numbered(blocks, -1), "b")]
         charts.insert(
@@ -85,6 +93,14 @@ def _losses(stage: str, curves: Sequence[Curve]) -> list[Markup]:
             ),
         )
     return charts
+
+
+def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Returns the points with the mean of a tenth of them, around each, in place of their values."""
+    reach = max(1, len(points) // 20)
+    values = [value for _, value in points]
+    around = [values[max(0, index - reach) : index + reach + 1] for index in range(len(values))]
+    return [(done, sum(near) / len(near)) for (done, _), near in zip(points, around, strict=True)]
 
 
 def _numbered(blocks: Sequence[Curve], index: int) -> list[tuple[int, float]]:
@@ -116,7 +132,9 @@ def _reliability(run: RunFacts) -> Markup:
 def _classes(run: RunFacts) -> Markup:
     points = [(each.float_right, each.right) for each in run.classes]
     title = "Accuracy of each class, float and deployed"
-    return chart(title, ("float %", "deployed %"), [Series("", points, line=False)], bounds=_PERCENT, diagonal=True)
+    lowest = min(min(point) for point in points)
+    bounds = (min(90.0, 10 * math.floor(lowest / 10)), 100.0)
+    return chart(title, ("float %", "deployed %"), [Series("", points, line=False)], bounds=bounds, diagonal=True)
 
 
 @cache

@@ -121,17 +121,22 @@ def _comparison(report: "RunReport") -> "Table":
     from intraq_deploy.pipeline.sentences import row_name
 
     accuracy = report.accuracy or {}
-    headings = ("top-1 %", "top-5 %", "MiB", "ms (batch 1, 1 thread)")
-    title = f"{report.model.architecture}, {accuracy.get('images', 0):,} labelled images, ONNX Runtime"
+    measured = ("top-1 %", "top-5 %") if accuracy else ()
+    headings = (*measured, "MiB", "ms (batch 1, 1 thread)")
+    images = f", {accuracy['images']:,} labelled images" if accuracy else ""
+    title = f"{report.model.architecture}{images}, ONNX Runtime"
     table = Table("", *(Column(heading, justify="right") for heading in headings), title=title)
     for row in report.comparison:
         time = "on the device" if row.milliseconds is None else f"{row.milliseconds:.3f}"
-        cells = (row_name(report, row.name), f"{row.top1:.2f}", f"{row.top5:.2f}", f"{row.bytes / MIB:.2f}", time)
+        right = [f"{value:.2f}" for value in (row.top1, row.top5) if value is not None]
+        cells = (row_name(report, row.name), *right, f"{row.bytes / MIB:.2f}", time)
         table.add_row(*cells, style="bold" if row.name in report.artifacts else "")
-    table.caption = (
-        f"In PyTorch: float {accuracy.get('float', 0):.2f}, fake-quant {accuracy.get('fake_quant', 0):.2f}, "
-        f"integer reference {accuracy.get('program', 0):.2f}. Values of fewer than 8 bits run in INT8 kernels."
-    )
+    table.caption = "Values of fewer than 8 bits run in INT8 kernels."
+    if accuracy:
+        table.caption = (
+            f"In PyTorch: float {accuracy['float']:.2f}, fake-quant {accuracy['fake_quant']:.2f}, integer reference "
+            f"{accuracy['program']:.2f}. {table.caption}"
+        )
     for note in dict.fromkeys(row.note for row in report.comparison if row.note is not None):
         table.caption += f" {note}."
     return table

@@ -60,12 +60,12 @@ class Advice(BaseModel):
 def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, images: int, only_w8a8: bool) -> Advice:
     """Decides which bits to ship for `target`.
 
-    rows: with FLOAT32, W8A8 and `target` among them. runtime: the target's. images: the number of labelled images.
-    only_w8a8: the run's bits are W8A8 too.
+    rows: with their accuracy, and FLOAT32, W8A8 and `target` among them. runtime: the target's. images: the number of
+    labelled images. only_w8a8: the run's bits are W8A8 too.
     """
     by_name = {row.name: row for row in rows}
     plain, w8a8, low = by_name[FLOAT32], by_name[W8A8], by_name[target]
-    lost, w8a8_lost = plain.top1 - low.top1, plain.top1 - w8a8.top1
+    lost, w8a8_lost = _lost(low, plain), _lost(w8a8, plain)
     apart = runtime == "onnxruntime-tensorrt" and low.milliseconds is not None
     times = [row.milliseconds for row in (plain, w8a8, low) if row.milliseconds is not None]
     speed = float_speed = None
@@ -79,11 +79,18 @@ def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, images: 
         speed=speed,
         float_speed=float_speed,
         size=low.bytes / w8a8.bytes,
-        a8_lost=plain.top1 - by_name[A8].top1 if A8 in by_name else None,
+        a8_lost=_lost(by_name[A8], plain) if A8 in by_name else None,
         images=images,
     )
     verdict = "only-w8a8" if only_w8a8 else "timed-apart" if apart else _verdict(found)
     return found.model_copy(update={"verdict": verdict})
+
+
+def _lost(row: ComparisonRow, plain: ComparisonRow) -> float:
+    """Returns the points of top-1 that a row has less than float32."""
+    assert row.top1 is not None
+    assert plain.top1 is not None
+    return plain.top1 - row.top1
 
 
 def _verdict(found: Advice) -> Verdict:

@@ -14,8 +14,9 @@ class ComparisonRow(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
+    """Percent of the labelled images; both are None where there are none."""
     bytes: int
     milliseconds: float | None
     """Median at batch 1 on one thread, all rows timed in turn; None where the runtime is on the device only. For a row

@@ -114,6 +114,14 @@ class LargerThanAsked(_Finding):
     """The limit that was asked for, in MiB."""
 
 
+class SlowerThanFloat(_Finding):
+    """A warning: the file takes longer than float32, both timed in turn here, at batch 1 on one thread."""
+
+    kind: Literal["slower-than-float"] = "slower-than-float"
+    milliseconds: float
+    float_milliseconds: float
+
+
 class NumberedFolders(_Finding):
     """A warning: numbered class folders were taken by number, and as text they have another order."""
 
@@ -149,6 +157,7 @@ GateWarning = Annotated[
     | LayersLeftInFloat
     | UnderusedTensors
     | LargerThanAsked
+    | SlowerThanFloat
     | NumberedFolders
     | EmptyClassFolders
     | FloatInaccurate,

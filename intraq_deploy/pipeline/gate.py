@@ -4,7 +4,7 @@ A candidate goes in, a result comes out; what may not be shipped is in its failu
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,10 @@ from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline import findings, records
 from intraq_deploy.pipeline.advice import advise
 from intraq_deploy.pipeline.candidate import GateCandidate
+from intraq_deploy.pipeline.comparison import FLOAT32, ComparisonRow
 from intraq_deploy.pipeline.engines import engines_here
 from intraq_deploy.pipeline.finished import opened_run
-from intraq_deploy.pipeline.measurement import FLOAT, Measurement, baselines, measure_accuracy
+from intraq_deploy.pipeline.measurement import FLOAT, Measurement, baselines, measure_accuracy, measure_speed
 from intraq_deploy.pipeline.opening import Opening
 from intraq_deploy.pipeline.options import check_apart
 from intraq_deploy.pipeline.progress import Progress
@@ -43,6 +44,8 @@ _LEAST_POINTS, _LEAST_IMAGES, _SPREADS = 0.1, 3, 3
 """A deployed network may fall below the fake-quant module by the greatest of so many points, so many images, and so
 many standard deviations of what chance does."""
 
+_SLOWER = 1.05
+"""A file that takes so many times as long as float32 is called slower."""
 _ENOUGH_IMAGES, _DOUBTFUL, _ONE_CLASS = 20, 0.5, 60
 """The float network's accuracy is doubted on so many images or more, where it is below that share of its confidence, or
 no better than one answer for all images, if no class has more than so many percent of them."""
@@ -54,6 +57,8 @@ class GateResult:
 
     parity: dict[str, ParityRecord]
     """The comparison with the program, by target."""
+    rows: list[ComparisonRow]
+    """What is deployed, with its times here."""
     measured: Measurement | None
     """Accuracy; None without labelled images."""
     failures: list[findings.Failure]
@@ -83,16 +88,16 @@ def validate_run(opening: Opening, targets: tuple[str, ...], evaluate: str | Non
             {name: record.failures for name, record in report.engines.items() if name not in engines},
             report.mixed,
         )
-        compared = {} if labelled is None else baselines(run, finished.images, report.mixed)
+        compared = baselines(run, finished.images, report.mixed, quantized=labelled is not None)
         return finished.keep(with_gate(report, run.model, candidate, run_gate(run, candidate, labelled, compared)))
 
 
 def run_gate(
     run: Run, candidate: GateCandidate, labelled: LabelledImages | None, compared: Mapping[str, Artifact]
 ) -> GateResult:
-    """Compares every artifact with the program, and measures its accuracy.
+    """Compares every artifact with the program, and measures its speed and accuracy.
 
-    labelled: None leaves accuracy out. compared: the baselines, which are not looked at without labelled images.
+    labelled: None leaves accuracy out. compared: the baselines, the float network among them.
     """
     program = candidate.program
     inputs, *expected = parity_images(run.model, candidate.student, program, candidate.images)
@@ -117,14 +122,17 @@ def run_gate(
             failures += float_layers(artifact, program, sessions.engine)
         failures += [each for each in candidate.engine_failures.get(target, ()) if each not in failures]
         warnings += _parity_warnings(artifact, validation)
-    measured = None
-    if labelled is not None:
+    measured, rows = None, list[ComparisonRow]()
+    if labelled is None:
+        rows = measure_speed(run, candidate, compared)
+    else:
         measured = measure_accuracy(run, candidate, labelled, compared)
+        rows = measured.rows
         warnings += eval_warnings(labelled, measured.accuracy[FLOAT])
         for target in candidate.artifacts:
             failures += accuracy_failures(target, measured.accuracy)
-    warnings += _size_warnings(candidate.artifacts, candidate.mixed)
-    return GateResult(parity, measured, failures, warnings)
+    warnings += [*speed_warnings(rows, candidate.artifacts), *_size_warnings(candidate.artifacts, candidate.mixed)]
+    return GateResult(parity, rows, measured, failures, warnings)
 
 
 def with_gate(report: RunReport, model: Model, candidate: GateCandidate, result: GateResult) -> RunReport:
@@ -141,6 +149,8 @@ def with_gate(report: RunReport, model: Model, candidate: GateCandidate, result:
     }
     if result.measured is not None:
         changes |= _measured(report, model, candidate, result.measured)
+    elif report.accuracy is None:
+        changes["comparison"] = result.rows
     return report.changed(**changes)
 
 
@@ -161,6 +171,18 @@ def _measured(report: RunReport, model: Model, candidate: GateCandidate, measure
             measured.rows, first.target, first.runtime, images=len(measured.labels), only_w8a8=report.is_w8a8
         ),
     }
+
+
+def speed_warnings(
+    rows: Sequence[ComparisonRow], artifacts: Mapping[str, Artifact]
+) -> Iterator[findings.SlowerThanFloat]:
+    """Yields the targets whose files take longer than float32 does, both timed in turn on this CPU."""
+    times = {row.name: row.milliseconds for row in rows if row.note is None and row.milliseconds is not None}
+    plain = times.get(FLOAT32)
+    for target in artifacts:
+        own = times.get(target)
+        if plain is not None and own is not None and own > _SLOWER * plain:
+            yield findings.SlowerThanFloat(target=target, milliseconds=own, float_milliseconds=plain)
 
 
 def parity_images(

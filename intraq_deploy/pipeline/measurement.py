@@ -24,6 +24,7 @@ from intraq_deploy.pipeline.rundir import key_of
 from intraq_deploy.pipeline.schemes import SchemeChoice
 from intraq_deploy.pipeline.stages import QUALITY_IMAGES
 from intraq_deploy.program.freeze import float_program, freeze
+from intraq_deploy.program.program import Program
 from intraq_deploy.program.reference import Reference
 from intraq_deploy.program.settle import settle
 from intraq_deploy.quantization.build import build_network
@@ -69,12 +70,14 @@ class Measurement:
     rows: list[ComparisonRow]
 
 
-def baselines(run: Run, images: SyntheticSet, mixed: MixedRecord | None) -> dict[str, Artifact]:
+def baselines(
+    run: Run, images: SyntheticSet, mixed: MixedRecord | None, *, quantized: bool = True
+) -> dict[str, Artifact]:
     """Returns the float network, W8A8 and A8 for ONNX Runtime by name, ranges only, no fine-tuning.
 
-    mixed: the weight bits that were chosen layer by layer.
+    mixed: the weight bits that were chosen layer by layer. quantized: whether the latter two are wanted.
     """
-    schemes = _baseline_schemes(run, mixed)
+    schemes = _baseline_schemes(run, mixed) if quantized else {}
 
     def load(folder: Path) -> dict[str, Artifact]:
         return {name: whole_artifact(folder / name) for name in (FLOAT32, *schemes)}
@@ -138,10 +141,23 @@ def measure_accuracy(
         pixels = takes_pixels and name in as_program
         batches = labelled.uint8_batches(_BATCH) if pixels else labelled.batches(_BATCH)
         accuracy[name] = evaluate(_watched(run, name, predict, len(accuracy) * len(labelled)), batches)
-    sample = torch.zeros(1, *run.model.input_shape, dtype=torch.uint8 if takes_pixels else torch.float32)
-    milliseconds = _times({**compared, **timed_here(run, candidate.artifacts)}, on_cuda, engines, sample)
+    milliseconds = _times({**compared, **timed_here(run, candidate.artifacts)}, on_cuda, engines, _sample(program))
     rows = _rows(accuracy, deployed, on_cuda, engines, milliseconds)
     return Measurement(labelled.name, labelled.labels, _quality(run, labelled), accuracy, rows)
+
+
+def measure_speed(run: Run, candidate: GateCandidate, compared: Mapping[str, Artifact]) -> list[ComparisonRow]:
+    """Returns the sizes and times of what is deployed, without accuracy. compared: the float network."""
+    on_cuda = _on_cuda(run, compared[FLOAT32])
+    here = {**compared, **timed_here(run, candidate.artifacts)}
+    milliseconds = _times(here, on_cuda, candidate.engines, _sample(candidate.program))
+    return _rows({}, {**compared, **candidate.artifacts}, on_cuda, candidate.engines, milliseconds)
+
+
+def _sample(program: Program) -> Tensor:
+    """Returns one image as the program takes it, uint8 or float32 [1, C, H, W]."""
+    dtype = torch.float32 if program.normalization is None else torch.uint8
+    return torch.zeros(1, *program.graph.input.shape, dtype=dtype)
 
 
 def _quality(run: Run, labelled: LabelledImages) -> Quality | None:
@@ -220,7 +236,8 @@ def _rows(
     engines: Mapping[str, EngineSessions],
     milliseconds: Mapping[str, float],
 ) -> list[ComparisonRow]:
-    """Returns a row for each deployed network. milliseconds: of those that were timed, by name."""
+    """Returns a row for each deployed network. accuracy: empty without labelled images; milliseconds: of those that
+    were timed, by name."""
     notes = dict.fromkeys(on_cuda, NO_INTEGER_CONVOLUTION)
     notes |= {name: f"{name} on {engine.engine.gpu}, transfers apart" for name, engine in engines.items()}
     sizes = {name: artifact.bytes for name, artifact in artifacts.items()}
@@ -228,8 +245,8 @@ def _rows(
     return [
         ComparisonRow(
             name=name,
-            top1=accuracy[name].top1,
-            top5=accuracy[name].top5,
+            top1=accuracy[name].top1 if accuracy else None,
+            top5=accuracy[name].top5 if accuracy else None,
             bytes=sizes[name],
             milliseconds=milliseconds.get(name),
             note=notes.get(name),

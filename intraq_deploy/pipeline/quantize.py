@@ -119,7 +119,7 @@ def _stages(run: Run, labelled: LabelledImages | None) -> RunReport:
     program = stages.freeze_student(run, student.network, stages.student_key(run, scheme, images.key))
     bits = run.bits.label(mixed)
     artifacts = {target: export_artifact(run, target, program, bits) for target in run.options.targets}
-    compared = {} if labelled is None else baselines(run, made, mixed)
+    compared = baselines(run, made, mixed, quantized=labelled is not None)
     report = records.run_report(
         run,
         record,

@@ -66,6 +66,11 @@ def warning_sentence(warning: findings.GateWarning) -> str:
                 f"scales and biases ({warning.stored_bytes / MIB:.2f} MiB), and the file also holds a graph and may "
                 "store codes wider."
             )
+        case findings.SlowerThanFloat():
+            return (
+                f"{target}: an image takes {warning.milliseconds:.2f} ms here, and in float32 "
+                f"{warning.float_milliseconds:.2f} ms: on this CPU the quantized file is smaller, not faster."
+            )
         case findings.NumberedFolders():
             return (
                 f"The class folders are numbers, and were taken as class indices: float top-1 is {warning.top1:.2f} %. "
@@ -110,7 +115,7 @@ def _beside_w8a8(advice: Advice, bits: str) -> str:
         own = f"As far as {advice.images:,} images tell, {own}"
     speed, float_speed = advice.speed or 1.0, advice.float_speed or 1.0
     pace = "as fast" if as_fast(speed) else f"{1 / speed:.1f}x as fast"
-    size = f"the file of {bits} has {advice.size:.2f} times the size"
+    size = f"{bits}'s file has {advice.size:.2f} times the size of W8A8's"
     match advice.verdict:
         case "only-w8a8":
             return f"{own} against float32."

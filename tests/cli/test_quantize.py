@@ -81,6 +81,19 @@ def test_json_alone_on_standard_output(run, checkpoint, finished, tmp_path):
     assert json.loads(result.stdout) == report_of(directory)
 
 
+def test_speed_is_measured_without_labelled_images(run, finished):
+    """So that no file is shipped that is slower than float32, and nobody knows."""
+    report = report_of(finished)
+    plain, own = report["comparison"]
+    assert (plain["name"], own["name"]) == ("float32", "onnxruntime")
+    assert all(row["top1"] is None and row["milliseconds"] > 0 for row in (plain, own))
+    slower = [each for each in report["warnings"] if each["kind"] == "slower-than-float"]
+    assert bool(slower) is (own["milliseconds"] > 1.05 * plain["milliseconds"])
+    printed = run("validate", finished).stdout
+    assert "float32" in printed
+    assert "top-1 %" not in printed
+
+
 def test_accuracy_of_every_stage(run, checkpoint, labelled, tmp_path):
     directory = tmp_path / "run"
     result = run("quantize", checkpoint, *NETWORK, *TINY, "--eval", labelled, "--input", "uint8", "--out", directory)

@@ -81,6 +81,11 @@ def test_failures(failure, sentence):
             "holds a graph and may store codes wider.",
         ),
         (
+            f.SlowerThanFloat(target="it", milliseconds=2.5, float_milliseconds=2),
+            "it: an image takes 2.50 ms here, and in float32 2.00 ms: on this CPU the quantized file is smaller, not "
+            "faster.",
+        ),
+        (
             f.NumberedFolders(target="float", top1=16.67, sorted_top1=100),
             "The class folders are numbers, and were taken as class indices: float top-1 is 16.67 %. Sorted as text "
             "(0, 1, 10, ...), as torchvision's ImageFolder takes them, it is 100.00 %: for that order give --classes, "
@@ -124,7 +129,7 @@ def advice(verdict, **figures):
         (
             advice("equal", lost=0.5, images=1000),
             "As far as 1,000 images tell, W4A4 loses nothing, W8A8 loses nothing, and they are equally fast here: "
-            "ship W4A4 (the file of W4A4 has 0.55 times the size).",
+            "ship W4A4 (W4A4's file has 0.55 times the size of W8A8's).",
         ),
         (
             advice("timed-apart", speed=None, float_speed=None),
@@ -146,23 +151,23 @@ def advice(verdict, **figures):
         ),
         (
             advice("w8a8"),
-            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is as fast: ship W8A8, unless size counts (the file of "
-            "W4A4 has 0.55 times the size).",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is as fast: ship W8A8, unless size counts (W4A4's file "
+            "has 0.55 times the size of W8A8's).",
         ),
         (
             advice("w8a8", speed=0.5),
-            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8, unless size counts (the file "
-            "of W4A4 has 0.55 times the size).",
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8, unless size counts (W4A4's "
+            "file has 0.55 times the size of W8A8's).",
         ),
         (
             advice("w8a8-is-faster", lost=0.1, speed=0.5),
-            "W4A4 loses 0.1 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8 for speed, W4A4 for size (the "
-            "file of W4A4 has 0.55 times the size).",
+            "W4A4 loses 0.1 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8 for speed, W4A4 for size (W4A4's file has "
+            "0.55 times the size of W8A8's).",
         ),
         (
             advice("w8a8", a8_lost=0.6),
-            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is as fast: ship W8A8, unless size counts (the file of "
-            "W4A4 has 0.55 times the size). In INT8 kernels, activations of fewer than 8 bits make it neither smaller "
+            "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is as fast: ship W8A8, unless size counts (W4A4's file "
+            "has 0.55 times the size of W8A8's). In INT8 kernels, activations of fewer than 8 bits make it neither smaller "
             "nor faster: W4A8 (--activation-bits 8) usually loses less.",
         ),
     ],

@@ -6,7 +6,8 @@ import torch
 from intraq_deploy.data.labelled import LabelledImages
 from intraq_deploy.evaluation.accuracy import Accuracy, evaluate
 from intraq_deploy.models.model import Preprocessing
-from intraq_deploy.pipeline.gate import accuracy_failures, eval_warnings
+from intraq_deploy.pipeline.comparison import ComparisonRow
+from intraq_deploy.pipeline.gate import accuracy_failures, eval_warnings, speed_warnings
 
 
 def accuracy(wrong: slice, images: int) -> Accuracy:
@@ -41,6 +42,21 @@ def test_a_failure_says_what_was_lost():
     assert (found.target, found.top1, found.fake_quant_top1) == ("onnxruntime", 86, 90)
     assert (found.images, found.became_wrong, found.became_right) == (1000, 50, 10)
     assert found.allowed == pytest.approx(3 * 60**0.5)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "note", "slower"),
+    [(1.9, None, False), (2.08, None, False), (2.12, None, True), (9.0, "on a GPU", False), (None, None, False)],
+)
+def test_a_file_that_is_slower_than_float_is_warned_of(milliseconds, note, slower):
+    def row(name, time, **more):
+        return ComparisonRow(name=name, top1=None, top5=None, bytes=1, milliseconds=time, **more)
+
+    rows = [row("float32", 2.0), row("it", milliseconds, note=note)]
+    found = list(speed_warnings(rows, {"it": None}))
+    assert [(each.target, each.milliseconds, each.float_milliseconds) for each in found] == (
+        [("it", milliseconds, 2.0)] if slower else []
+    )
 
 
 def labelled(labels, **more):

@@ -1,0 +1,214 @@
+"""Times synthesis and fine-tuning against the hardware's limit and against a plain implementation.
+
+    python benchmarks/throughput/run.py [NETWORK ...] [--seconds 60] [--threads N]
+
+Rows go into benchmarks/throughput/results.csv: steps of all implementations run in turn, in an order drawn for each
+round, and ratios are of one round (median, 95 % interval). The limit of synthesis is the same network, eager, forward
+and the gradient of its images; that of fine-tuning the float network forward, and once more forward and backward.
+Where the processor multiplies in bfloat16, synthesis and its limit use it, as recipes do.
+"""
+
+import argparse
+import copy
+import csv
+import datetime
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import plain
+import torch
+from torch import Tensor, nn
+
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("latency", "accuracy")]
+from models import realistic
+from rows import commit
+
+from intraq_deploy.evaluation.latency import interleaved, speed
+from intraq_deploy.graph.trace import trace
+from intraq_deploy.models.architecture import find_architecture
+from intraq_deploy.models.loading import load_model
+from intraq_deploy.models.model import Model
+from intraq_deploy.pipeline.devices import has_bfloat16
+from intraq_deploy.pipeline.run import machine
+from intraq_deploy.quantization.build import empty_network
+from intraq_deploy.quantization.scheme import make_scheme
+from intraq_deploy.recipes import builtin
+from intraq_deploy.synthesis.loop import SetInputs, synthesize_batch
+from intraq_deploy.synthesis.make import probe_of
+from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.training.loop import Trainer
+from intraq_deploy.training.teacher import Teacher
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.csv"
+COLUMNS = (
+    "network", "work", "precision", "implementation", "images", "pixels", "images_per_s", "vs_limit", "vs_limit_low",
+    "vs_limit_high", "vs_plain", "vs_plain_low", "vs_plain_high", "peak_mib", "cpu", "threads", "date", "commit",
+    "versions",
+)  # fmt: skip
+NETWORKS = {
+    "builtin:resnet20-cifar10": (64, 32),
+    "torchvision:resnet18": (16, 128),
+    f"{HERE.parent / 'published.py'}:MobileNetV1": (16, 128),
+    "torchvision:mobilenet_v2": (16, 128),
+}
+"""Images of a step, and their pixels a side: as many as `quick` takes at a time would hold a round up."""
+OURS, LIMIT, PLAIN = "ours", "limit", "plain"
+SYNTHESIS, FINE_TUNING = "synthesis", "fine-tuning"
+_ITERATIONS = 3
+_STEPS = 1_000_000
+CPU = torch.device("cpu")
+
+
+def model_of(network: str, pixels: int) -> Model:
+    """The network with random weights, realistic batch norms, and images of so many pixels."""
+    torch.manual_seed(0)
+    if network.startswith("builtin:"):
+        return load_model(network)
+    architecture = find_architecture(network)
+    module = architecture.make(1000, 3)
+    realistic(module, (3, pixels, pixels))
+    return load_model(module, input_size=pixels, mean=[0.5], std=[0.5])
+
+
+def synthesis(model: Model, count: int, precision: torch.dtype) -> dict[str, Callable[[], object]]:
+    """What takes `_ITERATIONS` iterations over `count` images, by implementation."""
+    recipe = builtin("quick").resolve((3, 32, 32) if model.classes == 10 else (3, 224, 224), model.classes)
+    name = "bfloat16" if precision == torch.bfloat16 else "float32"
+    ours = replace(recipe.synthesis, images=count, batch=count, iterations=_ITERATIONS, start="noise", precision=name)
+    inputs = SetInputs(model, probe_of(model, CPU), ours, 0)
+    images = torch.randn(count, *model.input_shape)
+    step = plain.synthesis(copy.deepcopy(model.module), images)
+    return {
+        OURS: lambda: synthesize_batch(inputs, 0, None),
+        LIMIT: lambda: [gradient_to_images(model.module, images, precision) for _ in range(_ITERATIONS)],
+        PLAIN: lambda: [step() for _ in range(_ITERATIONS)],
+    }
+
+
+def gradient_to_images(module: nn.Module, images: Tensor, precision: torch.dtype) -> None:
+    """One forward pass and the gradient of the images, as eager PyTorch does it best."""
+    x = images.to(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        logits = module(x)
+    logits.float().sum().backward()
+
+
+def fine_tuning(model: Model, count: int, precision: torch.dtype) -> dict[str, Callable[[], object]]:
+    """What takes one step of `count` images, by implementation. precision: of the teacher and of gradients."""
+    recipe = builtin("quick").resolve(model.input_shape, model.classes).training
+    name = "bfloat16" if precision == torch.bfloat16 else "float32"
+    recipe = replace(recipe, steps=_STEPS, batch=count, precision=name)
+    graph = trace(model.module, model.input_shape)
+    images = torch.randn(count, *model.input_shape)
+    samples = SyntheticSet(images, torch.zeros(count, dtype=torch.int64), torch.ones(count))
+    trainer = Trainer(empty_network(graph, make_scheme("integer", 4, 4)), Teacher(graph), samples, recipe, 0, CPU)
+    student, teacher = (copy.deepcopy(model.module).to(memory_format=torch.channels_last) for _ in range(2))
+    student.requires_grad_(True)
+    step = plain.fine_tuning(copy.deepcopy(model.module), copy.deepcopy(model.module), images)
+    return {
+        OURS: lambda: trainer.run(trainer.step + 1),
+        LIMIT: lambda: train_in_float(student, teacher, images, precision),
+        PLAIN: step,
+    }
+
+
+def train_in_float(student: nn.Module, teacher: nn.Module, images: Tensor, precision: torch.dtype) -> None:
+    """The passes of a step of distillation without a quantizer, as eager PyTorch does them best."""
+    x = images.to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        with torch.no_grad():
+            expected = teacher(x)
+        logits = student(x)
+    (logits.float() - expected.float()).square().sum().backward()
+    student.zero_grad(set_to_none=True)
+
+
+WORK = {SYNTHESIS: synthesis, FINE_TUNING: fine_tuning}
+
+
+def peak(network: str, work: str, precision: str, implementation: str) -> float:
+    """MiB that one implementation holds at most, in a process of its own, beyond what it holds before."""
+    arguments = [sys.executable, __file__, "--peak", network, work, precision, implementation]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def measure_peak(network: str, work: str, precision: str, implementation: str) -> None:
+    """Prints what `peak` reads."""
+    count, pixels = NETWORKS[network]
+    run = WORK[work](model_of(network, pixels), count, getattr(torch, precision))[implementation]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        run()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def rows_of(network: str, work: str, seconds: float, threads: int) -> list[dict[str, object]]:
+    """The rows of one network's work."""
+    count, pixels = NETWORKS[network]
+    precision = "bfloat16" if has_bfloat16(CPU) else "float32"
+    runs = WORK[work](model_of(network, pixels), count, getattr(torch, precision))
+    times = interleaved(runs, 1000, seconds, threads)
+    done = count * (_ITERATIONS if work == SYNTHESIS else 1)
+    rows: list[dict[str, object]] = []
+    for name, taken in times.items():
+        limit, beside = speed(taken, times[LIMIT]), speed(taken, times[PLAIN])
+        rows.append({
+            "network": Path(network).name if "/" in network else network,
+            "work": work, "precision": precision, "implementation": name, "images": count, "pixels": pixels,
+            "images_per_s": f"{1000 * done / float(sorted(taken)[len(taken) // 2]):.1f}",
+            "vs_limit": f"{limit.value:.2f}", "vs_limit_low": f"{limit.low:.2f}", "vs_limit_high": f"{limit.high:.2f}",
+            "vs_plain": f"{beside.value:.2f}", "vs_plain_low": f"{beside.low:.2f}",
+            "vs_plain_high": f"{beside.high:.2f}",
+            "peak_mib": f"{peak(network, work, precision, name):.0f}",
+            "cpu": machine(), "threads": threads, "date": datetime.date.today().isoformat(), "commit": commit(),
+            "versions": f"torch {torch.__version__}",
+        })  # fmt: skip
+        print(*(rows[-1][column] for column in COLUMNS[:14]), flush=True)
+    return rows
+
+
+def write(rows: list[dict[str, object]]) -> None:
+    """Adds rows to the file; they replace those of the same network, work, precision, implementation and CPU."""
+
+    def key(row: dict[str, object]) -> tuple[str, ...]:
+        return tuple(
+            str(row[column]) for column in ("network", "work", "precision", "implementation", "cpu", "threads")
+        )
+
+    kept: list[dict[str, object]] = []
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            kept = list(csv.DictReader(file))
+    merged = {key(row): row for row in [*kept, *rows]}
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(merged.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--work", choices=list(WORK))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        measure_peak(*args.peak)
+        return 0
+    torch.set_num_threads(args.threads)
+    for network in args.networks:
+        for work in [args.work] if args.work else WORK:
+            write(rows_of(network, work, args.seconds, args.threads))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

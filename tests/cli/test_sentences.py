@@ -161,14 +161,14 @@ def advice(verdict, **figures):
         ),
         (
             advice("w8a8-is-faster", lost=0.1, speed=0.5),
-            "W4A4 loses 0.1 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8 for speed, W4A4 for size (W4A4's file has "
-            "0.55 times the size of W8A8's).",
+            "W4A4 loses 0.1 points, W8A8 loses 0.1 points and is 2.0x as fast: ship W8A8 for speed, W4A4 for size "
+            "(W4A4's file has 0.55 times the size of W8A8's).",
         ),
         (
             advice("w8a8", a8_lost=0.6),
             "W4A4 loses 1.3 points, W8A8 loses 0.1 points and is as fast: ship W8A8, unless size counts (W4A4's file "
-            "has 0.55 times the size of W8A8's). In INT8 kernels, activations of fewer than 8 bits make it neither smaller "
-            "nor faster: W4A8 (--activation-bits 8) usually loses less.",
+            "has 0.55 times the size of W8A8's). In INT8 kernels, activations of fewer than 8 bits make it neither "
+            "smaller nor faster: W4A8 (--activation-bits 8) usually loses less.",
         ),
     ],
 )

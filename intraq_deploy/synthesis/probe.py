@@ -79,21 +79,30 @@ class Probe:
         variances: list[Tensor] = []
         features: list[Tensor] = []
 
-        def on_norm(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            mean, variance = batch_statistics(inputs[0])
+        def keep(mean: Tensor, variance: Tensor) -> None:
             means.append(mean)
             variances.append(variance)
+
+        def on_norm(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            keep(*batch_statistics(inputs[0]))
 
         def on_head(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             features.append(inputs[0].flatten(1))
 
-        hooks: list[tuple[nn.Module, Callable[..., Any]]] = [(norm, on_norm) for norm in self._norms]
+        fused = [norm for norm in self._norms if type(norm) is nn.BatchNorm2d and "forward" not in vars(norm)]
+        hooks: list[tuple[nn.Module, Callable[..., Any]]] = [
+            (norm, on_norm) for norm in self._norms if norm not in fused
+        ]
         if self._head is not None:
             hooks.append((self._head, on_head))
         if swing is not None:
             hooks += [(layer, swing) for layer in self._strided]
         low = precision != torch.float32
-        with _hooked(hooks), torch.autocast(self.device.type, precision, enabled=low, cache_enabled=False):
+        with (
+            _hooked(hooks),
+            _fused(fused, keep),
+            torch.autocast(self.device.type, precision, enabled=low, cache_enabled=False),
+        ):
             logits = self._module(images)
         return Reading(logits.float(), features[0].float() if features else None, means, variances)
 
@@ -106,6 +115,28 @@ def _hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _fused(norms: list[nn.BatchNorm2d], keep: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Lets batch norms give the statistics of what they read to `keep`, in the one pass that normalises it."""
+
+    def forward_of(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            y: Tensor
+            y, mean, variance = _NormWithStatistics.apply(x, norm)
+            keep(mean, variance)
+            return y
+
+        return forward
+
+    for norm in norms:
+        norm.forward = forward_of(norm)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
 
 
 def _has_statistics(module: nn.Module) -> bool:
@@ -145,23 +176,58 @@ class _BatchStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Given running statistics, which momentum 0 leaves alone, the result has their type: float32 for bfloat16.
-        kind = torch.promote_types(x.dtype, torch.float32)
-        zeros, ones = (make(x.shape[1], dtype=kind, device=x.device) for make in (torch.zeros, torch.ones))
-        mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)
+        mean, variance = _statistics(x)
         ctx.save_for_backward(x, mean)
         return mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        by_mean, by_variance = gradients
         x, mean = ctx.saved_tensors
-        count = x.numel() // x.shape[1]
-        slope = 2 * by_variance / count
-        offset = by_mean / count - slope * mean
-        # x slope + offset per channel is a batch norm with mean 0 and variance 1, and fastest as one.
-        gradient: Tensor = F.batch_norm(x, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, eps=0.0)
-        return gradient
+        return _gradient(x, mean, *gradients)
+
+
+class _NormWithStatistics(torch.autograd.Function):
+    """A batch norm in eval mode, without gradients of its own parameters, and the statistics of what it reads.
+
+    On CPUs PyTorch's gradient of the former takes seven times as long as the two lines below: it also sums what the
+    parameters' gradients would need (64 channels of 32 x 32, float32, AVX2).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = _statistics(x)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = torch.rsqrt(norm.running_var + norm.eps)
+        ctx.save_for_backward(x, mean, gain if norm.weight is None else gain * norm.weight)
+        y = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        by_output, *by_statistics = gradients
+        x, mean, gain = ctx.saved_tensors
+        gradient = _gradient(x, mean, *by_statistics)
+        return gradient.addcmul_(by_output, gain.to(x.dtype).reshape(1, -1, 1, 1)), None
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the biased variance of each channel, in one pass: float32 [C] each, for bfloat16 too."""
+    # Given running statistics, which momentum 0 leaves alone, the result has their type.
+    kind = torch.promote_types(x.dtype, torch.float32)
+    zeros, ones = (make(x.shape[1], dtype=kind, device=x.device) for make in (torch.zeros, torch.ones))
+    mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)
+    return mean, variance
+
+
+def _gradient(x: Tensor, mean: Tensor, by_mean: Tensor, by_variance: Tensor) -> Tensor:
+    """The gradient of x through its mean and variance, of its shape and type; those of the two: float32 [C]."""
+    count = x.numel() // x.shape[1]
+    slope = 2 * by_variance / count
+    offset = by_mean / count - slope * mean
+    # x slope + offset per channel is a batch norm with mean 0 and variance 1, and fastest as one.
+    gradient: Tensor = F.batch_norm(x, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, eps=0.0)
+    return gradient
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """What synthesis reads from a network."""
 
+from functools import partial
+
 import pytest
 import torch
 from support import SMALL_SHAPE, random_images, small_network
 from torch import nn
 
 from intraq_deploy.errors import UnsupportedModelError
-from intraq_deploy.synthesis.probe import Probe, batch_statistics
+from intraq_deploy.synthesis.probe import Probe, Reading, batch_statistics
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -20,6 +22,36 @@ def test_batch_statistics_and_their_gradient(memory_format):
     gradient, x.grad = x.grad, None
     ((expected[1] * weights).sum() + (expected[0] * weights.flip(0)).sum()).backward()
     torch.testing.assert_close(gradient, x.grad)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_and_its_statistics_have_the_gradients_of_both(memory_format, affine):
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.BatchNorm2d(5, affine=affine).double()
+    for tensor in (norm.running_mean, norm.running_var, *norm.parameters()):
+        tensor.data.uniform_(-1, 1, generator=generator)
+    norm.running_var.abs_()
+    network = nn.Sequential(norm, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(60, 3).double())
+    network.eval().requires_grad_(False).to(memory_format=memory_format)
+    probe = Probe(network.float(), (5, 4, 3))
+    network.double()
+    x = torch.randn(6, 5, 4, 3, generator=generator, dtype=torch.float64)
+    weights = torch.arange(1.0, 6.0, dtype=torch.float64)
+    gradients = []
+    for read in (probe.read, partial(plainly, network)):
+        given = x.clone(memory_format=memory_format).requires_grad_()
+        found = read(given)
+        loss = found.logits.double().square().sum() + (found.means[0] * weights).sum()
+        (loss + (found.variances[0] * weights.flip(0)).sum()).backward()
+        gradients.append(given.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+
+def plainly(network, x):
+    """What a probe reads of a network that begins with its batch norm."""
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    return Reading(network(x).float(), None, [mean], [variance])
 
 
 def test_a_reading_is_one_pass_with_everything():
@@ -40,7 +72,18 @@ def test_a_reading_is_one_pass_with_everything():
 def test_no_hook_stays_behind():
     network = small_network("resnet")
     Probe(network, SMALL_SHAPE).read(random_images(2))
-    assert not any(layer._forward_pre_hooks for layer in network.modules())
+    assert not any(layer._forward_pre_hooks or "forward" in vars(layer) for layer in network.modules())
+
+
+def test_a_forward_of_its_own_is_left_to_a_norm():
+    network, images = small_network("resnet"), random_images(4)
+    expected = Probe(network, SMALL_SHAPE).read(images)
+    own = network.bn1.forward
+    network.bn1.forward = own
+    reading = Probe(network, SMALL_SHAPE).read(images)
+    assert network.bn1.forward is own
+    for before, after in zip(expected.means, reading.means, strict=True):
+        torch.testing.assert_close(after, before)
 
 
 def test_the_head_is_the_first_linear_layer_behind_the_features():

@@ -58,7 +58,7 @@ class GateResult:
     parity: dict[str, ParityRecord]
     """The comparison with the program, by target."""
     rows: list[ComparisonRow]
-    """What is deployed, with its times here."""
+    """A row for each thing that is deployed, with its time here."""
     measured: Measurement | None
     """Accuracy; None without labelled images."""
     failures: list[findings.Failure]

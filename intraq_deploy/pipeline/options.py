@@ -218,11 +218,11 @@ class QuantizeOptions(BaseModel):
             )
         if self.recipe is None:
             builtin(self.preset)
+        check_apart(self.calibration, self.eval)
         if self.calibration is not None:
             check_unlabelled(self.calibration)
         if self.eval is not None:
             check_labelled(self.eval)
-        check_apart(self.calibration, self.eval)
 
 
 def check_apart(calibration: str | None, evaluate: str | None) -> None:

@@ -25,7 +25,7 @@ from intraq_deploy.pipeline.options import QuantizeOptions, RunConfig, read_conf
 from intraq_deploy.pipeline.page.writing import write_page
 from intraq_deploy.pipeline.progress import Progress
 from intraq_deploy.pipeline.report import CalibrationRecord, ImagesRecord, RunReport, read_report
-from intraq_deploy.pipeline.run import Run, prepared
+from intraq_deploy.pipeline.run import Run, network_sentence, prepared
 from intraq_deploy.pipeline.rundir import CONFIG, REPORT, key_of
 from intraq_deploy.pipeline.schemes import check_depthwise
 from intraq_deploy.program.program import Program
@@ -52,6 +52,7 @@ def synthesize_run(
     """
     where = partial(choose_directory, out=out, overwrite=overwrite, images_only=True)
     run = prepared(options, where, progress)
+    progress.say(network_sentence(run))
     with run.directory.opened():
         _begin(run, config_of(run, images_only=True))
         _, record = _synthesized(run)
@@ -72,6 +73,7 @@ def quantize_run(
         load_profile(target, options.own_targets)
     onnxruntime()
     run = prepared(options, partial(choose_directory, out=out, overwrite=overwrite), progress)
+    progress.say(network_sentence(run))
     _ = run.calibration
     config = _as_before(run, config_of(run))
     labelled = None if config.options.eval is None else load_labelled(config.options.eval, run.model)

@@ -168,7 +168,6 @@ def prepared(options: QuantizeOptions, place: Callable[[Run], RunDirectory], pro
     place: as Run's. Raises what loading, tracing and the recipe raise.
     """
     run = Run(options, place, options.model.load(), progress)
-    progress.say(_network_sentence(run))
     # First the graph: a person's own images would not help a network that cannot be traced.
     _ = run.device, run.recipe, run.graph
     if options.calibration is None:
@@ -176,7 +175,7 @@ def prepared(options: QuantizeOptions, place: Callable[[Run], RunDirectory], pro
     return run
 
 
-def _network_sentence(run: Run) -> str:
+def network_sentence(run: Run) -> str:
     """Returns what the network was taken for: the size of its images is no part of a checkpoint."""
     model, given = run.model, run.options.model
     sentence = (

@@ -148,7 +148,7 @@ def bad_evaluations():
 
     return {
         missing: ("absent", "does not exist"),
-        no_images: ("1 folders", "10 classes", "--classes"),
+        no_images: ("contains no images in its 1 folders", ".jpg"),
         unreadable: ("a.png",),
         label_too_large: ("10", "0 to 9"),
         wrong_length: ("6", "5"),

@@ -71,7 +71,7 @@ def test_a_failed_gate_closes_with_it(run, checkpoint, finished, tmp_path, monke
 
     directory = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(directory / "validation")
-    wrong = gate.GateResult({}, None, [InstrumentsDisturb(target="onnxruntime")], [])
+    wrong = gate.GateResult({}, [], None, [InstrumentsDisturb(target="onnxruntime")], [])
     monkeypatch.setattr(quantize.gate, "run_gate", lambda *_: wrong)
     result = run("quantize", checkpoint, *NETWORK, *TINY, "--out", directory)
     assert result.exit_code == 3

@@ -118,12 +118,18 @@ def test_a_run_does_what_the_file_says(own):
 
 
 def test_a_run_needs_its_file_no_more(run, own):
-    before = report_of(own / "run")
+    def report():
+        """All but the times, which are measured again."""
+        found = report_of(own / "run")
+        found["comparison"] = [row | {"milliseconds": None} for row in found["comparison"]]
+        return found | {"warnings": [each for each in found["warnings"] if each["kind"] != "slower-than-float"]}
+
+    before = report()
     assert not (own / "mine.toml").exists()
     for command in (["validate"], ["export"], ["sensitivity", "--bits", "4"]):
         result = run(command[0], own / "run", *command[1:])
         assert result.exit_code == 0, result.output
-    assert report_of(own / "run") == before
+    assert report() == before
 
 
 def test_images_made_first_are_continued(run, checkpoint, tmp_path):

@@ -22,7 +22,7 @@ from intraq_deploy.pipeline.progress import Progress, Silent
 _PLAIN_SECONDS = 10.0
 _WIDE = 110
 """Characters of a terminal from which on the speed has room too."""
-_LABELS = {"baselines": "float32 and W8A8"}
+_LABELS = {"baselines": "float32, for comparison"}
 """A person's words for a stage, where its folder has another name."""
 
 

@@ -12,7 +12,6 @@ import argparse
 import copy
 import csv
 import datetime
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,10 +141,17 @@ def measure_peak(network: str, work: str, precision: str, implementation: str) -
     """Prints what `peak` reads."""
     count, pixels = NETWORKS[network]
     run = WORK[work](model_of(network, pixels), count, getattr(torch, precision))[implementation]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the greatest so far
     for _ in range(2):
         run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((memory("VmHWM") - before) / 1024)
+
+
+def memory(field: str) -> int:
+    """KiB that Linux counts for this process, now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def rows_of(network: str, work: str, seconds: float, threads: int) -> list[dict[str, object]]:
@@ -194,7 +200,7 @@ def write(rows: list[dict[str, object]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; default: all")
     parser.add_argument("--work", choices=list(WORK))
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -203,8 +209,11 @@ def main() -> int:
     if args.peak:
         measure_peak(*args.peak)
         return 0
+    unknown = [network for network in args.networks if network not in NETWORKS]
+    if unknown:
+        parser.error(f"the network {unknown[0]!r} is unknown: choose of {', '.join(NETWORKS)}")
     torch.set_num_threads(args.threads)
-    for network in args.networks:
+    for network in args.networks or NETWORKS:
         for work in [args.work] if args.work else WORK:
             write(rows_of(network, work, args.seconds, args.threads))
     return 0

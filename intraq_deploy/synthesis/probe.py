@@ -119,7 +119,7 @@ def _hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]
 
 @contextmanager
 def _fused(norms: list[nn.BatchNorm2d], keep: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-    """Lets batch norms give the statistics of what they read to `keep`, in the one pass that normalises it."""
+    """Lets batch norms give the statistics of what they read to `keep`, with one gradient for both."""
 
     def forward_of(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def _fused(norms: list[nn.BatchNorm2d], keep: Callable[[Tensor, Tensor], None]) 
         return forward
 
     for norm in norms:
-        norm.forward = forward_of(norm)  # type: ignore[method-assign]
+        norm.forward = forward_of(norm)  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

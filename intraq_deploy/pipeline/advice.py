@@ -54,7 +54,7 @@ class Advice(BaseModel):
     @property
     def least_points(self) -> float:
         """Points of top-1 below which a difference on these images says nothing."""
-        return max(_POINTS, 100 * _FEWEST / self.images) if self.images else _POINTS
+        return _least_points(self.images)
 
 
 def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, images: int, only_w8a8: bool) -> Advice:
@@ -71,9 +71,24 @@ def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, images: 
     speed = float_speed = None
     if len(times) == 3 and not apart:
         speed, float_speed = times[1] / times[2], min(times[1:]) / times[0]
-    found = Advice(
+    verdict: Verdict
+    if only_w8a8:
+        verdict = "only-w8a8"
+    elif apart:
+        verdict = "timed-apart"
+    elif speed is None or float_speed is None:
+        verdict = "not-timed"
+    elif float_speed > _FASTER:
+        verdict = "float-is-fastest"
+    elif speed > _FASTER:
+        verdict = "low-bits-are-faster"
+    elif lost - w8a8_lost >= _least_points(images):
+        verdict = "w8a8"
+    else:
+        verdict = "equal" if as_fast(speed) else "w8a8-is-faster"
+    return Advice(
         target=target,
-        verdict="not-timed",
+        verdict=verdict,
         lost=lost,
         w8a8_lost=w8a8_lost,
         speed=speed,
@@ -82,8 +97,6 @@ def advise(rows: Sequence[ComparisonRow], target: str, runtime: str, *, images: 
         a8_lost=_lost(by_name[A8], plain) if A8 in by_name else None,
         images=images,
     )
-    verdict = "only-w8a8" if only_w8a8 else "timed-apart" if apart else _verdict(found)
-    return found.model_copy(update={"verdict": verdict})
 
 
 def _lost(row: ComparisonRow, plain: ComparisonRow) -> float:
@@ -93,17 +106,9 @@ def _lost(row: ComparisonRow, plain: ComparisonRow) -> float:
     return plain.top1 - row.top1
 
 
-def _verdict(found: Advice) -> Verdict:
-    """Returns the decision by times and accuracy."""
-    if found.speed is None or found.float_speed is None:
-        return "not-timed"
-    if found.float_speed > _FASTER:
-        return "float-is-fastest"
-    if found.speed > _FASTER:
-        return "low-bits-are-faster"
-    if found.lost - found.w8a8_lost >= found.least_points:
-        return "w8a8"
-    return "equal" if as_fast(found.speed) else "w8a8-is-faster"
+def _least_points(images: int) -> float:
+    """Returns the points of top-1 below which a difference on so many images says nothing; 0 images: not known."""
+    return max(_POINTS, 100 * _FEWEST / images) if images else _POINTS
 
 
 def as_fast(speed: float) -> bool:

@@ -56,10 +56,7 @@ def compared(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
         ("top-1 %, as trained", [_accuracy(run, TRAINED) for run in runs]),
         ("top-1 %, deployed", [_accuracy(run, run.report.target) for run in runs]),
         ("answers as float, on the run's images, %", [_agreement(run) for run in runs]),
-        (
-            "integers that differ",
-            [f"{run.report.mismatched:,} of {run.report.compared:,}" if run.report.compared else "" for run in runs],
-        ),
+        ("integers that differ", [_differ(run.report) for run in runs]),
         ("file, MiB", [_size(run) for run in runs]),
         ("ms (batch 1, 1 thread)", [_milliseconds(run) for run in runs]),
         ("expected calibration error %, deployed", [_calibration(run) for run in runs]),

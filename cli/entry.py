@@ -3,6 +3,7 @@
 import os
 import sys
 
+from intraq_deploy.cli.processes import exit_code as shared_code
 from intraq_deploy.cli.signals import INTERRUPTED, TERMINATED, exit_code, handle
 
 _SENTENCE = "Interrupted. The same command continues where it stopped."
@@ -12,9 +13,10 @@ def main() -> None:
     """Runs the command line. Never shows a traceback for a signal."""
     handle()
     try:
-        from intraq_deploy.pipeline.busy import wait_in_turn
+        from intraq_deploy.pipeline.busy import keep_memory, wait_in_turn
 
         wait_in_turn()
+        keep_memory()
         from intraq_deploy.cli.main import app
 
         app()
@@ -23,7 +25,7 @@ def main() -> None:
     except SystemExit as end:  # Typer ends so where an interrupt comes
         if end.code in (INTERRUPTED, TERMINATED):
             _end()
-        raise
+        raise SystemExit(shared_code(end.code)) if isinstance(end.code, int) else end from None
 
 
 def _end() -> None:

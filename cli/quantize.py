@@ -1,5 +1,6 @@
 """The command `intraq-deploy quantize`: the main job."""
 
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,13 @@ import typer
 from intraq_deploy.cli import options as o
 from intraq_deploy.cli.command import Outcome, begin, command
 from intraq_deploy.cli.completion import one_of, targets
+from intraq_deploy.cli.processes import OUTCOME, rank
 from intraq_deploy.cli.summary import say_warnings, show_closing, show_images, show_report
-from intraq_deploy.errors import GateError
+from intraq_deploy.errors import GateError, IntraqError
 from intraq_deploy.pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from intraq_deploy.pipeline.options import QuantizeOptions
     from intraq_deploy.pipeline.report import RunReport
 
 Method = Annotated[
@@ -60,6 +63,14 @@ InputType = Annotated[
         help="What the model takes. float: normalised images; uint8: pixels, mean and std in the graph.",
     ),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Share the work among so many processes, one for each CUDA device, or the cores among them. The result is "
+        "the same for every N. Default: one process that shares nothing.",
+    ),
+]
 
 
 @command
@@ -77,6 +88,7 @@ def quantize(
     target: Targets = None,
     evaluate: o.Eval = None,
     input_type: InputType = "float",
+    processes: Processes = None,
     place: o.PlaceGroup,
     model: o.ModelGroup,
     session: o.SessionGroup,
@@ -114,13 +126,48 @@ def quantize(
         input=input_type,
         **asdict(session),
     )
+    if processes is not None:
+        options.check()
+        raise typer.Exit(_started(processes))
+    if rank():
+        return _helped(options)
     begin(progress, options)
     from intraq_deploy.pipeline.quantize import quantize_run
+    from intraq_deploy.team import join
 
-    report, directory = quantize_run(options, place.out, progress, overwrite=place.overwrite)
+    team = join()
+    try:
+        report, directory = quantize_run(options, place.out, progress, overwrite=place.overwrite, team=team)
+    finally:
+        team.end()
     say_warnings(report, progress)
     failed, seconds = report.status == "failed", time.perf_counter() - start
     return Outcome(report.to_json, lambda: _show(report, str(directory), seconds), GateError.exit_code if failed else 0)
+
+
+def _started(processes: int) -> int:
+    """Runs this command line in so many processes. Returns the exit code."""
+    from intraq_deploy.pipeline.processes import start
+
+    words = iter(sys.argv[1:])
+    kept = [
+        word for word in words if not word.startswith("--processes=") and (word != "--processes" or not next(words))
+    ]
+    return start(processes, kept, OUTCOME)
+
+
+def _helped(options: "QuantizeOptions") -> Outcome:
+    """Takes part in a run that another process leads, and shows nothing. What cannot be, the leader says."""
+    from intraq_deploy.pipeline.processes import help_with
+    from intraq_deploy.team import join
+
+    code = 0
+    try:
+        options.check()
+        help_with(options, join())
+    except IntraqError as error:
+        code = error.exit_code
+    return Outcome(str, lambda: None, code)
 
 
 def _show(report: "RunReport", directory: str, seconds: float) -> None:

@@ -71,3 +71,9 @@ class GateError(IntraqError):
     """Validation ran and found a difference beyond what the program declares."""
 
     exit_code = 3
+
+
+class LostProcessError(IntraqError):
+    """Another process of the same run is gone."""
+
+    exit_code = 75

@@ -16,7 +16,7 @@ from source import FUNCTIONS, ROOT, TOP_LEVEL, in_room, modules, parameters, roo
 import intraq_deploy
 
 # Rooms of the method, and what each may import besides itself; these modules are everybody's.
-COMMON = {"errors", "files", "seeds", "version", "wording"}
+COMMON = {"errors", "files", "seeds", "team", "version", "wording"}
 ALLOWED = {
     "graph": set(),
     "models": set(),
@@ -52,6 +52,7 @@ MANY_PARAMETERS = {
     "intraq_deploy.api.quantize": "the Python face of quantizing: one keyword for each option of a person",
     "intraq_deploy.synthesis.make.make_images": "four say what is made; three optional ones resume and watch it",
     "intraq_deploy.training.layerwise.fit_layers": "the parameters of every training, and one to watch it",
+    "intraq_deploy.training.loop.Trainer.__init__": "the parameters of every training, and who trains",
     "intraq_deploy.training.reconstruction.reconstruct": "the parameters of every training, and one to watch it",
 }
 """Functions that may have more than MOST_PARAMETERS parameters, and why; commands of the command line may as well."""

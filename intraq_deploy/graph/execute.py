@@ -9,6 +9,7 @@ from torch import Tensor
 
 from intraq_deploy.graph.graph import Clamp, Graph, Node
 from intraq_deploy.graph.ops import (
+    RELU,
     Add,
     AveragePool2d,
     ChannelNorm,
@@ -129,7 +130,7 @@ def clamp(x: Tensor, activation: Clamp | None, ceiling: Tensor | None = None) ->
         return x
     if ceiling is not None:
         return torch.minimum(x.clamp(min=activation.low), ceiling.reshape(-1, *[1] * (x.dim() - 2)))
-    if activation.low == 0 and activation.high == float("inf"):
+    if activation == RELU:
         return torch.relu(x)
     # As torch.clamp, whose gradient takes three times as long on a CPU, and passes at the bounds: relu's does not.
     clamped: Tensor = torch.ops.aten.hardtanh(x, activation.low, activation.high)

@@ -4,6 +4,7 @@ Shapes below leave out the batch dimension. Every operator makes one tensor. "Mo
 element is one input element or zero: such operators are exact on integer codes and keep their input's grid.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -44,6 +45,9 @@ class Clamp:
 
     low: float
     high: float
+
+
+RELU = Clamp(0.0, math.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,17 @@
-"""Machines that other processes keep busy. Imports no torch: how threads wait is settled before it is loaded."""
+"""How a process uses its machine: threads that wait, memory that is let go. Imports no torch: this is settled first."""
 
+import ctypes
 import os
 
 _BUSY = 0.75
 """The load of each core from which on a machine is called busy."""
 _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The environment variables by which a person says how threads wait."""
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+"""The names of malloc's settings in glibc's malloc.h, and the environment variables by which a person gives them."""
+_MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX")
+_LARGE, _STEP = 1 << 30, 64 << 20
 
 
 def load() -> float | None:
@@ -23,3 +29,17 @@ def wait_in_turn() -> None:
     """
     if load() is not None and not any(name in os.environ for name in _SETTINGS):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def keep_memory() -> None:
+    """Lets the process keep memory that tensors let go for those that follow, where glibc manages it.
+
+    By default glibc gives large blocks back to the system, which clears their pages when they are asked for again:
+    21,000 pages in three iterations over 64 images of ResNet-20, 41,000 over 16 of ResNet-18 (benchmarks/throughput).
+    """
+    if any(name in os.environ for name in _MALLOC):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        for setting, value in ((_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE), (_TOP_PAD, _STEP)):
+            mallopt(setting, value)

@@ -36,6 +36,7 @@ from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 from intraq_deploy.targets.onnxruntime.imports import onnxruntime
 from intraq_deploy.targets.onnxruntime.providers import CUDA, TENSORRT, why_absent
 from intraq_deploy.targets.profile import load_profile
+from intraq_deploy.team import ALONE, Team
 from intraq_deploy.training.reconstruction import check_ranges
 from intraq_deploy.wording import duration
 
@@ -60,19 +61,19 @@ def synthesize_run(
 
 
 def quantize_run(
-    options: QuantizeOptions, out: Path | None, progress: Progress, *, overwrite: bool = False
+    options: QuantizeOptions, out: Path | None, progress: Progress, *, overwrite: bool = False, team: Team = ALONE
 ) -> tuple[RunReport, Path]:
     """Takes every stage, and returns the report, whose status is "failed" if the gate is not passed, and the run
     directory.
 
     out: the run directory; None: one of the run's own, in runs/. overwrite: whether a run with other options may be
     replaced. Until this run is whole, the one before stays as it is. What can be wrong with the input is found before
-    the directory is made. Raises the package's errors.
+    the directory is made. team: the processes that make it; this one leads. Raises the package's errors.
     """
     for target in options.targets:
         load_profile(target, options.own_targets)
     onnxruntime()
-    run = prepared(options, partial(choose_directory, out=out, overwrite=overwrite), progress)
+    run = prepared(options, partial(choose_directory, out=out, overwrite=overwrite), progress, team)
     progress.say(network_sentence(run))
     _ = run.calibration
     config = _as_before(run, config_of(run))

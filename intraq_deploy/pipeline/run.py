@@ -32,6 +32,7 @@ from intraq_deploy.recipes import Recipe, builtin, check_recipe
 from intraq_deploy.recipes.overrides import Overrides, recipe_for
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.targets.profile import TargetProfile, load_profile
+from intraq_deploy.team import ALONE, Team
 from intraq_deploy.version import __version__
 from intraq_deploy.wording import listing
 
@@ -45,6 +46,8 @@ class Run:
     """Returns the directory of a run whose network is known."""
     model: Model
     progress: Progress
+    team: Team = ALONE
+    """The processes that make the run together."""
 
     @cached_property
     def directory(self) -> RunDirectory:
@@ -161,13 +164,15 @@ def tensor_sha256(tensor: Tensor) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor.numpy()).data).hexdigest()
 
 
-def prepared(options: QuantizeOptions, place: Callable[[Run], RunDirectory], progress: Progress) -> Run:
+def prepared(
+    options: QuantizeOptions, place: Callable[[Run], RunDirectory], progress: Progress, team: Team = ALONE
+) -> Run:
     """Returns the run of checked options. Its network is loaded, traced and read, so that what cannot work fails before
     anything is made.
 
-    place: as Run's. Raises what loading, tracing and the recipe raise.
+    place, team: as Run's. Raises what loading, tracing and the recipe raise.
     """
-    run = Run(options, place, options.model.load(), progress)
+    run = Run(options, place, options.model.load(), progress, team)
     # First the graph: a person's own images would not help a network that cannot be traced.
     _ = run.device, run.recipe, run.graph
     if options.calibration is None:

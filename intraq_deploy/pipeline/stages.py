@@ -47,6 +47,8 @@ SYNTHESIS, CALIBRATION, FITTING, FINE_TUNING, FREEZING = (
 )
 QUALITY_IMAGES = 128
 """The number of images, at most, whose quality is measured for comparison with synthetic ones."""
+IMAGES_JOB = "images"
+"""The job of a team that makes a set of images."""
 _STUDENT, _NOISE = "student.safetensors", "noise.json"
 _NOISE_PIXELS = 64 * 32 * 32
 """Pixels, in all, of the images that the noise of quantization is measured on: 64 images of CIFAR's size."""
@@ -132,6 +134,7 @@ def synthesize(run: Run) -> SynthesizedImages:
 
     def make(stage: OpenStage) -> SynthesizedImages:
         done = _finished_batches(stage.folder, len(sizes))
+        run.team.call(IMAGES_JOB, done)
 
         def finished(batch: int, images: SyntheticSet) -> None:
             images.save(_batch_file(stage.folder, batch))
@@ -139,7 +142,14 @@ def synthesize(run: Run) -> SynthesizedImages:
 
         report = synthesis_report(recipe, stage.advance)
         images = make_images(
-            run.image_model, run.probe, recipe, run.options.seed, done=done, finished=finished, report=report
+            run.image_model,
+            run.probe,
+            recipe,
+            run.options.seed,
+            done=done,
+            finished=finished,
+            report=report,
+            team=run.team,
         )
         made = SynthesizedImages(images, measure_quality(run.probe, images), _noise_quality(run, images))
         _write_sheet(run, images, stage)
@@ -167,10 +177,11 @@ def synthesis_report(recipe: SynthesisRecipe, advance: Callable[[int, str, float
     """Returns a function that says how far a synthesis is. advance: what it says it to, as `Progress.advance`."""
     sizes = batch_sizes(recipe)
 
-    def report(batch: int, iteration: int, loss: float) -> None:
-        before = sum(sizes[:batch]) * recipe.iterations
-        where = f"batch {batch + 1}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
-        advance(before + sizes[batch] * iteration, where, loss)
+    def report(wave: list[int], iteration: int, loss: float) -> None:
+        before = sum(sizes[: wave[0]]) * recipe.iterations
+        beside = f" to {wave[-1] + 1}" if len(wave) > 1 else ""
+        where = f"batch {wave[0] + 1}{beside}/{len(sizes)}, iteration {iteration}/{recipe.iterations}"
+        advance(before + sum(sizes[batch] for batch in wave) * iteration, where, loss)
 
     return report
 
@@ -197,14 +208,10 @@ def _batch_file(folder: Path, batch: int) -> Path:
     return folder / f"batch-{batch:04d}.safetensors"
 
 
-def _finished_batches(folder: Path, count: int) -> list[SyntheticSet]:
-    """Returns the batches before the first missing one."""
-    done = []
-    for batch in range(count):
-        if not _batch_file(folder, batch).exists():
-            break
-        done.append(SyntheticSet.load(_batch_file(folder, batch)))
-    return done
+def _finished_batches(folder: Path, count: int) -> dict[int, SyntheticSet]:
+    """Returns the batches that are finished, by number."""
+    files = {batch: _batch_file(folder, batch) for batch in range(count)}
+    return {batch: SyntheticSet.load(file) for batch, file in files.items() if file.exists()}
 
 
 def student_key(run: Run, scheme: Scheme, images_key: str) -> str:
@@ -223,7 +230,10 @@ def fitted_key(run: Run, scheme: Scheme, images_key: str) -> str:
 def _student_key(run: Run, scheme: Scheme, images_key: str, parts: list[str]) -> str:
     """Returns the key of a student. parts: those of the recipe that make it."""
     how = {name: asdict(getattr(run.recipe, name)) for name in parts}
-    return key_of(images=images_key, scheme=asdict(scheme), recipe=how, seed=run.options.seed)
+    inputs: dict[str, Any] = {"images": images_key, "scheme": asdict(scheme), "recipe": how, "seed": run.options.seed}
+    if "training" in parts and run.team.parts > 1:  # a step's gradients are summed part by part
+        inputs["parts"] = run.team.parts
+    return key_of(**inputs)
 
 
 def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> TrainedStudent:
@@ -236,7 +246,8 @@ def fine_tune(run: Run, images: RunImages, scheme: Scheme) -> TrainedStudent:
     def prepare() -> Callable[[OpenStage], TrainedStudent]:
         graph = run.prepared(scheme, images.images.images)
         teacher = Teacher(graph).to(run.device)
-        training = StudentTraining(teacher, images.images, run.recipe.student, run.options.seed, run.device)
+        seed, device, team = run.options.seed, run.device, run.team
+        training = StudentTraining(teacher, images.images, run.recipe.student, seed, device, team)
         fitted = _fitted(run, images, graph, scheme, training) if run.recipe.fitting.correct else None
 
         def make(stage: OpenStage) -> TrainedStudent:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk, walk_keeping
 from intraq_deploy.graph.graph import Graph, Node, Weights
-from intraq_deploy.graph.ops import Conv2d, Input, Linear
+from intraq_deploy.graph.ops import RELU, Conv2d, Input, Linear
 from intraq_deploy.quantization.gradients import convolve
 from intraq_deploy.quantization.placement import Placement
 from intraq_deploy.quantization.quantizer import (
@@ -164,10 +164,14 @@ class FakeQuantNetwork(nn.Module):
             y = self.evaluate_layer(node, inputs[0])
         else:
             y = apply(node.op, *inputs)
-        y = clamp(y, node.activation)
         made = self.placement.tensors[node.name].spec is not None
         quantizer = self.quantizer(node.name) if made else None
-        return y if quantizer is None else quantizer(y)
+        if quantizer is None:
+            return clamp(y, node.activation)
+        # A grid that begins at 0 clips as ReLU does, with the same gradients.
+        clips = node.activation == RELU and quantizer.bounds()[0] == 0
+        quantized: Tensor = quantizer(y if clips else clamp(y, node.activation))
+        return quantized
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, float32 [N, C, H, W], normalised, to logits, float32 [N, classes]."""

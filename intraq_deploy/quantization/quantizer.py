@@ -38,6 +38,9 @@ class _LearnedStep(torch.autograd.Function):
         (gradient,) = gradients
         ratio, scale, quantized = ctx.saved_tensors
         code_min, code_max = ctx.bounds
+        if ratio.dim() == 4 and ratio.is_contiguous(memory_format=torch.channels_last):
+            # The gradient of a mean over pixels lies otherwise, and would pass that on through every sum before it.
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
         gradient_x = torch.ops.aten.hardtanh_backward(gradient, ratio, code_min, code_max)
         shared = ratio.numel() // scale.numel()
         # sum(g c) - sum(g_inside x / s), with c = x_fq / s

@@ -124,7 +124,8 @@ class _Terms:
         self._probe, self._recipe, self._labels, self._targets = probe, recipe, labels, targets
         self._relative = None
         if recipe.statistics == "relative":
-            self._relative = RelativeStatistics(probe.stored_means, probe.stored_variances)
+            self._relative = RelativeStatistics(probe.stored_means, probe.stored_variances, probe.widths)
+        self._shares = objectives.channel_shares(probe.widths, recipe.shallow_weight).to(probe.device)
         self._centres = None
         if recipe.marginal_distance and centres is not None and bool(centres.counts.any()):
             means, known = centres.means()
@@ -151,8 +152,8 @@ class _Terms:
         else:
             means, stored_means = relative.means(reading.means), relative.stored_means
             spreads, stored_spreads = relative.deviations(reading.variances), relative.stored_deviations
-        mean = objectives.statistics_distance(means, stored_means, recipe.shallow_weight)
-        spread = objectives.statistics_distance(spreads, stored_spreads, recipe.shallow_weight)
+        mean = objectives.statistics_distance(means, stored_means, self._shares)
+        spread = objectives.statistics_distance(spreads, stored_spreads, self._shares)
         return {"mean": recipe.statistics_weight * mean, "variance": recipe.statistics_weight * spread}
 
 

@@ -24,19 +24,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def statistics_distance(batch: Sequence[Tensor], stored: Sequence[Tensor], shallow_weight: float = 1.0) -> Tensor:
-    """The term L_mean or L_var: the mean over layers of the mean squared difference, a scalar, float32.
+def channel_shares(widths: Sequence[int], shallow_weight: float = 1.0) -> Tensor:
+    """The weight of each channel in L_mean and L_var, which are means over layers of means over channels.
 
-    batch, stored: float32 [C_l] per layer.
-
-    shallow_weight: the weight of the first half of the layers; the weights are scaled to a mean of one.
+    widths: channels of each layer. shallow_weight: the weight of the first half of the layers. Returns float32 [C], of
+    all layers' channels, with the sum 1.
     """
-    distances = torch.stack([F.mse_loss(b, s) for b, s in zip(batch, stored, strict=True)])
-    if shallow_weight == 1:
-        return distances.mean()
-    weights = torch.ones_like(distances)
-    weights[: len(weights) // 2] = shallow_weight
-    return (distances * weights).sum() / weights.sum()
+    shallow = len(widths) // 2
+    weights = [shallow_weight] * shallow + [1.0] * (len(widths) - shallow)
+    shares = [torch.full((width,), weight / width) for width, weight in zip(widths, weights, strict=True)]
+    return torch.cat(shares) / sum(weights)
+
+
+def statistics_distance(batch: Tensor, stored: Tensor, shares: Tensor) -> Tensor:
+    """The term L_mean or L_var, a scalar, float32. batch, stored: of all layers' channels, and shares: their weights,
+    float32 [C]."""
+    return (batch - stored).square() @ shares
 
 
 def soft_inception(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intraq_deploy.synthesis.objectives import statistics_distance
+from intraq_deploy.synthesis.objectives import channel_shares, statistics_distance
 from intraq_deploy.synthesis.probe import Probe
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
 
@@ -38,7 +38,9 @@ def measure_quality(probe: Probe, images: SyntheticSet) -> Quality:
             features += [] if reading.features is None else [reading.features.cpu()]
             statistics.append((len(part), reading.means, reading.variances))
     means, variances = _pool(statistics)
-    distance = statistics_distance(means, probe.stored_means) + statistics_distance(variances, probe.stored_variances)
+    shares = channel_shares(probe.widths).to(probe.device)
+    distance = statistics_distance(means, probe.stored_means, shares)
+    distance = distance + statistics_distance(variances, probe.stored_variances, shares)
     all_logits = torch.cat(logits)
     probability = all_logits.softmax(1).gather(1, images.labels[:, None])
     return Quality(
@@ -49,21 +51,16 @@ def measure_quality(probe: Probe, images: SyntheticSet) -> Quality:
     )
 
 
-def _pool(statistics: list[tuple[int, list[Tensor], list[Tensor]]]) -> tuple[list[Tensor], list[Tensor]]:
-    """Means and biased variances of all batches together, from each batch's own."""
+def _pool(statistics: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Means and biased variances of all batches together, float32 [C], from each batch's size and its own."""
     total = sum(count for count, _, _ in statistics)
-    means, variances = [], []
-    for layer in range(len(statistics[0][1])):
-        mean = sum((count / total) * batch_means[layer] for count, batch_means, _ in statistics)
-        assert isinstance(mean, Tensor)
-        variance = sum(
-            (count / total) * (batch_variances[layer] + (batch_means[layer] - mean).square())
-            for count, batch_means, batch_variances in statistics
-        )
-        assert isinstance(variance, Tensor)
-        means.append(mean)
-        variances.append(variance)
-    return means, variances
+    shares = [count / total for count, _, _ in statistics]
+    mean = torch.stack([share * means for share, (_, means, _) in zip(shares, statistics, strict=True)]).sum(0)
+    variances = [
+        share * (variance + (means - mean).square())
+        for share, (_, means, variance) in zip(shares, statistics, strict=True)
+    ]
+    return mean, torch.stack(variances).sum(0)
 
 
 def intra_class_distance(features: Tensor, labels: Tensor) -> float | None:

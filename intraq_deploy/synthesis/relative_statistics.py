@@ -18,24 +18,19 @@ _EPSILON = 1e-3
 
 
 class RelativeStatistics:
-    """Statistics of every layer in units of the stored deviations; the stored ones become zeros and ones."""
+    """Statistics of all channels in units of the stored deviations; the stored ones become zeros and ones."""
 
-    def __init__(self, means: Sequence[Tensor], variances: Sequence[Tensor]) -> None:
-        """Keeps the stored means and variances, float32 [C_l] per layer."""
+    def __init__(self, means: Tensor, variances: Tensor, widths: Sequence[int]) -> None:
+        """Keeps the stored means and variances, float32 [C]. widths: channels of each layer."""
         self._means = means
-        self._epsilons = [_EPSILON * variance.mean() for variance in variances]
-        self._deviations = [torch.sqrt(v + e) for v, e in zip(variances, self._epsilons, strict=True)]
-        self.stored_means = [torch.zeros_like(mean) for mean in means]
-        self.stored_deviations = [torch.ones_like(mean) for mean in means]
+        self._epsilons = torch.cat([_EPSILON * part.mean().expand_as(part) for part in variances.split(list(widths))])
+        self._deviations = torch.sqrt(variances + self._epsilons)
+        self.stored_means, self.stored_deviations = torch.zeros_like(means), torch.ones_like(means)
 
-    def means(self, batch: Sequence[Tensor]) -> list[Tensor]:
-        """The means of a batch in units of the stored deviations. batch: float32 [C_l] per layer, as the result."""
-        return [(b - m) / s for b, m, s in zip(batch, self._means, self._deviations, strict=True)]
+    def means(self, batch: Tensor) -> Tensor:
+        """The means of a batch in units of the stored deviations. batch: float32 [C], as the result."""
+        return (batch - self._means) / self._deviations
 
-    def deviations(self, variances: Sequence[Tensor]) -> list[Tensor]:
-        """The deviations of a batch in units of the stored ones.
-
-        variances: biased, float32 [C_l] per layer, as the result.
-        """
-        layers = zip(variances, self._epsilons, self._deviations, strict=True)
-        return [torch.sqrt(v + e) / s for v, e, s in layers]
+    def deviations(self, variances: Tensor) -> Tensor:
+        """The deviations of a batch in units of the stored ones. variances: biased, float32 [C], as the result."""
+        return torch.sqrt(variances + self._epsilons) / self._deviations

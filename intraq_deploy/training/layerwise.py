@@ -18,7 +18,8 @@ read later, of both networks: of as many images as fit into 4 GB, at most `Fitti
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from intraq_deploy.quantization.network import FakeQuantNetwork, QuantizedLayer
 from intraq_deploy.quantization.quantizer import LearnedWeightQuantizer
 from intraq_deploy.synthesis.reinforcement import random_crops
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.team import ALONE, PARTS, Team
 from intraq_deploy.training.blocks import Block, carried, moved, single_nodes
 from intraq_deploy.training.compensation import best_damping, compensated
 from intraq_deploy.training.correction import correct_layer
@@ -59,45 +61,96 @@ def fit_layers(
     *,
     fitted: int = 0,
     report: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> None:
     """Fits the student in place and on `device`, where the teacher is already.
 
     Weights whose range follows them (min-max) keep their values; their means and gains are corrected. Images and
     patches are drawn with `seed`. fitted: the number of layers that are fitted already, the first ones. report: called
-    before each other layer with its number, from 1, and how many there are.
+    before each other layer with its number, from 1, and how many there are. team: who fits it; all processes of it call
+    this alike, each holds its part of the images, and all end with the same student.
     """
     student.to(device)
-    parts = single_nodes(student.graph)
-    taken = _taken(images.images, recipe, _images_that_fit(parts, images.images), seeds.generator(seed, "fitting"))
-    student_inputs = teacher_inputs = {student.graph.input.name: taken}
+    blocks = single_nodes(student.graph)
+    taken = _taken(images.images, recipe, _images_that_fit(blocks, images.images), seeds.generator(seed, "fitting"))
+    # Two pieces for each half, whatever the number of processes is.
+    cut = [(half, part) for half, images in enumerate(taken.chunk(2)) for part in images.chunk(PARTS // 2)]
+    most = -(-MOST_PATCHES // sum(-(-len(part) // _BATCH) for _, part in cut))
+    name = student.graph.input.name
+    own = [_Piece(number, {name: part}, {name: part}) for number, (_, part) in enumerate(cut) if team.owns(number)]
     layers = [node.name for node in student.graph.layers()]
-    for index, block in enumerate(parts):
+    for index, block in enumerate(blocks):
         (node,) = block.nodes
         number = layers.index(node.name) if node.name in layers else -1
         if number >= fitted:
             assert isinstance(node.op, Conv2d | Linear)
             if report is not None:
                 report(number + 1, len(layers))
-            (name,) = node.inputs
             layer = student.layer(node.name)
             columns = Columns(node.op, layer.weight.shape)
-            generator = seeds.generator(seed, "patches", number)
-            given = block.run_all(teacher_inputs, _ahead(teacher), _BATCH, device)[node.name]
-            lacking = _lacking(student.graph, node, student_inputs, teacher_inputs)
             weight = columns.rows(teacher.folded(node)[0])
-            halves = _halves(columns, student_inputs[name], given, lacking, weight, generator)
+            sums = dict[int, list[Tensor]]()
+            for piece in own:
+                piece.given = block.run_all(piece.teacher, _ahead(teacher), _BATCH, device)[node.name]
+                generator = seeds.generator(seed, "patches", number, piece.number)
+                sums[piece.number] = piece.sums(student.graph, node, columns, weight, most, generator).tensors()
+            halves = []
+            for half in sorted({half for half, _ in cut}):
+                pieces = [number for number, (each, _) in enumerate(cut) if each == half]
+                total = team.sum(sums, pieces, partial(_no_sums, weight))
+                halves.append(MomentSums(weight.shape, device, total))
             moments = sum(halves[1:], halves[0]).moments()
             if recipe.compensate and isinstance(layer.quantizer, LearnedWeightQuantizer):
                 _round(layer, layer.quantizer, columns, moments, halves)
             gains = math.prod(node.shape) > len(layer.weight)
             correct_layer(layer, columns, moments, gains=gains)
-            expected = {node.name: teacher.activate(node, given)}
-            del given  # of the student, as large a tensor is made now
-        else:
-            expected = block.run_all(teacher_inputs, teacher.evaluate, _BATCH, device)
-        found = block.run_all(student_inputs, student.evaluate, _BATCH, device)
-        student_inputs = carried(student_inputs | found, parts[index + 1 :])
-        teacher_inputs = carried(teacher_inputs | expected, parts[index + 1 :])
+        for piece in own:
+            if piece.given is None:
+                expected = block.run_all(piece.teacher, teacher.evaluate, _BATCH, device)
+            else:
+                expected = {node.name: teacher.activate(node, piece.given)}
+                piece.given = None  # as large a tensor is made now
+            found = block.run_all(piece.student, student.evaluate, _BATCH, device)
+            piece.student = carried(piece.student | found, blocks[index + 1 :])
+            piece.teacher = carried(piece.teacher | expected, blocks[index + 1 :])
+
+
+def _no_sums(weight: Tensor) -> list[Tensor]:
+    """The sums of nothing, of a layer whose weight is of this shape, [G, R, K]."""
+    return MomentSums(weight.shape, weight.device).tensors()
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Some of the images, and what both networks make of them, float32 [N, ...] by name, in CPU memory."""
+
+    number: int
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    given: Tensor | None = None
+    """What the layer in turn gives in the teacher, in front of its activation, float32 [N, ...]."""
+
+    def sums(
+        self, graph: Graph, node: Node, columns: Columns, weight: Tensor, most: int, generator: torch.Generator
+    ) -> MomentSums:
+        """The sums of a layer over patches of these images.
+
+        weight: the teacher's, float32 [G, R, K], where the sums are made. most: the patches of a batch, at most.
+        """
+        (name,) = node.inputs
+        inputs, given, lacking = self.student[name], self.given, _lacking(graph, node, self.student, self.teacher)
+        assert given is not None
+        sums = MomentSums(weight.shape, weight.device)
+        for part in torch.arange(len(inputs)).split(_BATCH):
+            outputs = given[part] if lacking is None else given[part] + lacking[1][part] - lacking[0][part]
+            drawn = moved(inputs[part], weight.device), moved(outputs, weight.device)
+            x, targets = columns.patches(*drawn, most, generator)
+            if columns.parts > 1:
+                # Each part gives what it gave, and an equal share of what is then wrong.
+                wrong = x @ weight.mT
+                targets = wrong + (targets - wrong.sum(0)) / columns.parts
+            sums.add(x, targets)
+        return sums
 
 
 def _taken(images: Tensor, recipe: FittingRecipe, most: int, generator: torch.Generator) -> Tensor:
@@ -140,35 +193,6 @@ def _lacking(
         return None
     others = [name for name in readers[0].inputs if name in student and name != node.name]
     return (student[others[0]], teacher[others[0]]) if others else None
-
-
-def _halves(
-    columns: Columns,
-    inputs: Tensor,
-    given: Tensor,
-    lacking: tuple[Tensor, Tensor] | None,
-    weight: Tensor,
-    generator: torch.Generator,
-) -> list[MomentSums]:
-    """The sums of a layer over patches of each half of the images; of all of them if there is one image.
-
-    inputs: what it reads in the student; given: what it gives in the teacher, in front of its activation; lacking: as
-    of `_lacking`: float32 [N, ...] in CPU memory. weight: the teacher's, float32 [G, R, K], where the sums are made.
-    """
-    halves, device = list[MomentSums](), weight.device
-    most = -(-MOST_PATCHES // -(-len(inputs) // _BATCH))
-    for half in torch.arange(len(inputs)).chunk(2):
-        sums = MomentSums(weight.shape, device)
-        for part in half.split(_BATCH):
-            outputs = given[part] if lacking is None else given[part] + lacking[1][part] - lacking[0][part]
-            x, targets = columns.patches(moved(inputs[part], device), moved(outputs, device), most, generator)
-            if columns.parts > 1:
-                # Each part gives what it gave, and an equal share of what is then wrong.
-                own = x @ weight.mT
-                targets = own + (targets - own.sum(0)) / columns.parts
-            sums.add(x, targets)
-        halves.append(sums)
-    return halves
 
 
 def _round(

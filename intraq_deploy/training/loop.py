@@ -14,6 +14,7 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.quantization.quantizer import SMALLEST_SCALE
 from intraq_deploy.synthesis.reinforcement import random_crops
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.team import ALONE, Team
 from intraq_deploy.training import losses
 from intraq_deploy.training.averaging import MovingAverage
 from intraq_deploy.training.blocks import block_outputs
@@ -24,6 +25,8 @@ from intraq_deploy.training.teacher import Teacher
 
 StepReport = Callable[[int, float], None]
 """A function that is told the steps done and the loss."""
+DISTILLATION, CENTRED_LOGITS, FEATURES, CROSS_ENTROPY = "distillation", "centred logits", "features", "cross-entropy"
+"""The names of losses."""
 _REPORT_EVERY = 10
 _DIVERGED = 100.0
 """The greatest loss, in multiples of the first step's."""
@@ -51,15 +54,25 @@ class Trainer:
         recipe: TrainingRecipe,
         seed: int,
         device: torch.device,
+        team: Team = ALONE,
     ) -> None:
+        """team: who trains it. All processes of it make and run the same trainer, and end with the same student."""
         self.step = 0
         self.student = student.to(device)
         self._teacher, self._recipe, self._seed, self._device = teacher, recipe, seed, device
-        self._images, self._labels = images.images, images.labels
+        self._team, self._images, self._labels = team, images.images, images.labels
+        self._trained = [p for p in student.parameters() if p.requires_grad]
         self._scales = [p for name, p in student.named_parameters() if is_scale(name) and p.requires_grad]
         self._blocks = block_outputs(student.graph) if recipe.features else []
         self._average = MovingAverage(student, recipe.average) if recipe.average else None
         self._freezer = OscillationFreezer(student, recipe.freeze_oscillations) if recipe.freeze_oscillations else None
+        weights = {
+            DISTILLATION: recipe.distillation,
+            CENTRED_LOGITS: recipe.centred_logits,
+            FEATURES: recipe.features,
+            CROSS_ENTROPY: recipe.cross_entropy,
+        }
+        self._weights = {name: weight for name, weight in weights.items() if weight}
         self._first_loss: float | None = None
         self._low = recipe.precision == "bfloat16"
         for node in student.graph.layers():
@@ -126,12 +139,10 @@ class Trainer:
 
     def _take_step(self) -> dict[str, Tensor]:
         images, labels = self._draw()
-        terms = self._terms(images, labels)
+        terms = self._with_gradients(images, labels)
         factor = schedule(self._recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["base_lr"]
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
         self.optimizer.step()
         with torch.no_grad():
             for scale in self._scales:
@@ -140,26 +151,47 @@ class Trainer:
             self._freezer.step()
         if self._average is not None:
             self._average.update(self.step)
-        return {name: term.detach() for name, term in terms.items()}
+        return terms
+
+    def _with_gradients(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Sets the gradients of a step, and returns its losses.
+
+        Where a team trains, both are means over the parts that the step's images are cut into, each a batch of its own.
+        """
+        cut = list(zip(images.chunk(self._team.parts), labels.chunk(self._team.parts), strict=True))
+        own = dict[int, list[Tensor]]()
+        for number, (part, theirs) in enumerate(cut):
+            if not self._team.owns(number):
+                continue
+            terms = self._terms(part, theirs)
+            losses = torch.stack(list(terms.values())) * (len(part) / len(images))
+            found = torch.autograd.grad(losses.sum(), self._trained, allow_unused=True)
+            filled = (torch.zeros_like(p) if g is None else g for p, g in zip(self._trained, found, strict=True))
+            own[number] = [losses.detach(), *filled]
+
+        def like() -> list[Tensor]:
+            return [torch.empty(len(self._weights), device=self._device), *(torch.empty_like(p) for p in self._trained)]
+
+        losses, *gradients = self._team.sum(own, range(len(cut)), like)
+        for parameter, gradient in zip(self._trained, gradients, strict=True):
+            # The fused optimiser reads memory: a gradient must lie in it as its parameter does.
+            alike = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
+        return dict(zip(self._weights, losses, strict=True))
 
     def _terms(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The named losses, weighted."""
-        recipe = self._recipe
         with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._low):
             teacher, expected = self._teacher.features(images, self._blocks)
         teacher, expected = teacher.float(), {name: tensor.float() for name, tensor in expected.items()}
         student, found = self.student.features(images, self._blocks)
-        terms = {}
-        if recipe.distillation:
-            terms["distillation"] = recipe.distillation * losses.distillation(student, teacher, recipe.temperature)
-        if recipe.centred_logits:
-            terms["centred logits"] = recipe.centred_logits * losses.centred_logits(student, teacher)
-        if recipe.features:
-            terms["features"] = recipe.features * losses.features(found, expected)
-        if recipe.cross_entropy:
-            entropy = losses.cross_entropy(student, labels, teacher, recipe.least_confidence)
-            terms["cross-entropy"] = recipe.cross_entropy * entropy
-        return terms
+        term: dict[str, Callable[[], Tensor]] = {
+            DISTILLATION: lambda: losses.distillation(student, teacher, self._recipe.temperature),
+            CENTRED_LOGITS: lambda: losses.centred_logits(student, teacher),
+            FEATURES: lambda: losses.features(found, expected),
+            CROSS_ENTROPY: lambda: losses.cross_entropy(student, labels, teacher, self._recipe.least_confidence),
+        }
+        return {name: weight * term[name]() for name, weight in self._weights.items()}
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """The images and labels of one step."""

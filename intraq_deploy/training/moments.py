@@ -119,38 +119,41 @@ class Moments:
 class MomentSums:
     """Sums over patches, from which moments follow."""
 
-    def __init__(self, shape: torch.Size, device: torch.device) -> None:
-        """Starts from nothing. shape: G, R and K."""
+    def __init__(self, shape: torch.Size, device: torch.device, sums: list[Tensor] | None = None) -> None:
+        """Starts from `sums`, as `tensors` gave them, or from nothing. shape: G, R and K."""
         groups, rows, values = shape
-        self._square = torch.zeros(groups, values, values, dtype=torch.float64, device=device)
-        self._cross = self._square.new_zeros(groups, rows, values)
-        self._mean, self._target_mean = self._square[:, 0].clone(), self._cross[:, :, 0].clone()
-        self._patches = 0
+        if sums is None:
+            square = torch.zeros(groups, values, values, dtype=torch.float64, device=device)
+            cross = square.new_zeros(groups, rows, values)
+            sums = [square, cross, square[:, 0].clone(), cross[:, :, 0].clone(), square.new_zeros(())]
+        self._sums = sums
+
+    def tensors(self) -> list[Tensor]:
+        """The sums: float64 [G, K, K], [G, R, K], [G, K], [G, R], and the number of patches, a scalar."""
+        return self._sums
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Adds patches of what the layer reads, float32 [G, P, K], and the outputs it is to give, float32 [G, P, R]."""
-        self._square += inputs.mT @ inputs
-        self._cross += targets.mT @ inputs
-        self._mean += inputs.sum(1, dtype=torch.float64)
-        self._target_mean += targets.sum(1, dtype=torch.float64)
-        self._patches += inputs.shape[1]
+        square, cross, mean, target_mean, patches = self._sums
+        square += inputs.mT @ inputs
+        cross += targets.mT @ inputs
+        mean += inputs.sum(1, dtype=torch.float64)
+        target_mean += targets.sum(1, dtype=torch.float64)
+        patches += inputs.shape[1]
 
     def __add__(self, other: "MomentSums") -> "MomentSums":
         """The sums over the patches of both."""
-        both = MomentSums(self._cross.shape, self._cross.device)
-        both._square = self._square + other._square
-        both._cross = self._cross + other._cross
-        both._mean = self._mean + other._mean
-        both._target_mean = self._target_mean + other._target_mean
-        both._patches = self._patches + other._patches
-        return both
+        square, cross = self._sums[:2]
+        sums = [mine + theirs for mine, theirs in zip(self._sums, other._sums, strict=True)]
+        return MomentSums(cross.shape, square.device, sums)
 
     def moments(self) -> Moments:
         """The moments of all patches so far."""
-        mean, target_mean = self._mean / self._patches, self._target_mean / self._patches
+        square, cross, mean, target_mean, patches = self._sums
+        mean, target_mean = mean / patches, target_mean / patches
         return Moments(
-            self._square / self._patches - mean[:, :, None] * mean[:, None, :],
-            self._cross / self._patches - target_mean[:, :, None] * mean[:, None, :],
+            square / patches - mean[:, :, None] * mean[:, None, :],
+            cross / patches - target_mean[:, :, None] * mean[:, None, :],
             mean,
             target_mean,
         )

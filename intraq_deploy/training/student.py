@@ -5,14 +5,18 @@ The recipe says which of the first three take place. Each starts from what the o
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from intraq_deploy.program.settle import Adjustment, settle
 from intraq_deploy.quantization.network import FakeQuantNetwork
 from intraq_deploy.synthesis.synthetic_set import SyntheticSet
+from intraq_deploy.team import ALONE, Team
 from intraq_deploy.training.blocks import blocks
 from intraq_deploy.training.checkpoint import load_checkpoint, load_student, save_checkpoint, save_student
 from intraq_deploy.training.layerwise import fit_layers
@@ -21,11 +25,21 @@ from intraq_deploy.training.recipe import StudentRecipe
 from intraq_deploy.training.reconstruction import reconstruct
 from intraq_deploy.training.teacher import Teacher
 
+FITTING_JOB, FINE_TUNING_JOB = "fitting", "fine-tuning"
+"""The jobs of a team that fits, and that fine-tunes, a student."""
 _CHECKPOINT_STEPS = 50
 _CHECKPOINT_SECONDS = 20.0
 """How much fitting is lost, at most, beside the layer at which it is interrupted."""
 _FITTED, _RECONSTRUCTED = "fitted.safetensors", "reconstructed.safetensors"
 _CHECKPOINT = "checkpoint.safetensors"
+
+
+T = TypeVar("T", bound=nn.Module)
+
+
+def _on_cpu(module: T) -> T:
+    """A copy of a module on the CPU, as other processes get it."""
+    return deepcopy(module).cpu()
 
 
 def _silent(done: int, where: str, loss: float | None = None) -> None:
@@ -66,6 +80,8 @@ class StudentTraining:
     recipe: StudentRecipe
     seed: int
     device: torch.device
+    team: Team = ALONE
+    """The processes that train it; the leader calls the others, who do `FITTING_JOB` and `FINE_TUNING_JOB`."""
 
     def train(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> list[Adjustment]:
         """Trains a fitted `student` in place and returns what settling adjusted; the student is then on the CPU.
@@ -102,8 +118,25 @@ class StudentTraining:
                 last = time.monotonic()
             session.report(layer - 1, f"layer {layer}/{count}", None)
 
-        recipe = self.recipe.fitting
-        fit_layers(student, self.teacher, self.images, recipe, self.seed, self.device, fitted=fitted, report=report)
+        self.team.call(FITTING_JOB, self._alone(), _on_cpu(student), fitted)
+        self.fit_together(student, fitted, report)
+
+    def fit_together(
+        self, student: FakeQuantNetwork, fitted: int, report: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Fits `student` in place with all processes of the team, each of which calls this. fitted, report: as in
+        `fit_layers`."""
+        given = student, self.teacher, self.images, self.recipe.fitting, self.seed, self.device
+        fit_layers(*given, fitted=fitted, report=report, team=self.team)
+
+    def trainer(self, student: FakeQuantNetwork) -> Trainer:
+        """Makes the trainer of `student`, the same in all processes of the team."""
+        recipe = self.recipe.training
+        return Trainer(student, self.teacher, self.images, recipe, self.seed, self.device, self.team)
+
+    def _alone(self) -> "StudentTraining":
+        """The same training as another process gets it, on the CPU."""
+        return replace(self, teacher=_on_cpu(self.teacher), device=torch.device("cpu"), team=ALONE)
 
     def tune(self, student: FakeQuantNetwork, session: TrainingSession | None = None) -> None:
         """Reconstructs and fine-tunes a fitted `student` in place, as the recipe says; the student may be on `device`
@@ -136,10 +169,11 @@ class StudentTraining:
 
     def _fine_tune(self, student: FakeQuantNetwork, session: TrainingSession) -> None:
         recipe, before = self.recipe.training, self.recipe.reconstruction_images
-        trainer = Trainer(student, self.teacher, self.images, recipe, self.seed, self.device)
+        trainer = self.trainer(student)
         kept = session.part(_CHECKPOINT)
         if kept is not None and kept.exists():
             load_checkpoint(kept, trainer)
+        self.team.call(FINE_TUNING_JOB, self._alone(), _on_cpu(student), trainer.state() if trainer.step else None)
 
         def report(step: int, loss: float) -> None:
             session.report(before + step * recipe.batch, f"step {step}/{recipe.steps}", loss)

@@ -12,10 +12,10 @@ def generator(seed=0):
 
 
 def test_statistics_distance_is_a_mean_over_layers_of_means_over_channels():
-    batch = [torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0, 0.0, 2.0])]
-    stored = [torch.tensor([0.0, 1.0]), torch.zeros(4)]
-    assert float(objectives.statistics_distance(batch, stored)) == pytest.approx(((1 + 4) / 2 + 4 / 4) / 2)
-    assert float(objectives.statistics_distance(stored, stored)) == 0
+    batch, stored = torch.tensor([1.0, 3.0, 0.0, 0.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    shares = objectives.channel_shares([2, 4])
+    assert float(objectives.statistics_distance(batch, stored, shares)) == pytest.approx(((1 + 4) / 2 + 4 / 4) / 2)
+    assert float(objectives.statistics_distance(stored, stored, shares)) == 0
 
 
 def test_soft_inception_sees_the_target_class_only():

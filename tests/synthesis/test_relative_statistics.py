@@ -2,18 +2,21 @@
 
 import torch
 
-from intraq_deploy.synthesis.objectives import statistics_distance
+from intraq_deploy.synthesis.objectives import channel_shares, statistics_distance
 from intraq_deploy.synthesis.relative_statistics import RelativeStatistics
 
 MEANS = [torch.tensor([0.0, 5.0, -1.0]), torch.tensor([2.0])]
+WIDTHS = [3, 1]
 VARIANCES = [torch.tensor([1.0, 100.0, 0.04]), torch.tensor([9.0])]
 
 
 def distances(scale, means, variances):
-    relative = RelativeStatistics([scale * m for m in MEANS], [scale**2 * v for v in VARIANCES])
+    relative = RelativeStatistics(scale * torch.cat(MEANS), scale**2 * torch.cat(VARIANCES), WIDTHS)
+    shares = channel_shares(WIDTHS)
+    deviations = relative.deviations(scale**2 * torch.cat(variances))
     return (
-        statistics_distance(relative.means([scale * m for m in means]), relative.stored_means),
-        statistics_distance(relative.deviations([scale**2 * v for v in variances]), relative.stored_deviations),
+        statistics_distance(relative.means(scale * torch.cat(means)), relative.stored_means, shares),
+        statistics_distance(deviations, relative.stored_deviations, shares),
     )
 
 
@@ -38,6 +41,7 @@ def test_a_channel_counts_by_its_own_deviation():
 
 
 def test_shallow_layers_weigh_less():
-    batch, stored = [torch.ones(2), torch.zeros(2)], [torch.zeros(2), torch.zeros(2)]
-    torch.testing.assert_close(statistics_distance(batch, stored, 0.25), torch.tensor(0.25 / 1.25))
-    torch.testing.assert_close(statistics_distance(batch, stored), torch.tensor(0.5))
+    batch, stored = torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.zeros(4)
+    for weight, expected in ((0.25, 0.25 / 1.25), (1.0, 0.5)):
+        shares = channel_shares([2, 2], weight)
+        torch.testing.assert_close(statistics_distance(batch, stored, shares), torch.tensor(expected))

@@ -10,7 +10,7 @@ from intraq_deploy.graph.aten.calls import arguments, call_name, child_name
 from intraq_deploy.graph.aten.layers import scale, times
 from intraq_deploy.graph.aten.shapes import broadcast, channels_first, channels_last, pick, through_transpose
 from intraq_deploy.graph.aten.translator import OF_PROBABILITIES, CallError, Translator, translates
-from intraq_deploy.graph.ops import Add, Clamp, Concat, MaxPool2d, Multiply, Op, Reshape, Unary
+from intraq_deploy.graph.ops import RELU, Add, Clamp, Concat, MaxPool2d, Multiply, Op, Reshape, Unary
 
 
 @translates(
@@ -121,10 +121,10 @@ def _prelu(t: Translator, call: fx.Node) -> None:
         _elementwise(t, call, Unary("LeakyRelu", float(slopes)), "prelu")
         return
     name = t.value(call.args[0])
-    shape, relu = t.shape_of(name), Clamp(0.0, math.inf)
-    negative = t.add(f"{own}.below", relu, [times(t, name, torch.tensor(-1.0), f"{own}.minus")], shape)
+    shape = t.shape_of(name)
+    negative = t.add(f"{own}.below", RELU, [times(t, name, torch.tensor(-1.0), f"{own}.minus")], shape)
     below = times(t, negative, -slopes.flatten(), f"{own}.slopes")
-    t.emit(call, Add(), [t.add(f"{own}.above", relu, [name], shape), below], own)
+    t.emit(call, Add(), [t.add(f"{own}.above", RELU, [name], shape), below], own)
 
 
 @translates("aten.celu.default")
@@ -161,7 +161,7 @@ def _pow(t: Translator, call: fx.Node) -> None:
         (base,), shape = x, t.shape_of(x[0])
         if not (power.is_integer() or t.is_never_negative(base)):
             # Codes below zero, which no image needs, would have no value in the runtimes.
-            base = t.add(f"{own}.base", Clamp(0.0, math.inf), [base], shape)
+            base = t.add(f"{own}.base", RELU, [base], shape)
         return t.add(own, Unary("Sqrt") if root else Unary("Pow", power), [base], shape)
 
     t.same(call, through_transpose(t, [t.value(call.args[0])], make))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from intraq_deploy.errors import LostProcessError
 from intraq_deploy.wording import reason
@@ -122,9 +123,9 @@ def join() -> Team:
         if cuda:
             torch.cuda.set_device(int(given.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         leads = team.rank == 0 and given.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        store = dist.TCPStore(given["MASTER_ADDR"], int(given["MASTER_PORT"]), team.size, leads)
+        store = TCPStore(given["MASTER_ADDR"], int(given["MASTER_PORT"]), team.size, leads)
         # Processes that start again find the addresses of those before them in torch's own store (2.15).
-        own = dist.PrefixStore(given.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        own = PrefixStore(given.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=own, rank=team.rank, world_size=team.size, timeout=_PATIENCE)
     return team

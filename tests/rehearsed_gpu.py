@@ -78,7 +78,8 @@ class Rehearsal(FakeTensorMode):
 
 def _statistics(x, mean, variance, momentum):
     """The shapes of what `batch_norm_update_stats` returns; torch has no fake implementation of it."""
-    return tuple(torch.empty(x.shape[1], dtype=mean.dtype, device=x.device) for _ in range(2))
+    kind = x.dtype if mean is None else mean.dtype
+    return tuple(torch.empty(x.shape[1], dtype=kind, device=x.device) for _ in range(2))
 
 
 def _autocast(operator):

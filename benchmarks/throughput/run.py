@@ -31,6 +31,7 @@ from intraq_deploy.graph.trace import trace
 from intraq_deploy.models.architecture import find_architecture
 from intraq_deploy.models.loading import load_model
 from intraq_deploy.models.model import Model
+from intraq_deploy.pipeline.busy import keep_memory
 from intraq_deploy.pipeline.devices import has_bfloat16
 from intraq_deploy.pipeline.run import machine
 from intraq_deploy.quantization.build import empty_network
@@ -98,7 +99,7 @@ def gradient_to_images(module: nn.Module, images: Tensor, precision: torch.dtype
 
 
 def fine_tuning(model: Model, count: int, precision: torch.dtype) -> dict[str, Callable[[], object]]:
-    """What takes one step of `count` images, by implementation. precision: of the teacher and of gradients."""
+    """What takes `_ITERATIONS` steps of `count` images, by implementation. precision: of teacher and gradients."""
     recipe = builtin("quick").resolve(model.input_shape, model.classes).training
     name = "bfloat16" if precision == torch.bfloat16 else "float32"
     recipe = replace(recipe, steps=_STEPS, batch=count, precision=name)
@@ -110,9 +111,9 @@ def fine_tuning(model: Model, count: int, precision: torch.dtype) -> dict[str, C
     student.requires_grad_(True)
     step = plain.fine_tuning(copy.deepcopy(model.module), copy.deepcopy(model.module), images)
     return {
-        OURS: lambda: trainer.run(trainer.step + 1),
-        LIMIT: lambda: train_in_float(student, teacher, images, precision),
-        PLAIN: step,
+        OURS: lambda: trainer.run(trainer.step + _ITERATIONS),
+        LIMIT: lambda: [train_in_float(student, teacher, images, precision) for _ in range(_ITERATIONS)],
+        PLAIN: lambda: [step() for _ in range(_ITERATIONS)],
     }
 
 
@@ -160,7 +161,7 @@ def rows_of(network: str, work: str, seconds: float, threads: int) -> list[dict[
     precision = "bfloat16" if has_bfloat16(CPU) else "float32"
     runs = WORK[work](model_of(network, pixels), count, getattr(torch, precision))
     times = interleaved(runs, 1000, seconds, threads)
-    done = count * (_ITERATIONS if work == SYNTHESIS else 1)
+    done = count * _ITERATIONS
     rows: list[dict[str, object]] = []
     for name, taken in times.items():
         limit, beside = speed(taken, times[LIMIT]), speed(taken, times[PLAIN])
@@ -213,6 +214,7 @@ def main() -> int:
     if unknown:
         parser.error(f"the network {unknown[0]!r} is unknown: choose of {', '.join(NETWORKS)}")
     torch.set_num_threads(args.threads)
+    keep_memory()  # as the command line does; the limit and the plain implementation have it too
     for network in args.networks or NETWORKS:
         for work in [args.work] if args.work else WORK:
             write(rows_of(network, work, args.seconds, args.threads))

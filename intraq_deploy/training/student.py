@@ -118,7 +118,8 @@ class StudentTraining:
                 last = time.monotonic()
             session.report(layer - 1, f"layer {layer}/{count}", None)
 
-        self.team.call(FITTING_JOB, self._alone(), _on_cpu(student), fitted)
+        if self.team.size > 1:
+            self.team.call(FITTING_JOB, self._alone(), _on_cpu(student), fitted)
         self.fit_together(student, fitted, report)
 
     def fit_together(
@@ -173,7 +174,9 @@ class StudentTraining:
         kept = session.part(_CHECKPOINT)
         if kept is not None and kept.exists():
             load_checkpoint(kept, trainer)
-        self.team.call(FINE_TUNING_JOB, self._alone(), _on_cpu(student), trainer.state() if trainer.step else None)
+        if self.team.size > 1:
+            state = trainer.state() if trainer.step else None
+            self.team.call(FINE_TUNING_JOB, self._alone(), _on_cpu(student), state)
 
         def report(step: int, loss: float) -> None:
             session.report(before + step * recipe.batch, f"step {step}/{recipe.steps}", loss)

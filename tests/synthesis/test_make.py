@@ -63,7 +63,7 @@ def test_continuing_after_the_first_batch_gives_the_same_set(model, probe):
     whole = make_images(model, probe, RECIPE, 0, finished=lambda batch, part: kept.append(part))
     assert [len(part) for part in kept] == [12, 12]
     again = []
-    resumed = make_images(model, probe, RECIPE, 0, done=kept[:1], finished=lambda batch, part: again.append(batch))
+    resumed = make_images(model, probe, RECIPE, 0, done={0: kept[0]}, finished=lambda batch, part: again.append(batch))
     assert again == [1]
     assert equal(whole, resumed)
 

@@ -115,3 +115,25 @@ def test_bits_outside_two_to_eight_are_refused(bits):
 )
 def test_code_bounds(spec, zero_point, bounds):
     assert code_bounds(spec, zero_point) == bounds
+
+
+@pytest.mark.parametrize("zero_point", [0, 3])
+def test_a_grid_that_begins_at_0_clips_as_relu_does(zero_point):
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for before in (torch.relu, torch.clone):
+        quantizer = activation_quantizer(4, False, 0.1, zero_point)
+        given = x.clone().requires_grad_()
+        y = quantizer(before(given))
+        (y * x).sum().backward()
+        found.append((y.detach(), given.grad, quantizer.scale.grad))
+    alike = [torch.equal(a, b) for a, b in zip(*found, strict=True)]
+    assert all(alike) == (zero_point == 0), "only then is ReLU left to it"
+
+
+def test_gradients_lie_as_activations_do():
+    x = torch.randn(4, 8, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    seen = []
+    x.register_hook(seen.append)
+    fake_quantize(x, torch.tensor(0.1), 0, 15).mean((2, 3)).square().sum().backward()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)

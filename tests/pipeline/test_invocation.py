@@ -61,6 +61,7 @@ def test_every_option_is_known():
         "--json",
         "--debug",
         "--trust-pickle",
+        "--processes",
         "--help",
         "--quiet",
         "-q",

@@ -16,7 +16,7 @@ _PATIENCE = 10.0
 
 def rank() -> int:
     """Returns the number of this process among those that were started together, from 0, which leads."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else 0
 
 
 def exit_code(code: int) -> int:

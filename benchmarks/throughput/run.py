@@ -76,7 +76,7 @@ def model_of(network: str, pixels: int) -> Model:
 
 
 def synthesis(model: Model, count: int, precision: torch.dtype) -> dict[str, Callable[[], object]]:
-    """What takes `_ITERATIONS` iterations over `count` images, by implementation."""
+    """Functions that take `_ITERATIONS` iterations over `count` images, by implementation."""
     recipe = builtin("quick").resolve((3, 32, 32) if model.classes == 10 else (3, 224, 224), model.classes)
     name = "bfloat16" if precision == torch.bfloat16 else "float32"
     ours = replace(recipe.synthesis, images=count, batch=count, iterations=_ITERATIONS, start="noise", precision=name)
@@ -99,7 +99,7 @@ def gradient_to_images(module: nn.Module, images: Tensor, precision: torch.dtype
 
 
 def fine_tuning(model: Model, count: int, precision: torch.dtype) -> dict[str, Callable[[], object]]:
-    """What takes `_ITERATIONS` steps of `count` images, by implementation. precision: of teacher and gradients."""
+    """Functions that take `_ITERATIONS` steps of `count` images, by name. precision: of teacher and gradients."""
     recipe = builtin("quick").resolve(model.input_shape, model.classes).training
     name = "bfloat16" if precision == torch.bfloat16 else "float32"
     recipe = replace(recipe, steps=_STEPS, batch=count, precision=name)

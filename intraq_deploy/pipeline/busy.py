@@ -34,8 +34,7 @@ def wait_in_turn() -> None:
 def keep_memory() -> None:
     """Lets the process keep memory that tensors let go for those that follow, where glibc manages it.
 
-    By default glibc gives large blocks back to the system, which clears their pages when they are asked for again:
-    21,000 pages in three iterations over 64 images of ResNet-20, 41,000 over 16 of ResNet-18 (benchmarks/throughput).
+    By default glibc gives large blocks back to the system, which clears their pages when they are asked for again.
     """
     if any(name in os.environ for name in _MALLOC):
         return

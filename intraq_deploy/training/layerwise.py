@@ -128,7 +128,7 @@ class _Piece:
     student: dict[str, Tensor]
     teacher: dict[str, Tensor]
     given: Tensor | None = None
-    """What the layer in turn gives in the teacher, in front of its activation, float32 [N, ...]."""
+    """The output of the layer in turn in the teacher, in front of its activation, float32 [N, ...]."""
 
     def sums(
         self, graph: Graph, node: Node, columns: Columns, weight: Tensor, most: int, generator: torch.Generator

@@ -73,6 +73,10 @@ class GateError(IntraqError):
     exit_code = 3
 
 
+class ShortageError(IntraqError):
+    """Memory does not suffice for a stage."""
+
+
 class LostProcessError(IntraqError):
     """Another process of the same run is gone."""
 

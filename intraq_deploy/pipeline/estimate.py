@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from intraq_deploy.errors import DivergedError
 from intraq_deploy.pipeline import stages
 from intraq_deploy.pipeline.costs import Costs, images_at_once, noise_like, seconds_of
+from intraq_deploy.pipeline.memory import check_batch, most_bytes
 from intraq_deploy.pipeline.mixed import earlier_choice
 from intraq_deploy.pipeline.run import Run
 from intraq_deploy.pipeline.sensitivity import SENSITIVITY, sensitivity_key, work_of
@@ -38,7 +40,8 @@ def estimate(
 
     program: of the same network, untrained (`dry_run`); without one the checks have no estimate. labelled: number of
     labelled images. images_only: synthesis alone is looked at. Leaves the run directory as it is. A stage whose timed
-    steps diverge has no estimate: what is wrong is for the stage itself to say, of its own images.
+    steps diverge has no estimate: what is wrong is for the stage itself to say, of its own images. Raises ShortageError
+    where a stage needs more memory than there is.
     """
     seconds: dict[str, float] = {}
     for stage, time in _ahead(run, program, labelled, images_only):
@@ -102,23 +105,32 @@ def _synthesis_rate(run: Run, images: int) -> float:
     # From noise: leaves are drawn once, which a few iterations would be charged with.
     recipe = replace(run.recipe.synthesis, images=images, batch=images, start="noise")
 
-    def make(iterations: int) -> None:
-        short = replace(recipe, iterations=iterations)
+    def make(iterations: int, crops: float = recipe.crop_probability) -> None:
+        short = replace(recipe, iterations=iterations, crop_probability=crops)
         make_images(run.image_model, run.probe, short, run.options.seed)
 
-    make(1)
+    # The second iteration has what the optimiser keeps beside what gradients need.
+    most = most_bytes(lambda: make(2, crops=1.0))
+    asked = run.recipe.synthesis
+    check_batch(run, "Making images", "synthesis", min(asked.batch, asked.images), most / images, 0)
     return images * _TIMED / seconds_of(lambda: make(_TIMED))
 
 
 def _training_rate(run: Run, scheme: Scheme, images: int) -> float:
     """Returns images per second of fine-tuning."""
-    # More steps than are taken: behind the last one, what it leaves is looked at.
-    recipe = replace(run.recipe.training, batch=images, steps=2 + 2 * _TIMED)
+    student, teacher = empty_network(run.graph, scheme), Teacher(run.graph).to(run.device)
     samples = SyntheticSet(noise_like(run, images), torch.zeros(images, dtype=torch.int64), torch.ones(images))
-    trainer = Trainer(
-        empty_network(run.graph, scheme), Teacher(run.graph).to(run.device), samples, recipe, 0, run.device
-    )
-    trainer.run(1)
+
+    def trainer_of(batch: int) -> Trainer:
+        # More steps than are taken: behind the last one, what it leaves is looked at.
+        recipe = replace(run.recipe.training, batch=batch, steps=3 + 2 * _TIMED)
+        return Trainer(student, teacher, samples, recipe, 0, run.device)
+
+    few = max(1, images // 2)
+    less, trainer = most_bytes(partial(trainer_of(few).run, 2)), trainer_of(images)
+    most = most_bytes(partial(trainer.run, 2))
+    image = max(1.0, (most - less) / max(1, images - few))
+    check_batch(run, "Fine-tuning", "training", run.recipe.training.batch, image, max(0.0, most - images * image))
     return images * _TIMED / seconds_of(lambda: trainer.run(trainer.step + _TIMED))
 
 

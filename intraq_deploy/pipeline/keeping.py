@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from intraq_deploy.errors import DataError, RunError
 from intraq_deploy.files import write_atomically
+from intraq_deploy.pipeline.memory import shortage_explained
 from intraq_deploy.pipeline.run import Run
 
 T = TypeVar("T")
@@ -124,7 +125,8 @@ def kept_or_prepared(
             if loss is not None:
                 losses.add(done, where, loss)
 
-        value = make(OpenStage(stage.folder, saved, advance))
+        with shortage_explained(work.name):
+            value = make(OpenStage(stage.folder, saved, advance))
         losses.write()
     if work.shared:
         directory.share(work.name, work.key)

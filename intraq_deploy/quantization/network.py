@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from intraq_deploy.graph.execute import apply, apply_layer, clamp, walk, walk_keeping
 from intraq_deploy.graph.graph import Graph, Node, Weights
-from intraq_deploy.graph.ops import RELU, Conv2d, Input, Linear
+from intraq_deploy.graph.ops import RELU, Clamp, Conv2d, Input, Linear
 from intraq_deploy.quantization.gradients import convolve
 from intraq_deploy.quantization.placement import Placement
 from intraq_deploy.quantization.quantizer import (
@@ -96,8 +96,8 @@ class QuantizedLayer(nn.Module):
             step = (input_scale * (scale * gain.abs())).detach().clamp(min=SMALLEST_STEP)
             bias = round_through(bias / step) * step
         weight = weight * by_row(gain, weight)
-        if self.low_gradients and isinstance(self.op, Conv2d):
-            return convolve(self.op, x, weight, bias)
+        if isinstance(self.op, Conv2d):
+            return convolve(self.op, x, weight, bias, torch.bfloat16 if self.low_gradients else torch.float32)
         return apply_layer(self.op, x, weight, bias)
 
 
@@ -168,9 +168,7 @@ class FakeQuantNetwork(nn.Module):
         quantizer = self.quantizer(node.name) if made else None
         if quantizer is None:
             return clamp(y, node.activation)
-        # A grid that begins at 0 clips as ReLU does, with the same gradients.
-        clips = node.activation == RELU and quantizer.bounds()[0] == 0
-        quantized: Tensor = quantizer(y if clips else clamp(y, node.activation))
+        quantized: Tensor = quantizer(y if _clips(quantizer, node.activation) else clamp(y, node.activation))
         return quantized
 
     def forward(self, images: Tensor) -> Tensor:
@@ -195,6 +193,18 @@ class FakeQuantNetwork(nn.Module):
             assert quantizer is not None
             quantizer.zero_point = zero_point
         self.load_state_dict(state)
+
+
+def _clips(quantizer: ActivationQuantizer, activation: Clamp | None) -> bool:
+    """Whether a grid clips at least as an activation does, with the same gradients: so ReLU is left to grids that begin
+    at 0, and ReLU6 to those that also end below 6."""
+    first, last = quantizer.bounds()
+    if activation is None or activation.low != 0 or first != 0:
+        return False
+    if activation == RELU:
+        return True
+    scale = quantizer.scale.detach()  # a GPU's would have to be waited for
+    return scale.device.type == "cpu" and last * float(scale) <= activation.high
 
 
 def _key(name: str) -> str:

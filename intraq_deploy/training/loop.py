@@ -58,7 +58,8 @@ class Trainer:
     ) -> None:
         """team: who trains it. All processes of it make and run the same trainer, and end with the same student."""
         self.step = 0
-        self.student = student.to(device)
+        # Weights lie as their gradients do, or each pass over both would go against the order of one of them.
+        self.student = student.to(device).to(memory_format=torch.channels_last)
         self._teacher, self._recipe, self._seed, self._device = teacher, recipe, seed, device
         self._team, self._images, self._labels = team, images.images, images.labels
         self._trained = [p for p in student.parameters() if p.requires_grad]
@@ -83,6 +84,10 @@ class Trainer:
         """Continues from a checkpoint; the student is restored by the caller."""
         self.step, self._first_loss = state.step, state.first_loss
         self.optimizer.load_state_dict(state.optimizer)
+        for parameter, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if value.shape == parameter.shape:
+                    kept[name] = _laid_out(value, parameter)
         for name, part in self._beside().items():
             part.restore({key.removeprefix(name): value for key, value in state.beside.items() if key.startswith(name)})
 
@@ -113,6 +118,7 @@ class Trainer:
                 self._average.keep()
             with torch.no_grad():  # a step's losses are of the weights before it, and none follows this one
                 self._finite(self._terms(*self._draw()))
+            self.student.to(memory_format=torch.contiguous_format)
 
     def _finite(self, terms: dict[str, Tensor]) -> float:
         """The summed loss. Raises DivergedError where it or a weight is not finite, or it grew without bound."""
@@ -174,9 +180,7 @@ class Trainer:
 
         losses, *gradients = self._team.sum(own, range(len(cut)), like)
         for parameter, gradient in zip(self._trained, gradients, strict=True):
-            # The fused optimiser reads memory: a gradient must lie in it as its parameter does.
-            alike = gradient.stride() == parameter.stride()
-            parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
+            parameter.grad = _laid_out(gradient, parameter)
         return dict(zip(self._weights, losses, strict=True))
 
     def _terms(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -205,3 +209,8 @@ class Trainer:
             partner = torch.randperm(len(index), generator=generator).to(self._device)
             images = share * images + (1 - share) * images[partner]
         return images, self._labels[index].to(self._device)
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """The value, of the parameter's shape, as this lies in memory, which is what the fused optimiser reads."""
+    return value if value.stride() == parameter.stride() else torch.empty_like(parameter).copy_(value)

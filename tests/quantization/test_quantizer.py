@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intraq_deploy.errors import UsageError
+from intraq_deploy.graph.ops import Clamp
 from intraq_deploy.quantization.quantizer import (
     ActivationQuantizer,
     LearnedWeightQuantizer,
@@ -129,6 +130,32 @@ def test_a_grid_that_begins_at_0_clips_as_relu_does(zero_point):
         found.append((y.detach(), given.grad, quantizer.scale.grad))
     alike = [torch.equal(a, b) for a, b in zip(*found, strict=True)]
     assert all(alike) == (zero_point == 0), "only then is ReLU left to it"
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.5])
+def test_a_grid_that_ends_below_6_clips_as_relu6_does(scale):
+    x = 8 * torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for before in (torch.nn.functional.relu6, torch.clone):
+        quantizer = activation_quantizer(4, False, scale, 0)
+        given = x.clone().requires_grad_()
+        y = quantizer(before(given))
+        (y * x).sum().backward()
+        found.append((y.detach(), given.grad, quantizer.scale.grad))
+    alike = [torch.equal(a, b) for a, b in zip(*found, strict=True)]
+    assert all(alike) == (15 * scale < 6), "only then is ReLU6 left to it"
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.5])
+def test_relu6_is_left_to_a_grid_only_where_that_clips(student, scale):
+    module = student("mobilenet")
+    node = next(node for node in module.graph.layers() if node.activation == Clamp(0.0, 6.0))
+    quantizer = module.quantizer(node.name)
+    y = 8 * torch.randn(2, *node.shape, generator=torch.Generator().manual_seed(0))
+    module.evaluate_layer = lambda *_: y
+    with torch.no_grad():
+        quantizer.scale.fill_(scale)
+        assert torch.equal(module.evaluate(node, [y]), quantizer(y.clamp(0, 6)))
 
 
 def test_gradients_lie_as_activations_do():

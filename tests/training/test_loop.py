@@ -228,3 +228,23 @@ def test_an_oscillating_weight_is_frozen_at_its_average_code(student):
         layer.weight[0, 0] = -5 * scale
     freezer.step()
     assert layer.quantizer.codes(layer.weight)[0, 0] == 2
+
+
+def test_weights_lie_as_their_gradients_and_in_the_end_as_before(student, images, tmp_path):
+    """The fused optimiser reads memory: what it keeps must lie so too, also where a checkpoint kept it otherwise."""
+
+    def weights(run):
+        return [p for p in run.student.parameters() if p.dim() == 4 and p.shape[2] > 1 and p.shape[1] > 1]
+
+    run = trainer(student, images)
+    run.run(2)
+    save_checkpoint(tmp_path / "checkpoint", run)
+    resumed = trainer(student, images)
+    load_checkpoint(tmp_path / "checkpoint", resumed)
+    for each in (run, resumed):
+        for weight in weights(each):
+            assert weight.is_contiguous(memory_format=torch.channels_last)
+            assert each.optimizer.state[weight]["exp_avg"].stride() == weight.stride()
+    resumed.run(RECIPE.steps)
+    assert weights(resumed)
+    assert all(weight.is_contiguous() for weight in weights(resumed))

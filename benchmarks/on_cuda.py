@@ -20,13 +20,12 @@ import time
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parent / "latency"))
-from models import realistic
+sys.path.append(str(Path(__file__).parent / "throughput"))
+from run import model_of
 
-from intraq_deploy import evaluate, export, freeze, load_model, quantize, synthesize, validate
+from intraq_deploy import evaluate, export, freeze, quantize, synthesize, validate
 from intraq_deploy.graph.execute import walk_keeping
 from intraq_deploy.models.model import Model
 from intraq_deploy.pipeline.run import machine
@@ -34,14 +33,6 @@ from intraq_deploy.quantization.network import FakeQuantNetwork
 
 SAMPLE = "builtin:cifar10-sample"
 _COMPARED = 32
-
-
-def resnet18() -> Model:
-    """ResNet-18 with random weights and realistic batch norms."""
-    torch.manual_seed(0)
-    module = torchvision.models.resnet18()
-    realistic(module, (3, 224, 224))
-    return load_model(module, input_size=224, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 
 
 def codes(student: FakeQuantNetwork, images: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,7 +86,8 @@ def main() -> int:
         "codes that differ, CPU and device", "answers that differ",
     )  # fmt: skip
     print(f"{name}, torch {torch.__version__}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    networks = {"ResNet-20": (load_model("builtin:resnet20-cifar10"), SAMPLE), "ResNet-18": (resnet18(), None)}
+    resnet20, resnet18 = model_of("builtin:resnet20-cifar10", 32), model_of("torchvision:resnet18", 224)
+    networks = {"ResNet-20": (resnet20, SAMPLE), "ResNet-18": (resnet18, None)}
     differing = 0
     for network, (model, labelled) in networks.items():
         cells = row(network, model, labelled, args.device, args.few)

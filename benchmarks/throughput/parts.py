@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from run import CPU, LIMIT, NETWORKS, OURS, WORK, works
+from run import _ITERATIONS, CPU, LIMIT, NETWORKS, OURS, WORK, works
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -25,14 +25,14 @@ from intraq_deploy.pipeline.busy import keep_memory
 from intraq_deploy.pipeline.devices import has_bfloat16
 from intraq_deploy.pipeline.run import machine
 
-_CALLS, _ITERATIONS = 5, 3
+_CALLS = 7
 KINDS = {
     "convolutions": ("conv", "addmm", "aten::mm"),
     "batch norms": ("batch_norm",),
-    "quantizers": ("hardtanh_backward", "aten::div", "aten::round", "aten::clamp", "aten::dot"),
+    "quantizers, ReLU6": ("hardtanh_backward", "aten::div", "aten::round", "aten::clamp", "aten::dot"),
 }
 """Parts of operators' names; what has none of them is "other"."""
-OTHER, WAITING = "other", "between operators"
+OTHER = "other"
 CONVOLUTIONS = ((64, 16, 16, 32, 3), (16, 128, 128, 16, 3), (16, 24, 144, 32, 1), (16, 160, 960, 8, 1))
 """Images, channels read and made, pixels a side, and the kernel's."""
 SHAPES = ((64, 16, 32, 32), (64, 64, 8, 8), (16, 64, 32, 32), (16, 96, 64, 64))
@@ -40,23 +40,20 @@ SHAPES = ((64, 16, 32, 32), (64, 64, 8, 8), (16, 64, 32, 32), (16, 96, 64, 64))
 
 def parts(call: Callable[[], object]) -> dict[str, float]:
     """Returns the milliseconds of an iteration, by kind of operator."""
-    start = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
         call()
-    whole = (time.perf_counter() - start) * 1e3
     found: dict[str, float] = defaultdict(float)
     for event in seen.key_averages():
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), OTHER)
         if event.key == "aten::batch_norm_update_stats":
             kind = "statistics"
         found[kind] += event.self_cpu_time_total / 1e3
-    found[WAITING] = max(0.0, whole - sum(found.values()))
     return {kind: value / _ITERATIONS for kind, value in found.items()}
 
 
 def write_profile(networks: list[str], chosen: list[str]) -> None:
     """Prints a row for each network, work and implementation."""
-    kinds = ["convolutions", "batch norms", "statistics", "quantizers", OTHER]
+    kinds = ["convolutions", "batch norms", "statistics", "quantizers, ReLU6", OTHER]
     print(f"{machine()}, torch {torch.__version__}; ms of an iteration or step\n")
     print(f"| network, work | | {' | '.join(kinds)} |\n|---|---|{'---|' * len(kinds)}")
     precision = torch.bfloat16 if has_bfloat16(CPU) else torch.float32
@@ -125,7 +122,6 @@ def milliseconds(*works: Callable[[], object]) -> list[float]:
 def write_compiled() -> None:
     """Prints the times of passes by size, and the seconds of compiling them."""
     torch.set_grad_enabled(False)
-    start = time.perf_counter()
     rows = []
     compiling = 0.0
     pairs = ((quantized_eager, quantized), (quantized_back_eager, quantized_back), (norm_back_eager, norm_back))

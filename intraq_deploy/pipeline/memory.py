@@ -22,7 +22,7 @@ from intraq_deploy.wording import MIB
 
 _BESIDE = 1.2
 """The memory that a process takes, as a multiple of its tensors': libraries have their own, and gaps stay between
-tensors. 1.1 to 1.15 were seen (ResNet-20, MobileNetV2)."""
+tensors."""
 _FEWEST = 2
 """The least batch of a recipe."""
 _GIB = 1 << 30
@@ -91,7 +91,7 @@ def _of_system() -> int | None:
 
 
 def _of_group() -> int | None:
-    """What control groups (version 2) leave this process: the least of its own and of those around it."""
+    """Returns the bytes that control groups (version 2) leave: the least of the process's own and of those around."""
     with suppress(OSError, ValueError, IndexError):
         own = (_PROC / "self/cgroup").read_text().partition("0::/")[2].splitlines()[0]
         folder = _GROUPS / own
